@@ -1,0 +1,317 @@
+//! The words of the house as types: rows, records, plans, outcomes.
+//!
+//! Promises: plain data, no I/O. Does not know: SQL, the wire, files, threads.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// A topic's name, shared.
+pub type Topic = Arc<str>;
+
+/// An outbox by its place in the list of one database's outboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OutboxIx(pub u16);
+
+/// Where a row lives: its outbox and SQLite's rowid there. Ids are reused, so a key alone never identifies an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowKey {
+    pub outbox: OutboxIx,
+    pub rowid: i64,
+}
+
+/// XXH3-128 over the stored columns by name at the first read: type, length and bytes of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub u128);
+
+/// A row that was seen and can be recognised: the anchor of a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowMark {
+    pub rowid: i64,
+    pub print: Fingerprint,
+}
+
+/// A range of [`Rows::bytes`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub start: u32,
+    pub len: u32,
+}
+
+impl Span {
+    pub fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.start as usize..(self.start + self.len) as usize]
+    }
+}
+
+/// What a broker deduplicates by. It stands for one list of rows, for ever (invariant I1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Triple {
+    pub producer_id: i64,
+    pub epoch: i16,
+    /// The range's length is the plan's number of rows. Sequences wrap from 2^31-1 to 0.
+    pub first_sequence: i32,
+}
+
+/// The daemon's run: 128 random bits, printed as 32 hex digits; the first half of every message id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RunId(pub u128);
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// One row of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowMeta {
+    pub key: RowKey,
+    pub print: Fingerprint,
+    /// The encoded Kafka record, length prefix included.
+    pub record: Span,
+    /// The number in the message id `RunId-number`; unused when `event_id` is not empty.
+    pub message: u64,
+    /// The value of the application's event id column inside the record; empty when not configured.
+    pub event_id: Span,
+}
+
+/// One lane's rows, contiguous, built once: `bytes` is the records section of a record batch v2, uncompressed, with
+/// offset deltas 0, 1, 2, … and timestamp deltas 0.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    pub bytes: Vec<u8>,
+    pub meta: Vec<RowMeta>,
+}
+
+impl Rows {
+    pub fn len(&self) -> usize {
+        self.meta.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.meta.is_empty()
+    }
+}
+
+/// A topic's partition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub topic: Topic,
+    pub partition: i32,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// A plan's number: unique within one state file, rising.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlanId(pub u64);
+
+/// A batch, as it was written to the state file before it was sent. Immutable: what happens to it is its lane's to know.
+#[derive(Debug)]
+pub struct Plan {
+    pub id: PlanId,
+    pub target: Target,
+    pub triple: Triple,
+    pub run: RunId,
+    /// A lower bound of the offset at which the batch can lie.
+    pub noted_offset: i64,
+    /// Of the partition's leader when the batch was planned; -1 when unknown.
+    pub leader_epoch: i32,
+    pub first_attempt: SystemTime,
+    pub rows: Arc<Rows>,
+}
+
+/// Why something did not go as wished: for people, never matched on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// Kafka's error code, where one was answered.
+    pub code: Option<i16>,
+    /// What happened, with the culprit's name (`127.0.0.1:9092: connection refused`).
+    pub text: String,
+    /// What to do or type next; empty when there is nothing to add.
+    pub hint: String,
+}
+
+impl Why {
+    pub fn new(text: impl Into<String>) -> Self {
+        Why { code: None, text: text.into(), hint: String::new() }
+    }
+
+    #[must_use]
+    pub fn code(mut self, code: i16) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if !self.hint.is_empty() {
+            write!(f, " (hint: {})", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of one attempt to send a plan. The classes and their codes: docs/kafka.md, "What an answer means".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Error 0 to acks=all: the only acknowledgement (invariant I2).
+    Stored {
+        /// The first row's offset; -1 when the broker answered a duplicate it no longer has the offset of.
+        offset: i64,
+    },
+    /// This attempt wrote nothing. An earlier one may have.
+    NotAppended(Why),
+    /// May have been appended. Sticks until `Stored` or reconciled (invariant I3).
+    Unsure(Why),
+    /// The broker rejects a record of this batch. `records`: which (positions in the batch), when it says so.
+    Rejected { why: Why, records: Option<Vec<u32>> },
+    /// The topic, the clock or our permissions, not the records.
+    Refused(Why),
+    /// 45, 47 or 59 from the leader the metadata names.
+    OutOfSequence(Why),
+}
+
+/// One partition of an opened topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionStart {
+    pub partition: i32,
+    /// The log's end when the topic was opened: a lower bound for what we write next.
+    pub end_offset: i64,
+    pub leader_epoch: i32,
+}
+
+/// What a sink tells a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkEvent {
+    /// The answer to `Sink::producer`.
+    Producer { id: i64 },
+    /// The producer id could not be had yet; the sink tries on.
+    NoProducer { why: Why },
+    /// The answer to `Sink::open`, and again whenever the partition count has changed. Sorted, 0..n without gaps.
+    Opened { topic: Topic, partitions: Vec<PartitionStart> },
+    /// The topic can't be opened yet; the sink tries on.
+    NotOpened { topic: Topic, why: Why },
+    /// Exactly one for each `send` that was accepted.
+    Outcome { plan: PlanId, outcome: Outcome, at: Instant },
+}
+
+/// The application committed (or is about to: a wake is a promise, SQLite's page cache shows the write before the commit).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// When the first of the coalesced commits was noticed.
+    pub seen: Instant,
+}
+
+/// Which of two connections' worth of `PRAGMA data_version` a look ran under. Equal versions: nobody else committed between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Counts our connections to the database; counters of different connections say nothing about each other.
+    pub connection: u64,
+    pub counter: i64,
+}
+
+/// How the database keeps its transactions, as last seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalMode {
+    Wal,
+    /// DELETE, TRUNCATE, PERSIST, MEMORY or OFF.
+    Rollback,
+}
+
+/// How long a look may last and how far it may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    pub rows: usize,
+    pub time: Duration,
+    /// Rows from here on are not looked at.
+    pub before: Option<i64>,
+}
+
+/// Where a look starts. Always by rowid, upwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Lowest,
+    /// The first row must be this one, unchanged; it is not given again. Otherwise the look ends with [`LookEnd::MarkGone`].
+    After(RowMark),
+    /// This rowid or the next above it.
+    From(i64),
+}
+
+/// What the visitor of a look wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Continue,
+    /// End the look here. The row just given counts as not seen.
+    Stop,
+}
+
+/// Why a look ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookEnd {
+    /// No further row (below `Budget::before`).
+    End,
+    /// The budget was used up; there may be more above `last`.
+    Budget { last: i64 },
+    /// The visitor said `Stop`.
+    Stopped,
+    /// `Start::After`: the first row was not the mark, unchanged. No row was given.
+    MarkGone,
+}
+
+/// A finished look: one short read transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    pub rows: usize,
+    pub end: LookEnd,
+    pub version: Version,
+    pub held: Duration,
+}
+
+/// Positions in [`RowView::fields`]; from `EXTRA` on: the columns of the configured headers, then of the topic template.
+pub mod field {
+    pub const ID: usize = 0;
+    pub const AGGREGATE_ID: usize = 1;
+    pub const EVENT_TYPE: usize = 2;
+    pub const PAYLOAD: usize = 3;
+    pub const KEY: usize = 4;
+    /// `None` for every row when no event id column is configured.
+    pub const EVENT_ID: usize = 5;
+    pub const EXTRA: usize = 6;
+}
+
+/// A row under the cursor of a look: borrowed from SQLite, valid until the visitor returns.
+#[derive(Debug)]
+pub struct RowView<'a> {
+    pub rowid: i64,
+    pub print: Fingerprint,
+    /// By [`field`]: the value as bytes. TEXT as UTF-8, BLOB as is, INTEGER and REAL as SQLite's own text of them, NULL as `None`.
+    pub fields: &'a [Option<&'a [u8]>],
+}
+
+/// What one guarded delete did. Rows of the order that are in none of the lists were deleted, confirmed by the hooks.
+#[derive(Clone, Debug, Default)]
+pub struct Deletion {
+    pub deleted: usize,
+    /// Still there, but not what was sent: the application rewrote it. A new event.
+    pub changed: Vec<RowKey>,
+    /// Sent, identical, and not deleted although the statement succeeded: a trigger keeps it.
+    pub kept: Vec<RowKey>,
+    /// No longer there: the application removed it itself.
+    pub gone: Vec<RowKey>,
+    /// How long the write lock was held.
+    pub held: Duration,
+}

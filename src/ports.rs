@@ -1,0 +1,179 @@
+//! The four traits between the relay's decisions and the world.
+//!
+//! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
+
+use crate::model::{
+    Budget, Deletion, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, RowKey, RowView, Start, Topic, Version, Why,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// One database with all its outboxes, and the only connection to it.
+pub trait Source {
+    /// Gives rows of one outbox in rowid order to `each`, in one short read transaction. Opens the database when it was let go.
+    fn look(
+        &mut self,
+        outbox: OutboxIx,
+        start: Start,
+        budget: Budget,
+        each: &mut dyn FnMut(&RowView<'_>) -> Flow,
+    ) -> Result<Look, SourceError>;
+
+    /// `PRAGMA data_version`, without reading a row. `None` while the database is let go.
+    fn version(&mut self) -> Result<Option<Version>, SourceError>;
+
+    /// Makes everything that returned looks have read, and deletes that have returned, survive a power cut
+    /// (`durability = "power-loss"`); nothing to do otherwise, or when there was neither since the last call.
+    fn make_durable(&mut self) -> Result<(), SourceError>;
+
+    /// Whether another process reads or writes the database at this moment. False when that can't be known.
+    fn others_active(&mut self) -> bool;
+
+    fn journal_mode(&self) -> JournalMode;
+
+    /// Deletes whole plans in one transaction, each row only if it is still what was sent, in the cheap order.
+    /// `before_commit` runs inside the write transaction, just before its COMMIT.
+    fn delete(
+        &mut self,
+        order: &DeleteOrder<'_>,
+        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+    ) -> Result<Deletion, SourceError>;
+
+    /// Closes the connection, keeps the lock on the file. A later look opens it again.
+    fn let_go(&mut self);
+
+    fn is_open(&self) -> bool;
+
+    /// While let go: whether database or -wal differ (inode, size, mtime) from what they were after closing. One or two `stat`.
+    fn stirred(&mut self) -> bool;
+}
+
+/// What to delete and how politely.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteOrder<'a> {
+    /// Rising over the daemon's life.
+    pub number: u64,
+    pub plans: &'a [Arc<Plan>],
+    /// Ask once more before COMMIT whether someone else is active, and roll back with [`SourceError::Yielded`] if so.
+    pub yields: bool,
+    /// How long a COMMIT that is answered BUSY (rollback journals) may be retried.
+    pub commit_patience: Duration,
+}
+
+/// Why a source could not do what was asked. Its message never repeats its `source`.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Someone else holds a lock: weather, never counted as a failure. The text says what was seen of it.
+    #[error("{0}")]
+    Busy(String),
+    /// A delete was rolled back because another process came; nothing changed.
+    #[error("made way for another process")]
+    Yielded,
+    /// The file or the table is not there (yet). The relay waits.
+    #[error("{0}")]
+    NotThere(Why),
+    /// File or table are not the ones read before (replaced, restored, re-created, renumbered by VACUUM): what is held has to be
+    /// matched anew. Said once; the next call works on what is there now.
+    #[error("{0}")]
+    Replaced(String),
+    /// COMMIT answered an I/O error: it may have happened or not. The connection was closed.
+    #[error("whether the delete was committed is not known: {0}")]
+    CommitUnknown(String),
+    /// It is there and can't be an outbox.
+    #[error("{why}")]
+    NotAnOutbox { outbox: OutboxIx, why: Why },
+    /// Disk full, read-only, no permission, corrupt, or anything else SQLite says.
+    #[error("{0}")]
+    Failed(Why),
+    /// From `before_commit`; rolled back.
+    #[error("the delete was rolled back because the state file could not be written")]
+    Journal(#[source] JournalError),
+}
+
+/// outboxd's own memory: the state file.
+pub trait Journal {
+    /// Writes all changes in one transaction; `sync`: it must survive a power cut before this returns.
+    fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError>;
+}
+
+/// One fact for the state file.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// Written before the batch is sent.
+    Planned(&'a Plan),
+    /// In one transaction the old plan goes and the new ones come: after a rejection.
+    Replaced {
+        old: PlanId,
+        new: &'a [Arc<Plan>],
+    },
+    Acknowledged {
+        plan: PlanId,
+        offset: i64,
+    },
+    /// The plan's delete is durable (or it was dropped with a reason): forget it.
+    Settled {
+        plan: PlanId,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("state file {path}: {text}")]
+pub struct JournalError {
+    pub path: String,
+    pub text: String,
+}
+
+/// Where records go. Never blocks; answers are `SinkEvent`s.
+pub trait Sink {
+    /// Asks for a new producer id: answered by one `Producer`, after any number of `NoProducer`.
+    fn producer(&mut self);
+
+    /// Asks for a topic's partitions: answered by `Opened`, after any number of `NotOpened`. Asking twice is harmless.
+    fn open(&mut self, topic: &Topic);
+
+    /// Hands a plan over for one attempt: answered by exactly one `Outcome`, unless the answer is `Full`.
+    fn send(&mut self, plan: &Arc<Plan>, manner: Manner) -> Result<(), Full>;
+
+    /// No new work follows. What no broker can have got yet is answered `NotAppended` at once.
+    fn drain(&mut self);
+}
+
+/// How a batch travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// With other lanes of the same leader in one request.
+    Merged,
+    /// In a request of its own, on the leader's extra connection: a lane in trouble must not hold up the others.
+    Alone,
+}
+
+/// The sink's channel has no room; try again after its next event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Time, injected.
+pub trait Clock {
+    fn now(&self) -> Instant;
+    fn wall(&self) -> SystemTime;
+}
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// Rows that must stay together with their outbox in error texts.
+impl std::fmt::Display for RowKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "outbox {} rowid {}", self.outbox.0, self.rowid)
+    }
+}
