@@ -2,6 +2,10 @@
 
 use crate::samples::{self, decode, decode_produce, encoded, text, topic};
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::fetch_request as fetch;
+use kafka_protocol::messages::list_offsets_request as list;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{self, BrokerId, RequestHeader as TheirRequestHeader, ResponseHeader};
 use kafka_protocol::protocol::HeaderVersion;
 use kafka_protocol::records::{
@@ -24,7 +28,6 @@ fn body<R: Request>(request: &R, version: i16) -> Vec<u8> {
 fn requests_are_byte_for_byte_what_the_codec_writes() {
     assert_eq!(body(&ApiVersionsRequest, 0), encoded(&messages::ApiVersionsRequest::default(), 0));
 
-    use messages::metadata_request::MetadataRequestTopic;
     for (ours, theirs) in
         [(None, None), (Some(&[][..]), Some(vec![])), (Some(&["users", "b"][..]), Some(vec!["users", "b"]))]
     {
@@ -53,7 +56,6 @@ fn requests_are_byte_for_byte_what_the_codec_writes() {
 
 #[test]
 fn flat_lists_are_grouped_by_topic() {
-    use messages::list_offsets_request as list;
     let place = |topic, partition| ListOffsetsPartition {
         topic,
         partition,
@@ -79,7 +81,6 @@ fn flat_lists_are_grouped_by_topic() {
         )
     );
 
-    use messages::fetch_request as fetch;
     let ours = FetchRequest {
         max_wait_ms: 500,
         min_bytes: 1,
@@ -117,7 +118,6 @@ fn flat_lists_are_grouped_by_topic() {
         ]);
     assert_eq!(body(&ours, 10), encoded(&theirs, 10));
 
-    use messages::describe_producers_request::TopicRequest;
     assert_eq!(
         body(&DescribeProducersRequest { partitions: &[("users", 4), ("a", 0), ("users", 2)] }, 0),
         encoded(
@@ -154,11 +154,11 @@ fn headers_are_those_of_each_apis_version() {
                 ApiKey::Produce => check::<messages::ProduceRequest, messages::ProduceResponse>(line.api, version),
                 ApiKey::Fetch => check::<messages::FetchRequest, messages::FetchResponse>(line.api, version),
                 ApiKey::ListOffsets => {
-                    check::<messages::ListOffsetsRequest, messages::ListOffsetsResponse>(line.api, version)
+                    check::<messages::ListOffsetsRequest, messages::ListOffsetsResponse>(line.api, version);
                 }
                 ApiKey::Metadata => check::<messages::MetadataRequest, messages::MetadataResponse>(line.api, version),
                 ApiKey::ApiVersions => {
-                    check::<messages::ApiVersionsRequest, messages::ApiVersionsResponse>(line.api, version)
+                    check::<messages::ApiVersionsRequest, messages::ApiVersionsResponse>(line.api, version);
                 }
                 ApiKey::InitProducerId => {
                     check::<messages::InitProducerIdRequest, messages::InitProducerIdResponse>(line.api, version);
@@ -356,7 +356,7 @@ fn error_names_are_the_codecs() {
 /// Records of every shape, as (key, value, headers).
 type Shape<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, Vec<(&'a str, Option<&'a [u8]>)>);
 
-fn shapes<'a>(long: &'a [u8]) -> Vec<Shape<'a>> {
+fn shapes(long: &[u8]) -> Vec<Shape<'_>> {
     vec![
         (None, None, vec![]),
         (Some(b""), Some(b""), vec![]),
