@@ -335,10 +335,17 @@ fn arrays_of_the_smallest_elements_are_read() {
     let one = named.clone().with_partitions(many::<metadata::MetadataResponsePartition>());
     let answer = messages::MetadataResponse::default().with_topics(vec![one]);
     assert_eq!(decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap().topics[0].partitions.len(), 100);
-    let replicas = metadata::MetadataResponsePartition::default().with_offline_replicas(vec![BrokerId(1); 100]);
-    let answer = messages::MetadataResponse::default().with_topics(vec![named.with_partitions(vec![replicas])]);
-    let read = decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap();
-    assert_eq!(read.topics[0].partitions[0].offline_replicas.len(), 100);
+    let ids = || vec![BrokerId(1); 100];
+    let partition = metadata::MetadataResponsePartition::default;
+    for ids_alone in [
+        partition().with_replica_nodes(ids()),
+        partition().with_isr_nodes(ids()),
+        partition().with_offline_replicas(ids()),
+    ] {
+        let answer =
+            messages::MetadataResponse::default().with_topics(vec![named.clone().with_partitions(vec![ids_alone])]);
+        decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap();
+    }
 
     let answer = messages::ListOffsetsResponse::default().with_topics(many::<list::ListOffsetsTopicResponse>());
     assert_eq!(decode::<ListOffsetsRequest>(4, &encoded(&answer, 4)).unwrap().partitions, []);
