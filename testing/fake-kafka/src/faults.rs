@@ -108,6 +108,10 @@ impl Gate {
         self.inner.waiting.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn same(&self, other: &Gate) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     pub(crate) fn arrive(&self) {
         self.inner.waiting.fetch_add(1, Ordering::SeqCst);
     }

@@ -53,24 +53,30 @@ fn entries(request: &ProduceRequest) -> impl Iterator<Item = (&TopicProduceData,
 /// `None` when acks=0 wants no answer.
 pub(crate) fn handle(call: &Call<'_>, request: &ProduceRequest, strikes: &Strikes) -> Option<ProduceResponse> {
     let mut parts = Vec::new();
-    let mut delayed = Vec::new();
+    let mut gates: Vec<&Gate> = Vec::new();
     call.shared.change(|state| {
         for (topic, data) in entries(request) {
-            let topic = topic.name.to_string();
-            match append_gate(strikes, &topic, data.index) {
-                Some(gate) => delayed.push((topic, data, gate)),
+            match append_gate(strikes, &topic.name, data.index) {
+                Some(gate) if gates.iter().any(|known| known.same(gate)) => {}
+                Some(gate) => gates.push(gate),
                 None => parts.push(append_part(state, call, topic, data, request.acks, strikes)),
             }
         }
         state.replicate();
     });
-    for (topic, data, gate) in delayed {
+    for gate in gates {
         pass_gates(call, std::iter::once(gate));
         call.shared.change(|state| {
-            if state.runs(call.broker) {
-                parts.push(append_part(state, call, topic, data, request.acks, strikes));
-                state.replicate();
+            // The gate may have let us go because the broker died: a dead broker appends nothing.
+            if !state.runs(call.broker) {
+                return;
             }
+            for (topic, data) in entries(request) {
+                if append_gate(strikes, &topic.name, data.index).is_some_and(|theirs| theirs.same(gate)) {
+                    parts.push(append_part(state, call, topic, data, request.acks, strikes));
+                }
+            }
+            state.replicate();
         });
     }
     pass_gates(
@@ -101,11 +107,12 @@ fn append_gate<'a>(strikes: &'a Strikes, topic: &str, index: i32) -> Option<&'a 
 fn append_part(
     state: &mut State,
     call: &Call<'_>,
-    topic: String,
+    topic: &TopicProduceData,
     data: &PartitionProduceData,
     acks: i16,
     strikes: &Strikes,
 ) -> Part {
+    let topic = topic.name.to_string();
     let index = data.index;
     let result = match strikes.answer_before(&topic, index) {
         Some(code) => Err(Refusal::plain(code)),

@@ -156,6 +156,12 @@ impl Client {
         Ok(Bytes::from(frame))
     }
 
+    pub fn receive_bytes(&mut self, count: usize) -> Result<Vec<u8>, Lost> {
+        let mut bytes = vec![0; count];
+        self.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Whatever comes until the end of the connection.
     pub fn receive_all(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
