@@ -2,4 +2,5 @@
 
 pub mod model;
 pub mod ports;
+pub mod source;
 pub mod telemetry;
