@@ -3,4 +3,5 @@
 pub mod kafka;
 pub mod model;
 pub mod ports;
+pub mod sink;
 pub mod telemetry;
