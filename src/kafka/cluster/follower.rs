@@ -255,14 +255,13 @@ where
         }
         let (mut ends, mut failures) = self.list_ends(&snapshot, &leads);
         for (name, partitions) in leads {
-            match ends.remove(&*name).filter(|ends| ends.len() == partitions.len()) {
-                Some(ends) => self.opened(&name, &partitions, &ends),
-                None => {
-                    let failure = failures.remove(&*name).unwrap_or_else(|| {
-                        Failure::new(format!("topic {name}: the ends of some partitions were not answered"))
-                    });
-                    failed.push((name, failure));
-                }
+            if let Some(ends) = ends.remove(&*name).filter(|ends| ends.len() == partitions.len()) {
+                self.opened(&name, &partitions, &ends);
+            } else {
+                let failure = failures.remove(&*name).unwrap_or_else(|| {
+                    Failure::new(format!("topic {name}: the ends of some partitions were not answered"))
+                });
+                failed.push((name, failure));
             }
         }
         for (name, failure) in failed {
@@ -430,7 +429,7 @@ fn producer_failure(error: ErrorCode) -> Failure {
         ErrorCode(29 | 31) => {
             "grant Write on the topics, and to brokers before 2.8: `kafka-acls.sh --add --allow-principal User:NAME --operation IdempotentWrite --cluster`"
         }
-        ErrorCode(14 | 15 | 16) => "the cluster has just started, or lacks brokers",
+        ErrorCode(14..=16) => "the cluster has just started, or lacks brokers",
         _ => "",
     };
     Failure { code: Some(error.0), text: format!("no producer id: the broker answered {error}"), hint: hint.to_owned() }

@@ -32,6 +32,8 @@ pub(super) struct Sender<B, E> {
     throttled_until: Option<Instant>,
     reconnect: Backoff,
     connect_not_before: Option<Instant>,
+    /// The last exchange failed: the broker may be frozen, and accept connections all the same.
+    suspect: bool,
 }
 
 impl<B, E> Sender<B, E>
@@ -49,6 +51,7 @@ where
             throttled_until: None,
             reconnect: shared.options.reconnect_backoff(),
             connect_not_before: None,
+            suspect: false,
         }
     }
 
@@ -113,7 +116,8 @@ where
         {
             return Err(Failure::new("the producer has been stopped"));
         }
-        let _struggling = self.shared.cluster.struggle(self.reconnect.failures() > 0);
+        // From here on the follower asks for news by itself: it takes the batches back when another broker leads their partitions.
+        let _struggling = self.shared.cluster.struggle(self.suspect || self.reconnect.failures() > 0);
         match Connection::open(&address, &self.shared.options.connection()) {
             Ok(connection) => {
                 self.reconnect.over();
@@ -175,6 +179,7 @@ where
         let stopping = &shared.stopping;
         match result {
             Ok(response) => {
+                self.suspect = false;
                 if !response.throttle_time.is_zero() {
                     self.throttled_until = Some(Instant::now() + response.throttle_time);
                 }
@@ -191,6 +196,7 @@ where
             Err(error) => {
                 // The next attempt is on a new connection: an answer that comes late on this one would be taken for another's.
                 self.disconnect();
+                self.suspect = true;
                 self.shared.cluster.ask_refresh();
                 let unsure = error.maybe_applied();
                 let failure = Failure::new(format!("broker {broker}: {}", crate::kafka::cluster::chain(&error)));
