@@ -157,6 +157,7 @@ pub enum Class {
 ///
 /// In doubt it is [`Class::Unsure`]: that costs a harmless resend of the same triple; any other class, wrongly given, can lose or
 /// double a record.
+#[allow(clippy::match_same_arms)] // each group of codes stands with its reason, the unknown ones too
 pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
     match code {
         // With acks=all only after the in-sync replicas have it; for a duplicate as well.

@@ -525,3 +525,6 @@ fn field<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
