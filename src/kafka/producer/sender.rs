@@ -32,8 +32,6 @@ pub(super) struct Sender<B, E> {
     throttled_until: Option<Instant>,
     reconnect: Backoff,
     connect_not_before: Option<Instant>,
-    /// The last exchange failed: the broker may be frozen, and accept connections all the same.
-    suspect: bool,
 }
 
 impl<B, E> Sender<B, E>
@@ -51,7 +49,6 @@ where
             throttled_until: None,
             reconnect: shared.options.reconnect_backoff(),
             connect_not_before: None,
-            suspect: false,
         }
     }
 
@@ -117,7 +114,7 @@ where
             return Err(Failure::new("the producer has been stopped"));
         }
         // From here on the follower asks for news by itself: it takes the batches back when another broker leads their partitions.
-        let _struggling = self.shared.cluster.struggle(self.suspect || self.reconnect.failures() > 0);
+        let _struggle = self.shared.cluster.struggle();
         match Connection::open(&address, &self.shared.options.connection()) {
             Ok(connection) => {
                 self.reconnect.over();
@@ -172,14 +169,23 @@ where
             timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
             batches: &batches,
         };
-        let result = connection.produce(&request, timeout + ANSWER_GRACE);
+        let result = match (self.travel, jobs.first()) {
+            (Travel::Alone, Some(job)) => {
+                // It may take long, and be in vain when another broker leads by now: then the follower cuts it off.
+                let _struggle = self.shared.cluster.struggle();
+                self.queue.under_way(Some((job.batch.topic().into(), job.batch.partition())));
+                let result = connection.produce(&request, timeout + ANSWER_GRACE);
+                self.queue.under_way(None);
+                result
+            }
+            _ => connection.produce(&request, timeout + ANSWER_GRACE),
+        };
         drop(batches);
         let broker = format!("{} at {}:{}", self.broker, address.host, address.port);
         let shared = Arc::clone(&self.shared);
         let stopping = &shared.stopping;
         match result {
             Ok(response) => {
-                self.suspect = false;
                 if !response.throttle_time.is_zero() {
                     self.throttled_until = Some(Instant::now() + response.throttle_time);
                 }
@@ -196,7 +202,6 @@ where
             Err(error) => {
                 // The next attempt is on a new connection: an answer that comes late on this one would be taken for another's.
                 self.disconnect();
-                self.suspect = true;
                 self.shared.cluster.ask_refresh();
                 let unsure = error.maybe_applied();
                 let failure = Failure::new(format!("broker {broker}: {}", crate::kafka::cluster::chain(&error)));

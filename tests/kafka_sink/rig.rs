@@ -41,6 +41,14 @@ pub fn class(outcome: &Outcome) -> &'static str {
     }
 }
 
+pub fn values(kafka: &FakeKafka, topic: &str, partition: i32) -> Vec<String> {
+    kafka
+        .records(topic, partition)
+        .into_iter()
+        .map(|record| String::from_utf8(record.value.expect("no test sends null")).unwrap())
+        .collect()
+}
+
 pub struct Rig {
     sink: Rc<RefCell<Option<KafkaSink>>>,
     pub handle: KafkaHandle,
@@ -239,5 +247,10 @@ impl Rig {
     pub fn nothing_for(&mut self, wanted: &Arc<Plan>) -> bool {
         self.early.extend(self.events.try_iter());
         !self.early.iter().any(|event| matches!(event, SinkEvent::Outcome { plan, .. } if *plan == wanted.id))
+    }
+
+    /// The next two events say the same.
+    pub fn no_event_differs(&mut self, first: &Why) -> bool {
+        (0..2).all(|_| matches!(self.next(), SinkEvent::NotOpened { why, .. } if why == *first))
     }
 }
