@@ -8,3 +8,4 @@ mod opening;
 mod ordinary;
 mod rig;
 mod servers;
+mod storm;
