@@ -541,7 +541,7 @@ fn bytes_nobody_asked_for_end_the_connection_before_anything_is_sent() {
         stream.write_all(&[0]).unwrap();
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).unwrap();
-        assert_eq!(rest, []);
+        assert!(rest.is_empty(), "{rest:x?}");
     });
     let mut connection = peer.open().unwrap();
     wait_until("the byte arrived", || !connection.alive());

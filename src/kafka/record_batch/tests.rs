@@ -1,3 +1,4 @@
+use super::read::LOG_APPEND_TIME;
 use super::*;
 
 fn append(offset_delta: u32, value: &[u8]) -> Vec<u8> {
