@@ -102,6 +102,7 @@ fn read_all(
                     .with_partition_index(asked.partition)
                     .with_error_code(code)
                     .with_high_watermark(-1)
+                    .with_aborted_transactions(None)
             });
             let length = data.records.as_ref().map_or(0, Bytes::len);
             first &= length == 0;

@@ -150,10 +150,13 @@ fn append(
         return Err(Refusal::plain(codes::NOT_LEADER_OR_FOLLOWER));
     }
     if acks == -1 && partition.in_sync.len() < rules.min_insync_replicas {
-        return Err(Refusal::plain(codes::NOT_ENOUGH_REPLICAS));
+        return Err(Refusal::plain(codes::NOT_ENOUGH_REPLICAS).by_the_log());
     }
-    validate::batch(&header, bytes, rules, now_ms)?;
-    partition.append(broker, &header, bytes, strict).map_err(Refusal::plain)
+    validate::batch(&header, bytes, rules, now_ms).map_err(|refusal| match refusal.code {
+        codes::MESSAGE_TOO_LARGE | codes::CORRUPT_MESSAGE => refusal,
+        _ => refusal.by_the_log(),
+    })?;
+    partition.append(broker, &header, bytes, strict).map_err(|code| Refusal::plain(code).by_the_log())
 }
 
 /// Kafka's `DelayedProduce`: the answer is complete when every appended partition is replicated or in error.
@@ -235,8 +238,11 @@ fn partition_response(version: i16, part: &Part) -> PartitionProduceResponse {
     let response = PartitionProduceResponse::default().with_index(part.index).with_log_append_time_ms(-1);
     let response = match &part.result {
         Ok(appended) => {
-            let response = response.with_error_code(codes::NONE).with_base_offset(appended.base_offset);
-            if version >= 5 { response.with_log_start_offset(part.log_start) } else { response }
+            let append_time = appended.duplicate_of.unwrap_or(-1);
+            response
+                .with_error_code(codes::NONE)
+                .with_base_offset(appended.base_offset)
+                .with_log_append_time_ms(append_time)
         }
         Err(refusal) => {
             let response = response.with_error_code(refusal.code).with_base_offset(-1);
@@ -252,6 +258,9 @@ fn partition_response(version: i16, part: &Part) -> PartitionProduceResponse {
             }
         }
     };
-    // In an error answer the log start is unknown, which is also the field's default.
-    response
+    let knows_log_start = match &part.result {
+        Ok(_) => true,
+        Err(refusal) => refusal.by_the_log,
+    };
+    if version >= 5 && knows_log_start { response.with_log_start_offset(part.log_start) } else { response }
 }

@@ -17,6 +17,7 @@ struct BatchSeen {
     last_sequence: i32,
     base_offset: i64,
     last_offset: i64,
+    max_timestamp: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub enum Verdict {
     Duplicate {
         base_offset: i64,
         last_offset: i64,
+        /// Of the batch that was stored.
+        timestamp: i64,
     },
     Refuse(i16),
 }
@@ -68,7 +71,8 @@ impl Producers {
                 .iter()
                 .find(|seen| seen.first_sequence == header.base_sequence && seen.last_sequence == last_sequence)
         {
-            return Verdict::Duplicate { base_offset: seen.base_offset, last_offset: seen.last_offset };
+            let BatchSeen { base_offset, last_offset, max_timestamp: timestamp, .. } = *seen;
+            return Verdict::Duplicate { base_offset, last_offset, timestamp };
         }
         if header.producer_epoch < entry.epoch {
             return Verdict::Refuse(codes::INVALID_PRODUCER_EPOCH);
@@ -103,6 +107,7 @@ impl Producers {
             last_sequence: header.last_sequence(),
             base_offset: header.base_offset,
             last_offset: header.base_offset + i64::from(header.last_offset_delta),
+            max_timestamp: header.max_timestamp,
         });
         entry.last_timestamp = header.max_timestamp;
     }
@@ -172,7 +177,10 @@ mod tests {
     #[test]
     fn a_duplicate_is_the_same_epoch_and_range_and_is_answered_with_the_old_offset() {
         let producers = with(&[batch(0, 0, 3, 0), batch(0, 3, 2, 3)]);
-        assert_eq!(producers.judge(&batch(0, 0, 3, 99), false), Verdict::Duplicate { base_offset: 0, last_offset: 2 });
+        assert_eq!(
+            producers.judge(&batch(0, 0, 3, 99), false),
+            Verdict::Duplicate { base_offset: 0, last_offset: 2, timestamp: 100 }
+        );
         assert_eq!(producers.judge(&batch(0, 0, 2, 99), false), Verdict::Refuse(codes::OUT_OF_ORDER_SEQUENCE_NUMBER));
         assert_eq!(producers.judge(&batch(0, 6, 1, 99), false), Verdict::Refuse(codes::OUT_OF_ORDER_SEQUENCE_NUMBER));
         assert_eq!(producers.judge(&batch(0, 5, 1, 99), false), Verdict::Append);
@@ -183,10 +191,16 @@ mod tests {
         let sent: Vec<_> = (0..6).map(|n| batch(0, n, 1, i64::from(n))).collect();
         let mut producers = with(&sent);
         assert_eq!(producers.judge(&sent[0], false), Verdict::Refuse(codes::OUT_OF_ORDER_SEQUENCE_NUMBER));
-        assert_eq!(producers.judge(&sent[1], false), Verdict::Duplicate { base_offset: 1, last_offset: 1 });
+        assert_eq!(
+            producers.judge(&sent[1], false),
+            Verdict::Duplicate { base_offset: 1, last_offset: 1, timestamp: 101 }
+        );
         producers.keep_last_batch_only();
         assert_eq!(producers.judge(&sent[4], false), Verdict::Refuse(codes::OUT_OF_ORDER_SEQUENCE_NUMBER));
-        assert_eq!(producers.judge(&sent[5], false), Verdict::Duplicate { base_offset: 5, last_offset: 5 });
+        assert_eq!(
+            producers.judge(&sent[5], false),
+            Verdict::Duplicate { base_offset: 5, last_offset: 5, timestamp: 105 }
+        );
     }
 
     #[test]
@@ -205,7 +219,10 @@ mod tests {
         let inside = batch(0, i32::MAX - 1, 4, 0);
         assert_eq!(inside.last_sequence(), 1);
         let producers = with(&[inside.clone(), batch(0, 2, 1, 4)]);
-        assert_eq!(producers.judge(&inside, false), Verdict::Duplicate { base_offset: 0, last_offset: 3 });
+        assert_eq!(
+            producers.judge(&inside, false),
+            Verdict::Duplicate { base_offset: 0, last_offset: 3, timestamp: 100 }
+        );
         let producers = with(&[batch(0, i32::MAX, 1, 0)]);
         assert_eq!(producers.judge(&batch(0, 0, 1, 1), false), Verdict::Append);
     }

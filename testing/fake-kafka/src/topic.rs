@@ -106,6 +106,9 @@ pub(crate) struct Appended {
     pub base_offset: i64,
     /// The high watermark that acknowledges it: last offset + 1.
     pub required_offset: i64,
+    /// Set for a duplicate: its answer carries the stored batch's timestamp as if it were the append time. Found on a real broker; it
+    /// says nothing about `message.timestamp.type`.
+    pub duplicate_of: Option<i64>,
 }
 
 pub(crate) struct Partition {
@@ -201,14 +204,19 @@ impl Partition {
         if header.has_producer() {
             match replica.producers.judge(header, strict_unknown) {
                 Verdict::Append => {}
-                Verdict::Duplicate { base_offset, last_offset } => {
-                    return Ok(Appended { base_offset, required_offset: last_offset + 1 });
+                Verdict::Duplicate { base_offset, last_offset, timestamp } => {
+                    return Ok(Appended {
+                        base_offset,
+                        required_offset: last_offset + 1,
+                        duplicate_of: Some(timestamp),
+                    });
                 }
                 Verdict::Refuse(code) => return Err(code),
             }
         }
         let batch = StoredBatch::place(bytes, replica.log.end(), epoch);
-        let appended = Appended { base_offset: batch.base_offset(), required_offset: batch.last_offset() + 1 };
+        let appended =
+            Appended { base_offset: batch.base_offset(), required_offset: batch.last_offset() + 1, duplicate_of: None };
         replica.producers.remember(&batch.header);
         replica.log.append(batch);
         Ok(appended)

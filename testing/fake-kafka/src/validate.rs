@@ -15,15 +15,22 @@ pub struct Refusal {
     /// Index in the batch and reason; Produce 7 has no field for it.
     pub record_errors: Vec<(i32, String)>,
     pub message: Option<String>,
+    /// The log said so, not the request's own checks: only then the answer carries the log start.
+    pub by_the_log: bool,
 }
 
 impl Refusal {
     pub fn plain(code: i16) -> Refusal {
-        Refusal { code, record_errors: Vec::new(), message: None }
+        Refusal { code, record_errors: Vec::new(), message: None, by_the_log: false }
+    }
+
+    /// With the log start in the answer.
+    pub fn by_the_log(self) -> Refusal {
+        Refusal { by_the_log: true, ..self }
     }
 
     fn invalid(message: &str) -> Refusal {
-        Refusal { code: codes::INVALID_RECORD, record_errors: Vec::new(), message: Some(message.to_owned()) }
+        Refusal { message: Some(message.to_owned()), ..Refusal::plain(codes::INVALID_RECORD) }
     }
 }
 
@@ -86,6 +93,7 @@ fn check_clock(header: &BatchHeader, rules: &TopicRules, now_ms: i64) -> Result<
         code: codes::INVALID_TIMESTAMP,
         record_errors: (0..header.record_count).map(|index| (index, reason.clone())).collect(),
         message: Some("One or more records have been rejected due to invalid timestamp".to_owned()),
+        by_the_log: false,
     })
 }
 
@@ -103,5 +111,5 @@ fn check_predicate(header: &BatchHeader, records: &[Record], rules: &TopicRules)
     } else {
         Vec::new()
     };
-    Err(Refusal { code: rejection.code, record_errors, message: Some(reason) })
+    Err(Refusal { code: rejection.code, record_errors, message: Some(reason), by_the_log: false })
 }
