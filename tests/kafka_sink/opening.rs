@@ -83,7 +83,7 @@ fn ends_and_epochs_are_told_at_each_opening() {
 #[test]
 fn new_partitions_are_found_by_age_and_told_once() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { metadata_max_age_ms: 50, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { metadata_max_age_ms: 50, ..options(&kafka) });
     rig.open("users");
     let plan = rig.plan("users", 0, &["x"]);
     assert_eq!(class(&rig.try_once(&plan)), "stored");
