@@ -1,5 +1,6 @@
 //! outboxd: a transactional outbox relay from SQLite to Kafka. The rooms and what each must not know: docs/architecture.md.
 
+pub mod config;
 pub mod model;
 pub mod ports;
 pub mod telemetry;
