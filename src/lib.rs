@@ -3,4 +3,5 @@
 pub mod config;
 pub mod model;
 pub mod ports;
+pub mod state;
 pub mod telemetry;

@@ -270,7 +270,7 @@ impl<'a> Section<'a> {
 
 fn line_of(text: &str, offset: usize) -> usize {
     let end = offset.min(text.len());
-    text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count() + 1
+    1 + text.as_bytes()[..end].split(|byte| *byte == b'\n').skip(1).count()
 }
 
 fn with_article(kind: &str) -> String {
