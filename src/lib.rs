@@ -1,7 +1,9 @@
 //! outboxd: a transactional outbox relay from SQLite to Kafka. The rooms and what each must not know: docs/architecture.md.
 
 pub mod config;
+pub mod kafka;
 pub mod model;
 pub mod ports;
+pub mod relay;
 pub mod state;
 pub mod telemetry;
