@@ -5,5 +5,6 @@ pub mod kafka;
 pub mod model;
 pub mod ports;
 pub mod relay;
+pub mod sink;
 pub mod state;
 pub mod telemetry;

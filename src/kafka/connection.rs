@@ -137,6 +137,17 @@ pub struct Connection {
     receive: Vec<u8>,
 }
 
+/// Ends a connection from another thread: a call in progress fails at once, like one whose peer closed.
+#[derive(Debug)]
+pub struct Interrupter(TcpStream);
+
+impl Interrupter {
+    pub fn interrupt(&self) {
+        // Fails if it is closed already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 impl Connection {
     /// Connects, and makes sure that a Kafka broker is there that speaks what we need.
     ///
@@ -235,6 +246,11 @@ impl Connection {
     /// The version in use for an API; `None`: the broker has none of ours.
     pub fn api_version(&self, api: ApiKey) -> Option<i16> {
         self.versions[api.index()]
+    }
+
+    /// A handle with which another thread can end what this connection is waiting for.
+    pub fn interrupter(&self) -> io::Result<Interrupter> {
+        self.stream.try_clone().map(Interrupter)
     }
 
     /// Whom it is connected to.

@@ -3,8 +3,10 @@
 //! Promises: decoders never panic and never allocate more than an answer's own bytes justify; every error says whether a broker
 //! may have acted. Does not know: SQLite, outboxes, rows. Layers look down only: connection, protocol, primitives.
 
+pub mod cluster;
 pub mod connection;
 pub mod error;
 pub mod partitioner;
+pub mod producer;
 pub mod protocol;
 pub mod record_batch;
