@@ -6,5 +6,6 @@ pub mod model;
 pub mod ports;
 pub mod relay;
 pub mod sink;
+pub mod source;
 pub mod state;
 pub mod telemetry;
