@@ -1,6 +1,9 @@
 //! outboxd: a transactional outbox relay from SQLite to Kafka. The rooms and what each must not know: docs/architecture.md.
 
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod daemon;
 pub mod kafka;
 pub mod model;
 pub mod ports;

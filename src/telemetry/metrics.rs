@@ -52,8 +52,11 @@ const RELAY: &[Family<Figures>] = &[
     ("sink_ready", "gauge", "1 if the sink has answered.", |r| flag(r.sink_ready.load(Relaxed))),
 ];
 
+/// A value of the label `outcome`, and its count.
+type Failed = (&'static str, fn(&Figures) -> u64);
+
 /// Attempts to send a batch that did not end with an acknowledgement.
-const OUTCOMES: [(&str, fn(&Figures) -> u64); 4] = [
+const OUTCOMES: [Failed; 4] = [
     ("not_appended", |r| r.not_appended.load(Relaxed)),
     ("unsure", |r| r.unsure.load(Relaxed)),
     ("refused", |r| r.refused.load(Relaxed)),
