@@ -36,7 +36,9 @@ const GRACE: Duration = Duration::from_millis(200);
 /// Runs until `stop` says so and the drain has ended, or until something breaks.
 pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summary, DaemonError> {
     let databases = config.databases();
-    let Running { relays, sink, health } = start::start(config, &databases, output)?;
+    // The databases first: whoever holds one already holds the other things too, and is what a second daemon should be told of.
+    let checked = start::check(&databases)?;
+    let health = Health::new(databases.iter().map(wiring::figures).collect::<Vec<_>>());
     let http = match &config.http.listen {
         None => None,
         Some(listen) => {
@@ -46,6 +48,7 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
             Some(server)
         }
     };
+    let Running { relays, sink } = start::start(config, &databases, checked, &health, output)?;
     let notifier = Notifier::ready(health.clone());
     let supervised = supervise(relays, stop, &notifier, config.daemon.drain_timeout);
     sink.stop(supervised.until);

@@ -56,7 +56,10 @@ impl From<DaemonError> for CommandError {
     fn from(error: DaemonError) -> Self {
         match error {
             DaemonError::State(error) => error.into(),
-            error => CommandError::new(error.code(), error.to_string(), error.hint()),
+            error => {
+                let (code, hint) = (error.code(), error.hint());
+                CommandError::new(code, error, hint)
+            }
         }
     }
 }

@@ -29,7 +29,6 @@ const PLANS_NAMED_MAX: usize = 20;
 pub struct Running {
     pub relays: Relays,
     pub sink: SinkThreads,
-    pub health: Health,
 }
 
 /// The relays' ends of their channels with the supervisor.
@@ -45,15 +44,29 @@ pub enum SinkThreads {
     Lines(StdoutSink),
 }
 
-pub fn start(config: &Config, databases: &[config::Database], output: Output) -> Result<Running, DaemonError> {
+/// Locks every database that is there, and looks whether its tables can be outboxes.
+pub fn check(databases: &[config::Database]) -> Result<Vec<Database>, DaemonError> {
+    let check = |database: &config::Database| {
+        let mut source = Database::new(wiring::database_options(database), wiring::outbox_specs(database));
+        source.check()?;
+        Ok(source)
+    };
+    databases.iter().map(check).collect()
+}
+
+/// Spawns the sink's threads, and a relay with its watch for each database.
+pub fn start(
+    config: &Config,
+    databases: &[config::Database],
+    checked: Vec<Database>,
+    health: &Health,
+    output: Output,
+) -> Result<Running, DaemonError> {
     let run = wiring::run_id().map_err(DaemonError::Random)?;
     let state_path = config.state_path(std::env::var_os("STATE_DIRECTORY").as_deref());
-    // The databases first: they are locked, so that nobody else's state file is opened by a second daemon.
-    let sources = databases.iter().map(check).collect::<Result<Vec<_>, _>>()?;
-    let figures: Vec<Arc<Figures>> = databases.iter().map(wiring::figures).collect();
     let (tell_end, ended) = bounded(databases.len());
     let mut drains = Vec::with_capacity(databases.len());
-    let starts = databases.iter().zip(sources).zip(&figures);
+    let starts = databases.iter().zip(checked).zip(health.relays());
     let sink = match output {
         Output::Lines(out) => {
             refuse_open_plans(&state_path, run)?;
@@ -88,13 +101,7 @@ pub fn start(config: &Config, databases: &[config::Database], output: Output) ->
             SinkThreads::Kafka(sink)
         }
     };
-    Ok(Running { relays: Relays { drains, ended }, sink, health: Health::new(figures) })
-}
-
-fn check(database: &config::Database) -> Result<Database, DaemonError> {
-    let mut source = Database::new(wiring::database_options(database), wiring::outbox_specs(database));
-    source.check()?;
-    Ok(source)
+    Ok(Running { relays: Relays { drains, ended }, sink })
 }
 
 fn spec(config: &Config, database: &config::Database, run: RunId, first_plan: PlanId) -> RelaySpec {

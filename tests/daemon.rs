@@ -1,0 +1,224 @@
+//! The daemon and the demo as processes: what is printed, what is left, how they end.
+
+mod common;
+
+use common::{OUTBOX, Place, Running, closed_port, names, outboxd, run};
+use rustix::process::Signal;
+use std::io::{Read, Write};
+
+fn stdout_run(database: &str) -> Running {
+    Running::start(outboxd(&["run", "--database", database, "--table", "users_outbox", "--topic", "users", "--stdout"]))
+}
+
+fn rows(place: &Place, database: &str) -> i64 {
+    let connection = rusqlite::Connection::open(place.path(database)).unwrap();
+    connection.busy_timeout(common::PATIENCE).unwrap();
+    connection.query_row("SELECT count(*) FROM users_outbox", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn stdout_prints_each_record_and_deletes_it() {
+    for mode in ["WAL", "DELETE"] {
+        let place = Place::new();
+        let insert = "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES (7, 'Made', x'00ff'), (NULL, 'ü', 'text');";
+        let database = place.database("db", &format!("PRAGMA journal_mode = {mode}; {OUTBOX} {insert}"));
+        let mut daemon = stdout_run(&database);
+        daemon.wait_until("two lines", |daemon| daemon.stdout().lines().count() == 2);
+        place.database("db", "INSERT INTO users_outbox (aggregateId) VALUES ('later')");
+        daemon.wait_until("a third line", |daemon| daemon.stdout().lines().count() == 3);
+        daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+        daemon.signal(Signal::INT);
+        let daemon = daemon.finish();
+        assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+        let lines: Vec<serde_json::Value> =
+            daemon.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["topic"], "users");
+        assert_eq!(lines[0]["key"], "7");
+        assert_eq!(lines[0]["value"], serde_json::json!({"base64": "AP8="}));
+        assert_eq!(lines[1]["key"], serde_json::Value::Null);
+        assert_eq!(lines[1]["value"], "text");
+        assert_eq!(lines[2]["key"], "later");
+        let last = daemon.stderr.lines().last().unwrap();
+        assert!(
+            last.ends_with("drained: published 3, deleted 3, left in the tables: 0 rows"),
+            "{}",
+            daemon.everything()
+        );
+        assert!(!place.path("db-outboxd").exists(), "--stdout keeps no state");
+    }
+}
+
+#[test]
+fn a_database_and_a_table_that_come_later_are_taken_up() {
+    let place = Place::new();
+    let mut daemon = stdout_run(&place.text("db"));
+    daemon.wait_until("the start", |daemon| !daemon.stderr().is_empty());
+    place.database("db", "CREATE TABLE users (id INTEGER PRIMARY KEY)");
+    place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    daemon.wait_until("a line", |daemon| daemon.stdout().lines().count() == 1);
+}
+
+#[test]
+fn a_drain_without_kafka_is_quick_and_counts_what_is_left() {
+    let place = Place::new();
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x'), ('y')"));
+    let server = format!("127.0.0.1:{}", closed_port());
+    let mut daemon = Running::start(outboxd(&[
+        "run",
+        "--database",
+        &database,
+        "--table",
+        "users_outbox",
+        "--topic",
+        "users",
+        "--bootstrap-servers",
+        &server,
+    ]));
+    daemon.wait_until("the refused connection", |daemon| daemon.stderr().contains(&server));
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    let last = daemon.stderr.lines().last().unwrap();
+    assert!(last.ends_with("drained: published 0, deleted 0, left in the tables: 2 rows"), "{}", daemon.everything());
+    assert_eq!(rows(&place, "db"), 2);
+}
+
+#[test]
+fn metrics_and_health_of_a_running_daemon() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let text = format!(
+        "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users.{{eventType}}\"\n[http]\nlisten = \"127.0.0.1:0\""
+    );
+    let config = place.write("c.toml", &text);
+    let mut daemon = Running::start(outboxd(&["run", "--config", &config, "--stdout"]));
+    daemon.wait_until("the address", |daemon| daemon.stderr().contains("listening on http://"));
+    let log = daemon.stderr();
+    let address = log.split("listening on http://").nth(1).unwrap().split('/').next().unwrap();
+    let ask = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    place.database("db", "INSERT INTO users_outbox (eventType) VALUES ('Made'), ('Gone')");
+    let published = format!("outboxd_published_total{{database=\"{database}\",outbox=\"users_outbox\"}} 2\n");
+    daemon.wait_until("the figures", |_| ask("/metrics").contains(&published));
+    assert!(ask("/healthz").starts_with("HTTP/1.1 200 "), "{}", ask("/healthz"));
+    daemon.wait_until("readiness", |_| ask("/readyz").starts_with("HTTP/1.1 200 "));
+    let topics: Vec<String> = daemon
+        .stdout()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["topic"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(topics.contains(&"users.Made".to_owned()) && topics.contains(&"users.Gone".to_owned()), "{topics:?}");
+}
+
+#[test]
+fn a_dry_run_shows_and_touches_nothing() {
+    let place = Place::new();
+    let values: Vec<String> = (1..=7).map(|n| format!("('u{n}', 'a b', 'xyz')")).collect();
+    let insert = format!("INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES {};", values.join(","));
+    let database = place.database("db", &format!("{OUTBOX} {insert}"));
+    let before = std::fs::read(&database).unwrap();
+    let dry =
+        |topic: &str| run(&["run", "--database", &database, "--table", "users_outbox", "--topic", topic, "--dry-run"]);
+    let finished = dry("users");
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    let expected = "DIR/db users_outbox: 7 rows are waiting
+  rowid 1: topic users, key \"u1\", 3 bytes
+  rowid 2: topic users, key \"u2\", 3 bytes
+  rowid 3: topic users, key \"u3\", 3 bytes
+  rowid 4: topic users, key \"u4\", 3 bytes
+  rowid 5: topic users, key \"u5\", 3 bytes
+  ...
+";
+    assert_eq!(place.neutral(&finished.stdout), expected);
+    let bad = dry("users.{eventType}");
+    assert!(bad.stdout.contains("rowid 1: would be set aside: \"users.a b\" is no topic name"), "{}", bad.everything());
+    assert_eq!(std::fs::read(&database).unwrap(), before);
+    assert_eq!(names(place.folder.path()), ["db"]);
+
+    // Beside a daemon, and where there is nothing yet.
+    let mut daemon = stdout_run(&place.text("db"));
+    daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+    let beside = dry("users");
+    assert_eq!(place.neutral(&beside.stdout), "DIR/db users_outbox: nothing is waiting\n", "{}", beside.everything());
+    let none = place.text("none");
+    let finished = run(&["run", "--database", &none, "--table", "t", "--topic", "t", "--dry-run"]);
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    assert!(finished.stdout.contains("not there yet"), "{}", finished.everything());
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let place = Place::new();
+    let database =
+        place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES (zeroblob(300000))"));
+    // A reader that does not read: the record can't be written, so the drain can't end by itself.
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    // One byte of it proves that the sink is writing.
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0]).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    while !line.contains("draining") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "the log ended before the drain");
+    }
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(rows(&place, "db"), 1);
+}
+
+#[test]
+fn the_demo_shows_the_way_and_leaves_nothing() {
+    let place = Place::new();
+    let mut command = outboxd(&["demo"]);
+    command.env("TMPDIR", place.folder.path());
+    let finished = Running::start(command).finish();
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    assert_eq!(finished.stdout.matches("Received packet: ").count(), 10, "{}", finished.everything());
+    let last = finished.stdout.lines().last().unwrap();
+    assert_eq!(
+        last,
+        "10 users signed up, 10 packets received, 0 rows left in users_outbox.",
+        "{}",
+        finished.everything()
+    );
+    assert_eq!(names(place.folder.path()), [""; 0]);
+}
+
+#[test]
+fn an_interrupted_demo_cleans_up() {
+    let place = Place::new();
+    let mut command = outboxd(&["demo"]);
+    command.env("TMPDIR", place.folder.path());
+    let mut demo = Running::start(command);
+    demo.wait_until("a packet", |demo| demo.stdout().contains("Received packet: "));
+    demo.signal(Signal::INT);
+    let finished = demo.finish();
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    assert_eq!(names(place.folder.path()), [""; 0]);
+}
+
+#[test]
+fn the_unit_file_is_understood_by_systemd() {
+    let unit = include_str!("../systemd/outboxd.service");
+    assert!(unit.contains("ExecStart=/usr/bin/outboxd run\n"));
+    let place = Place::new();
+    // systemd wants the program to be there.
+    let path = place.write("outboxd.service", &unit.replace("/usr/bin/outboxd", "/bin/true"));
+    match std::process::Command::new("systemd-analyze").args(["verify", "--man=no", &path]).output() {
+        Ok(verified) => {
+            let said = String::from_utf8_lossy(&verified.stderr);
+            assert!(verified.status.success() && said.is_empty(), "{}: {said}", verified.status);
+        }
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "systemd-analyze: {error}"),
+    }
+}
