@@ -178,7 +178,6 @@ fn of_errno(error: Errno) -> LockError {
 pub(super) struct Header {
     pub page_size: u32,
     pub mode: JournalMode,
-    pub change_counter: u32,
 }
 
 impl Header {
@@ -191,7 +190,6 @@ impl Header {
             page_size,
             // The file format's read version: 2 is WAL.
             mode: if bytes[19] == 2 { JournalMode::Wal } else { JournalMode::Rollback },
-            change_counter: u32::from_be_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]),
         }
     }
 }

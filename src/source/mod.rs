@@ -17,6 +17,8 @@ mod scan;
 mod schema;
 mod traces;
 mod transaction;
+pub mod wal;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ mod tests;
 pub use database::Database;
 pub use lock::{FileId, file_id, same_file};
 pub use own_commits::OwnCommits;
+pub use watch::{Watch, WatchError};
 
 use crate::model::{OutboxIx, Why};
 use std::path::PathBuf;

@@ -2,20 +2,19 @@
 //!
 //! Promises: never names a foreign commit as ours. Does not know: what was committed.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// How many commits are remembered. The watch catches up every 500 us, deletes are 20 ms apart; a forgotten one only costs an
 /// empty look.
 const REMEMBERED: usize = 16;
 
-/// The last frames of our own commits in the WAL, and the last change counter we wrote in rollback-journal mode.
+/// The last frames of our own commits in the WAL.
 #[derive(Debug, Default)]
 pub struct OwnCommits {
     /// `salt-1 << 32 | frame`: the salt rises with every restart of the log, so a frame number of an earlier generation never
     /// hides a foreign commit that ends at the same frame of a later one.
     frames: [AtomicU64; REMEMBERED],
     next: AtomicUsize,
-    change_counter: AtomicU32,
 }
 
 impl OwnCommits {
@@ -24,15 +23,9 @@ impl OwnCommits {
         self.frames[slot].store(pack(salt1, frame), Ordering::Release);
     }
 
-    #[allow(dead_code)]
     pub(crate) fn is_own_frame(&self, salt1: u32, frame: u32) -> bool {
         let wanted = pack(salt1, frame);
         self.frames.iter().any(|slot| slot.load(Ordering::Acquire) == wanted)
-    }
-
-    /// The file change counter (bytes 24..28 of the database header) our last commit in rollback-journal mode left.
-    pub(crate) fn note_change_counter(&self, counter: u32) {
-        self.change_counter.store(counter, Ordering::Release);
     }
 }
 

@@ -299,21 +299,16 @@ impl Database {
         asked.is_err() || moved != 0 || there != self.lock.as_ref().map(super::lock::Lock::file)
     }
 
-    /// Tells the watch where our commit ended.
+    /// Tells the watch where our commit ended. In rollback-journal modes files say nothing of who wrote them; there our own
+    /// delete costs a wake.
     fn note_own_commit(&mut self, link: &Link) {
-        match self.mode {
-            JournalMode::Wal => {
-                let frames = link.hooks.record().wal_frames.take();
-                let salt1 = self.companions.as_mut().and_then(super::durability::Companions::wal_salt1);
-                if let (Some(frame), Some(salt1)) = (frames, salt1) {
-                    self.own.note_frame(salt1, frame);
-                }
-            }
-            JournalMode::Rollback => {
-                if let Some(Ok(Some(header))) = self.lock.as_ref().map(super::lock::Lock::header) {
-                    self.own.note_change_counter(header.change_counter);
-                }
-            }
+        if self.mode != JournalMode::Wal {
+            return;
+        }
+        let frames = link.hooks.record().wal_frames.take();
+        let salt1 = self.companions.as_mut().and_then(super::durability::Companions::wal_salt1);
+        if let (Some(frame), Some(salt1)) = (frames, salt1) {
+            self.own.note_frame(salt1, frame);
         }
     }
 }

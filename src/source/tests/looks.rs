@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::{JournalMode, LookEnd};
 
+#[allow(clippy::unnecessary_wraps)] // compared with fields, which are options
 fn text(value: &str) -> Option<Vec<u8>> {
     Some(value.as_bytes().to_vec())
 }

@@ -3,6 +3,7 @@
 mod deletes;
 mod identity;
 mod looks;
+mod wakes;
 
 use super::*;
 use crate::model::{Budget, Fingerprint, Flow, Look, Plan, PlanId, RowKey, RowMark, RowMeta, Rows, RunId, Span, Start};
