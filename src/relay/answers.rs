@@ -182,6 +182,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.plans.remove(&plan.id);
         let rows = take_rows(plan.clone());
         let lane = &mut self.intake.lanes[ix as usize];
+        // A rejection is an answer: whatever the lane was in trouble for is over.
+        lane.standing = Standing::Running;
+        lane.trouble = false;
+        lane.backoff.reset();
         lane.bump_epoch();
         if !lane.has_identity() {
             self.producer = Producer::Unknown;
@@ -284,7 +288,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 PROBE_EVERY.as_secs()
             );
         }
-        for suspect in state.breaker.trip(now) {
+        let lanes = &self.intake.lanes;
+        for suspect in state.breaker.trip(now, |ix| lanes[ix as usize].flight.is_some()) {
             self.intake.give_back_rows(suspect.lane, suspect.row);
         }
         let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();

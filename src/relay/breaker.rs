@@ -74,9 +74,14 @@ impl Breaker {
     }
 
     /// The topic (or the clock) is at fault. Returns the suspects, to be given back.
-    pub fn trip(&mut self, now: Instant) -> Vec<Suspect> {
+    ///
+    /// A suspect whose lane has a batch in flight stays one: that batch holds later records, and if it is accepted after all, the
+    /// suspect was overtaken; given back it would be published behind records of its own key.
+    pub fn trip(&mut self, now: Instant, in_flight: impl Fn(u32) -> bool) -> Vec<Suspect> {
         self.tripped = Some(Tripped { probe_at: now + PROBE_EVERY, probing: None });
-        std::mem::take(&mut self.suspects)
+        let (stay, back) = std::mem::take(&mut self.suspects).into_iter().partition(|suspect| in_flight(suspect.lane));
+        self.suspects = stay;
+        back
     }
 
     /// The suspects, when the file they were read from is no longer the one at hand.
@@ -87,7 +92,9 @@ impl Breaker {
     /// Suspects that were not contradicted for a minute.
     pub fn believed(&mut self, now: Instant) -> Vec<Suspect> {
         match self.suspects.first() {
-            Some(first) if now.duration_since(first.since) >= BELIEVED_AFTER => std::mem::take(&mut self.suspects),
+            Some(first) if self.tripped.is_none() && now.duration_since(first.since) >= BELIEVED_AFTER => {
+                std::mem::take(&mut self.suspects)
+            }
             _ => Vec::new(),
         }
     }
@@ -110,9 +117,10 @@ impl Breaker {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        let suspects = self.suspects.first().map(|suspect| suspect.since + BELIEVED_AFTER);
-        let probe = self.tripped.as_ref().map(|tripped| tripped.probe_at);
-        [suspects, probe].into_iter().flatten().min()
+        match &self.tripped {
+            Some(tripped) => Some(tripped.probe_at),
+            None => self.suspects.first().map(|suspect| suspect.since + BELIEVED_AFTER),
+        }
     }
 }
 
@@ -151,7 +159,7 @@ mod tests {
             assert_eq!(breaker.suspect(0, row(rowid), why(32), now), Verdict::Wait);
         }
         assert_eq!(breaker.suspect(0, row(9), why(32), now), Verdict::Trip);
-        assert_eq!(breaker.trip(now).len(), 10);
+        assert_eq!(breaker.trip(now, |_| false).len(), 10);
         assert!(breaker.believed(now + Duration::from_secs(100)).is_empty());
         assert!(!breaker.probe_due(now + Duration::from_secs(29)));
         assert!(breaker.probe_due(now + Duration::from_secs(30)));

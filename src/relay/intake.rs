@@ -180,11 +180,18 @@ impl Intake {
     pub fn take(&mut self, ix: OutboxIx, row: &RowView<'_>, seen: Instant, now: Instant) -> Flow {
         let mark = RowMark { rowid: row.rowid, print: row.print };
         let ledger = &mut self.outboxes[usize::from(ix.0)].ledger;
-        if ledger.recognise(row) == Known::Passed {
-            ledger.came_to(mark);
-            return Flow::Continue;
-        }
-        match self.place(ix, row, now) {
+        let place = match ledger.recognise(row) {
+            Known::Passed => {
+                ledger.came_to(mark);
+                return Flow::Continue;
+            }
+            Known::New => self.place(ix, row, now),
+            Known::Rewritten => match self.place(ix, row, now) {
+                Place::Lane(lane) => Place::Leave(Leaver::Lane(lane)),
+                place => place,
+            },
+        };
+        match place {
             Place::Stop => return Flow::Stop,
             Place::Leave(leaver) => {
                 let outbox = self.outbox(ix);
@@ -226,7 +233,7 @@ impl Intake {
             return Place::Leave(Leaver::Topic(topic));
         }
         let count = state.starts.len() as i32;
-        let partition = route::partition(row, count).unwrap_or_else(|| state.null_partition.min(count - 1));
+        let partition = route::partition(row, count).unwrap_or_else(|| self.partition_for_null(ix, topic, count));
         let lane = self.lane(topic, partition);
         if self.outboxes[usize::from(ix.0)].ledger.is_marked(Leaver::Lane(lane)) {
             return Place::Leave(Leaver::Lane(lane));
@@ -259,6 +266,24 @@ impl Intake {
         };
         self.name = name;
         found
+    }
+
+    /// Rows with a null key go to one partition per batch, and pass by partitions that are in trouble.
+    fn partition_for_null(&mut self, ix: OutboxIx, topic: u32, count: i32) -> i32 {
+        let state = &self.topics[topic as usize];
+        let ledger = &self.outboxes[usize::from(ix.0)].ledger;
+        let first = state.null_partition.min(count - 1);
+        let well =
+            (0..count).map(|step| (first + step) % count).find(|partition| match state.lanes[*partition as usize] {
+                None => true,
+                Some(lane) => {
+                    let standing = &self.lanes[lane as usize];
+                    standing.standing == Standing::Running && !standing.trouble && !ledger.is_marked(Leaver::Lane(lane))
+                }
+            });
+        let partition = well.unwrap_or(first);
+        self.topics[topic as usize].null_partition = partition;
+        partition
     }
 
     fn lane(&mut self, topic: u32, partition: i32) -> u32 {

@@ -4,6 +4,7 @@
 //! appended sticks until it is acknowledged (I3). Does not know: SQL, sockets, other lanes.
 
 use super::backoff::Backoff;
+use crate::kafka::record_batch::sequence_after;
 use crate::model::{Plan, PlanId, Rows, Target, Triple};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -153,7 +154,7 @@ impl Lane {
         let identity = self.identity.as_mut().expect("a lane is introduced before it numbers rows");
         let triple =
             Triple { producer_id: identity.producer_id, epoch: identity.epoch, first_sequence: identity.next_sequence };
-        identity.next_sequence = sequence_after(identity.next_sequence, count);
+        identity.next_sequence = sequence_after(identity.next_sequence, count as i32);
         triple
     }
 
@@ -170,11 +171,6 @@ impl Lane {
     }
 }
 
-/// The sequence `count` rows further on: sequences wrap from 2^31-1 to 0 (Kafka's DefaultRecordBatch.incrementSequence).
-pub fn sequence_after(first: i32, count: usize) -> i32 {
-    ((i64::from(first) + count as i64) & i64::from(i32::MAX)) as i32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,13 +178,6 @@ mod tests {
     fn lane() -> Lane {
         let target = Target { topic: "t".into(), partition: 0 };
         Lane::new(target, 0, 0, 0, Backoff::new(Duration::from_millis(1), Duration::from_secs(1)))
-    }
-
-    #[test]
-    fn sequences_wrap_to_zero() {
-        assert_eq!(sequence_after(i32::MAX, 1), 0);
-        assert_eq!(sequence_after(i32::MAX - 1, 3), 1);
-        assert_eq!(sequence_after(5, 2), 7);
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub enum Known {
     New,
     /// Held, or set aside and unchanged: to be passed over.
     Passed,
+    /// Held under this rowid is another version, which is on its way: this one is a new event that has to wait for that one's
+    /// delete, and what is behind it in its lane waits with it.
+    Rewritten,
 }
 
 impl Ledger {
@@ -85,8 +88,8 @@ impl Ledger {
         }
         match self.held.last() {
             Some(last) if last.rowid >= row.rowid => {
-                // A changed row under a held rowid is passed too: the guarded delete will find it changed and give it back.
                 match self.held.binary_search_by_key(&row.rowid, |held| held.rowid) {
+                    Ok(at) if self.held[at].print != row.print => Known::Rewritten,
                     Ok(_) => Known::Passed,
                     Err(_) => Known::New,
                 }
@@ -160,19 +163,19 @@ impl Ledger {
 
     /// A look starts: leavers whose low mark lies at or above the start may take rows again.
     pub fn begin_look(&mut self, start: Start) {
-        let from = match start {
-            Start::Lowest => i64::MIN,
-            Start::After(mark) => mark.rowid,
-            Start::From(rowid) => rowid,
+        let covers = |low: i64| match start {
+            Start::Lowest => true,
+            Start::After(mark) => low > mark.rowid,
+            Start::From(rowid) => low >= rowid,
         };
         debug_assert!(self.covered.is_empty());
         let covered = &mut self.covered;
         self.marks.retain(|leaver, left| {
-            let above = left.low >= from;
-            if above {
+            let covered_now = covers(left.low);
+            if covered_now {
                 covered.push((*leaver, *left));
             }
-            !above
+            !covered_now
         });
     }
 
@@ -336,6 +339,16 @@ mod tests {
         ledger.begin_look(Start::From(4));
         ledger.end_look(Some(i64::MAX));
         assert!(!ledger.has_marks());
+    }
+
+    #[test]
+    fn a_row_that_was_left_and_is_the_cursor_stays_marked_in_a_look_that_starts_after_it() {
+        let mut ledger = Ledger::default();
+        ledger.leave(Leaver::Lane(0), mark(5));
+        ledger.came_to(mark(5));
+        ledger.begin_look(Start::After(mark(5)));
+        ledger.end_look(Some(i64::MAX));
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(5));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use intake::Intake;
 use reading::Reading;
 use route::Route;
 use settling::Settling;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -133,7 +133,7 @@ pub struct Relay<S, J, K, C> {
     producer: Producer,
     next_plan: u64,
     /// Lanes with a batch in flight, by plan.
-    plans: HashMap<PlanId, u32>,
+    plans: BTreeMap<PlanId, u32>,
     /// Lanes whose flight waits for the state file, for room in the sink, or for its next attempt.
     waiting: Vec<u32>,
     /// Nothing is planned before this, after the database or the state file could not be written.
@@ -173,7 +173,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             random,
             producer: Producer::Unknown,
             next_plan: spec.first_plan.0,
-            plans: HashMap::new(),
+            plans: BTreeMap::new(),
             waiting: Vec::new(),
             dispatch_at: None,
             late_check_at: now,
