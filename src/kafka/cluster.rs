@@ -25,7 +25,7 @@ pub(crate) struct Cluster<E> {
     inbox: Mutex<Inbox<E>>,
     asked: Condvar,
     stopping: AtomicBool,
-    /// Senders that try to reach a broker which they could not reach before.
+    /// Senders that are connecting, or wait for the answer to a batch in trouble.
     struggling: AtomicUsize,
 }
 
@@ -36,23 +36,28 @@ struct Inbox<E> {
     /// Topics that someone writes to without having opened them.
     wanted: BTreeSet<Box<str>>,
     refresh: bool,
+    /// Someone began to struggle.
+    struggle: bool,
     interrupter: Option<Interrupter>,
 }
 
 impl<E> Inbox<E> {
     fn is_empty(&self) -> bool {
-        self.producer_ids.is_empty() && self.opens.is_empty() && self.wanted.is_empty() && !self.refresh
+        self.producer_ids.is_empty()
+            && self.opens.is_empty()
+            && self.wanted.is_empty()
+            && !self.refresh
+            && !self.struggle
     }
 }
 
-/// While it lives, the follower asks for news again and again: the broker that can't be reached may have lost its partitions.
-pub(crate) struct Struggle<'a>(Option<&'a AtomicUsize>);
+/// While it lives, and lives long, the follower asks for news again and again: the broker that does not answer may have lost its
+/// partitions to another.
+pub(crate) struct Struggle<'a>(&'a AtomicUsize);
 
 impl Drop for Struggle<'_> {
     fn drop(&mut self) {
-        if let Some(count) = self.0 {
-            count.fetch_sub(1, SeqCst);
-        }
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -66,6 +71,7 @@ impl<E> Cluster<E> {
                 opens: HashMap::new(),
                 wanted: BTreeSet::new(),
                 refresh: false,
+                struggle: false,
                 interrupter: None,
             }),
             asked: Condvar::new(),
@@ -112,12 +118,10 @@ impl<E> Cluster<E> {
         self.ask(|inbox| inbox.refresh = true);
     }
 
-    pub(crate) fn struggle(&self, really: bool) -> Struggle<'_> {
-        if really {
-            self.struggling.fetch_add(1, SeqCst);
-            self.ask_refresh();
-        }
-        Struggle(really.then_some(&self.struggling))
+    pub(crate) fn struggle(&self) -> Struggle<'_> {
+        self.struggling.fetch_add(1, SeqCst);
+        self.ask(|inbox| inbox.struggle = true);
+        Struggle(&self.struggling)
     }
 
     fn ask(&self, what: impl FnOnce(&mut Inbox<E>)) {
@@ -152,6 +156,7 @@ impl<E> Cluster<E> {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !inbox.is_empty() || left.is_zero() {
+                inbox.struggle = false;
                 return Some(Asked {
                     producer_ids: std::mem::take(&mut inbox.producer_ids).into_values().collect(),
                     opens: std::mem::take(&mut inbox.opens).into_iter().map(|((_, topic), m)| (topic, m)).collect(),

@@ -7,7 +7,6 @@ use super::connection::Address;
 use super::protocol::{ApiKey, DecodeError, VersionRange};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// An error code as brokers send it (`org.apache.kafka.common.protocol.Errors`).
@@ -157,6 +156,7 @@ pub enum Class {
 ///
 /// In doubt it is [`Class::Unsure`]: that costs a harmless resend of the same triple; any other class, wrongly given, can lose or
 /// double a record.
+#[allow(clippy::match_same_arms)] // each group of codes stands with its reason, the unknown ones too
 pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
     match code {
         // With acks=all only after the in-sync replicas have it; for a duplicate as well.
@@ -347,23 +347,6 @@ impl CallError {
     /// The broker let the time run out; it may be frozen, or slow.
     pub fn is_timeout(&self) -> bool {
         matches!(self, CallError::Lost { loss: Loss::Timeout, .. })
-    }
-}
-
-/// A peer's address for error texts: the name it was asked for and what that resolved to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    pub address: Address,
-    pub resolved: SocketAddr,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.address.host == self.resolved.ip().to_string() {
-            write!(f, "{}", self.address)
-        } else {
-            write!(f, "{} ({})", self.address, self.resolved.ip())
-        }
     }
 }
 

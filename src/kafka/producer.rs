@@ -229,7 +229,7 @@ where
         let Some(ticket) = self.threads.ticket() else {
             return Err(std::io::Error::other("the producer has been stopped"));
         };
-        std::thread::Builder::new().name(name).stack_size(256 * 1024).spawn(move || {
+        std::thread::Builder::new().name(name).stack_size(512 * 1024).spawn(move || {
             run();
             drop(ticket);
         })?;

@@ -281,28 +281,36 @@ mod tests {
 
     /// Notes what was written, and when it was flushed; fails after so many bytes.
     #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<(Vec<u8>, usize, Option<usize>)>>);
+    struct Paper(Arc<Mutex<Page>>);
+
+    #[derive(Default)]
+    struct Page {
+        written: Vec<u8>,
+        flushed_bytes: usize,
+        room_bytes: Option<usize>,
+    }
 
     impl Paper {
         fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().0.clone()).unwrap()
+            String::from_utf8(self.0.lock().unwrap().written.clone()).unwrap()
         }
     }
 
     impl Write for Paper {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut inner = self.0.lock().unwrap();
-            let room = inner.2.map_or(bytes.len(), |max| max.saturating_sub(inner.0.len()).min(bytes.len()));
+            let room =
+                inner.room_bytes.map_or(bytes.len(), |max| max.saturating_sub(inner.written.len()).min(bytes.len()));
             if room == 0 {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            inner.0.extend_from_slice(&bytes[..room]);
+            inner.written.extend_from_slice(&bytes[..room]);
             Ok(room)
         }
 
         fn flush(&mut self) -> io::Result<()> {
             let mut inner = self.0.lock().unwrap();
-            inner.1 = inner.0.len();
+            inner.flushed_bytes = inner.written.len();
             Ok(())
         }
     }
@@ -347,7 +355,7 @@ mod tests {
         assert_eq!(stored(&next(&events)), (1, 0));
         {
             let inner = paper.0.lock().unwrap();
-            assert_eq!(inner.1, inner.0.len(), "flushed when the outcome came");
+            assert_eq!(inner.flushed_bytes, inner.written.len(), "flushed when the outcome came");
         }
         handle.send(&plan(2, "users", &[(Some(b""), Some(&[0x80, 1]), &[])]), Manner::Alone).unwrap();
         assert_eq!(stored(&next(&events)), (2, 2));
@@ -373,7 +381,7 @@ mod tests {
     #[test]
     fn a_reader_that_went_away_is_refused_with_a_hint_and_the_next_line_is_whole() {
         let paper = Paper::default();
-        paper.0.lock().unwrap().2 = Some(20);
+        paper.0.lock().unwrap().room_bytes = Some(20);
         let sink = StdoutSink::to(paper.clone()).unwrap();
         let (sender, events) = bounded(16);
         let mut handle = sink.handle(sender);
@@ -386,7 +394,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        paper.0.lock().unwrap().2 = None;
+        paper.0.lock().unwrap().room_bytes = None;
         handle.send(&batch, Manner::Merged).unwrap();
         assert_eq!(stored(&next(&events)), (1, 0));
         let text = paper.text();

@@ -49,6 +49,8 @@ impl Brokers {
             }
         }
         self.favourite = None;
+        // They were tried in any order; what is said is the same each time.
+        failures.sort_by(|(a, _), (b, _)| a.cmp(b));
         let tried: Vec<&str> = failures.iter().map(|(_, failure)| failure.text.as_str()).collect();
         let hint = failures.iter().map(|(_, failure)| failure.hint.as_str()).find(|hint| !hint.is_empty());
         Err(Failure {
@@ -72,7 +74,7 @@ impl Brokers {
     /// The next question goes to another broker: this one's view may be old.
     pub(super) fn change_favourite<E>(&mut self, cluster: &Cluster<E>) {
         let mut known: Vec<Address> = cluster.snapshot().brokers.values().cloned().collect();
-        known.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+        known.sort();
         let at = self.favourite.as_ref().and_then(|favourite| known.iter().position(|a| a == favourite));
         self.favourite = match at {
             Some(at) => Some(known[(at + 1) % known.len()].clone()),
@@ -149,14 +151,27 @@ pub(crate) fn connect_failure(error: &ConnectError) -> Failure {
     Failure { code: None, text: chain(error), hint: error.hint().unwrap_or_default().to_owned() }
 }
 
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+/// An error and its causes in one line. It says nothing that differs from one time to the next, as milliseconds would: a failure that goes
+/// on is recognised by its text, and logged once.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&link(error));
+        next = error.source();
     }
     text
+}
+
+fn link(error: &(dyn Error + 'static)) -> String {
+    if let Some(CallError::Lost { api, .. }) = error.downcast_ref() {
+        return format!("no answer to {api}");
+    }
+    if let Some(ConnectError::Silent { address, .. }) = error.downcast_ref() {
+        return format!("{address} accepted the connection, but did not answer in time");
+    }
+    error.to_string()
 }

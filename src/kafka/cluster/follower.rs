@@ -42,6 +42,8 @@ struct Follower<'a, B, E> {
     silent_until: Instant,
     reconnect: Backoff,
     refresh: bool,
+    /// Since when, without a break that was noticed, some sender gets no answer.
+    struggle_since: Option<Instant>,
     refresh_backoff: Backoff,
     refresh_not_before: Instant,
     metadata_at: Option<Instant>,
@@ -83,6 +85,7 @@ where
             silent_until: now,
             reconnect: shared.options.reconnect_backoff(),
             refresh: false,
+            struggle_since: None,
             refresh_backoff: shared.options.retry_backoff(),
             refresh_not_before: now,
             metadata_at: None,
@@ -111,6 +114,8 @@ where
     fn accept(&mut self, asked: Asked<E>) {
         let now = Instant::now();
         self.refresh |= asked.refresh;
+        let struggling = self.cluster().struggling.load(SeqCst) > 0;
+        self.struggle_since = self.struggle_since.or(Some(now)).filter(|_| struggling);
         for (mailbox, count) in asked.producer_ids {
             for _ in 0..count {
                 self.producer_ids.push_back(ProducerAsk { mailbox: Arc::clone(&mailbox), id: None });
@@ -165,14 +170,18 @@ where
         Ok(())
     }
 
-    fn struggling(&self) -> bool {
-        self.refresh || self.cluster().struggling.load(SeqCst) > 0
+    /// When news are wanted because of what senders see. A struggle counts from the first pause on: most connections are made at once.
+    fn news_due(&self) -> Option<Instant> {
+        let pause = Duration::from_millis(self.shared.options.retry_backoff_ms);
+        let struggle = self.struggle_since.map(|since| since + pause);
+        let wanted = if self.refresh { Some(self.refresh_not_before) } else { struggle };
+        wanted.map(|at| at.max(self.refresh_not_before))
     }
 
     fn metadata_due(&self, now: Instant) -> bool {
         let age_reached = self.metadata_at.is_some_and(|at| now >= at + self.shared.options.metadata_max_age());
         self.topics.values().any(|topic| topic.wanted && now >= topic.due)
-            || (self.struggling() && now >= self.refresh_not_before)
+            || self.news_due().is_some_and(|at| now >= at)
             || (age_reached && !self.topics.is_empty())
     }
 
@@ -182,8 +191,8 @@ where
         let mut at_latest = |at: Instant| deadline = deadline.min(at);
         let quiet = |at: Instant| at.max(self.silent_until);
         self.topics.values().filter(|topic| topic.wanted).for_each(|topic| at_latest(quiet(topic.due)));
-        if self.struggling() {
-            at_latest(quiet(self.refresh_not_before));
+        if let Some(at) = self.news_due() {
+            at_latest(quiet(at));
         }
         if let (Some(at), false) = (self.metadata_at, self.topics.is_empty()) {
             at_latest(quiet(at + self.shared.options.metadata_max_age()));
@@ -205,7 +214,7 @@ where
     fn ask_metadata(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         let max = Duration::from_millis(self.shared.options.retry_backoff_max_ms);
-        if self.struggling() {
+        if self.news_due().is_some_and(|at| now >= at) {
             if self.metadata_at.is_none_or(|at| now.duration_since(at) > 3 * max) {
                 self.refresh_backoff.over();
             }
@@ -255,14 +264,13 @@ where
         }
         let (mut ends, mut failures) = self.list_ends(&snapshot, &leads);
         for (name, partitions) in leads {
-            match ends.remove(&*name).filter(|ends| ends.len() == partitions.len()) {
-                Some(ends) => self.opened(&name, &partitions, &ends),
-                None => {
-                    let failure = failures.remove(&*name).unwrap_or_else(|| {
-                        Failure::new(format!("topic {name}: the ends of some partitions were not answered"))
-                    });
-                    failed.push((name, failure));
-                }
+            if let Some(ends) = ends.remove(&*name).filter(|ends| ends.len() == partitions.len()) {
+                self.opened(&name, &partitions, &ends);
+            } else {
+                let failure = failures.remove(&*name).unwrap_or_else(|| {
+                    Failure::new(format!("topic {name}: the ends of some partitions were not answered"))
+                });
+                failed.push((name, failure));
             }
         }
         for (name, failure) in failed {
@@ -430,7 +438,7 @@ fn producer_failure(error: ErrorCode) -> Failure {
         ErrorCode(29 | 31) => {
             "grant Write on the topics, and to brokers before 2.8: `kafka-acls.sh --add --allow-principal User:NAME --operation IdempotentWrite --cluster`"
         }
-        ErrorCode(14 | 15 | 16) => "the cluster has just started, or lacks brokers",
+        ErrorCode(14..=16) => "the cluster has just started, or lacks brokers",
         _ => "",
     };
     Failure { code: Some(error.0), text: format!("no producer id: the broker answered {error}"), hint: hint.to_owned() }

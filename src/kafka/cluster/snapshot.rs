@@ -184,7 +184,10 @@ mod tests {
     use crate::kafka::protocol::{MetadataBroker, MetadataPartition};
     use std::time::Duration;
 
-    fn response(topics: Vec<(&str, i16, &[(i32, i32, i16)])>) -> MetadataResponse {
+    /// Name, error; partition, leader, error.
+    type TopicAnswer<'a> = (&'a str, i16, &'a [(i32, i32, i16)]);
+
+    fn response(topics: Vec<TopicAnswer<'_>>) -> MetadataResponse {
         MetadataResponse {
             throttle_time: Duration::ZERO,
             brokers: vec![MetadataBroker { node_id: 7, host: "a".into(), port: 9092, rack: None }],

@@ -107,12 +107,16 @@ where
             .collect()
     }
 
-    /// Answers waiting batches whose partition another broker leads by now: their sender may be stuck on a broker that is gone.
+    /// Answers waiting batches whose partition another broker leads by now: their sender may be stuck on a broker that is gone. One
+    /// that travels alone is cut off, or it would wait there for all of `request_timeout_ms`.
     pub(crate) fn give_up_moved(shared: &Shared<B, E>, snapshot: &Snapshot) {
         let moved: Vec<_> = {
             let brokers = lock(&shared.pool.brokers);
             let mut moved = Vec::new();
             for (broker, senders) in brokers.iter() {
+                senders.alone.cut_off(|topic, partition| {
+                    matches!(snapshot.lead(topic, partition), Lead::Broker(leader) if leader != *broker)
+                });
                 for queue in senders.queues() {
                     let elsewhere = |job: &Job<B, E>| !matches!(snapshot.lead(job.batch.topic(), job.batch.partition()), Lead::Broker(leader) if leader == *broker);
                     moved.extend(queue.withdraw(elsewhere).into_iter().map(|job| (*broker, job)));

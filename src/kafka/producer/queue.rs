@@ -35,6 +35,8 @@ struct Inner<B, E> {
     served: bool,
     /// Of the connection in use.
     interrupter: Option<Interrupter>,
+    /// Topic and partition of the batch that travels alone, while it does.
+    under_way: Option<(Box<str>, i32)>,
 }
 
 /// What a sender is woken for.
@@ -48,7 +50,7 @@ pub(crate) enum Woken {
 impl<B: Batch, E> Queue<B, E> {
     pub(crate) fn new() -> Self {
         Queue {
-            inner: Mutex::new(Inner { jobs: VecDeque::new(), served: false, interrupter: None }),
+            inner: Mutex::new(Inner { jobs: VecDeque::new(), served: false, interrupter: None, under_way: None }),
             changed: Condvar::new(),
         }
     }
@@ -166,6 +168,20 @@ impl<B: Batch, E> Queue<B, E> {
 }
 
 impl<B, E> Queue<B, E> {
+    pub(crate) fn under_way(&self, lane: Option<(Box<str>, i32)>) {
+        lock(&self.inner).under_way = lane;
+    }
+
+    /// Cuts off the batch that travels alone if `hopeless`. It may have been appended all the same.
+    pub(crate) fn cut_off(&self, hopeless: impl FnOnce(&str, i32) -> bool) {
+        let inner = lock(&self.inner);
+        if let (Some((topic, partition)), Some(interrupter)) = (&inner.under_way, &inner.interrupter)
+            && hopeless(topic, *partition)
+        {
+            interrupter.interrupt();
+        }
+    }
+
     /// Cuts off what the sender is doing and wakes it.
     pub(crate) fn interrupt(&self) {
         let inner = lock(&self.inner);

@@ -113,7 +113,8 @@ where
         {
             return Err(Failure::new("the producer has been stopped"));
         }
-        let _struggling = self.shared.cluster.struggle(self.reconnect.failures() > 0);
+        // From here on the follower asks for news by itself: it takes the batches back when another broker leads their partitions.
+        let _struggle = self.shared.cluster.struggle();
         match Connection::open(&address, &self.shared.options.connection()) {
             Ok(connection) => {
                 self.reconnect.over();
@@ -168,7 +169,17 @@ where
             timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
             batches: &batches,
         };
-        let result = connection.produce(&request, timeout + ANSWER_GRACE);
+        let result = match (self.travel, jobs.first()) {
+            (Travel::Alone, Some(job)) => {
+                // It may take long, and be in vain when another broker leads by now: then the follower cuts it off.
+                let _struggle = self.shared.cluster.struggle();
+                self.queue.under_way(Some((job.batch.topic().into(), job.batch.partition())));
+                let result = connection.produce(&request, timeout + ANSWER_GRACE);
+                self.queue.under_way(None);
+                result
+            }
+            _ => connection.produce(&request, timeout + ANSWER_GRACE),
+        };
         drop(batches);
         let broker = format!("{} at {}:{}", self.broker, address.host, address.port);
         let shared = Arc::clone(&self.shared);

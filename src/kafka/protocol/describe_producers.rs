@@ -52,7 +52,9 @@ impl Request for DescribeProducersRequest<'_> {
         for topic in sorted.chunk_by(|a, b| a.0 == b.0) {
             out.compact_string(topic[0].0);
             out.compact_count(topic.len());
-            topic.iter().for_each(|(_, partition)| out.i32(*partition));
+            for (_, partition) in topic {
+                out.i32(*partition);
+            }
             out.no_tagged_fields();
         }
         out.no_tagged_fields();

@@ -64,7 +64,9 @@ impl Request for MetadataRequest<'_> {
         match self.topics {
             Some(topics) => {
                 out.count(topics.len());
-                topics.iter().for_each(|topic| out.string(topic));
+                for topic in topics {
+                    out.string(topic);
+                }
             }
             None => out.i32(-1),
         }

@@ -371,17 +371,17 @@ mod tests {
         let huge = i32::MAX.to_be_bytes();
         assert!(matches!(Reader::new(&huge).nullable_bytes(), Err(DecodeError::Short { left: 0, .. })));
         assert!(matches!(
-            Reader::new(&huge).array(1, |r| r.i8()),
+            Reader::new(&huge).array(1, Reader::i8),
             Err(DecodeError::Count { at: 0, count: 0x7fff_ffff, left: 0, .. })
         ));
         assert_eq!(
-            Reader::new(&(-2i32).to_be_bytes()).array(1, |r| r.i8()),
+            Reader::new(&(-2i32).to_be_bytes()).array(1, Reader::i8),
             Err(DecodeError::Length { at: 0, length: -2 })
         );
-        assert_eq!(Reader::new(&(-1i32).to_be_bytes()).array(1, |r| r.i8()), Err(DecodeError::Null { at: 0 }));
+        assert_eq!(Reader::new(&(-1i32).to_be_bytes()).array(1, Reader::i8), Err(DecodeError::Null { at: 0 }));
         assert_eq!(Reader::new(&(-2i16).to_be_bytes()).string(), Err(DecodeError::Length { at: 0, length: -2 }));
         let compact_huge = [0xff, 0xff, 0xff, 0xff, 0x0f];
-        assert!(matches!(Reader::new(&compact_huge).compact_array(1, |r| r.i8()), Err(DecodeError::Count { .. })));
+        assert!(matches!(Reader::new(&compact_huge).compact_array(1, Reader::i8), Err(DecodeError::Count { .. })));
         assert!(matches!(Reader::new(&compact_huge).compact_string(), Err(DecodeError::Short { .. })));
         // 2^32-1 tagged fields claimed: ends at the first that is missing.
         assert!(matches!(Reader::new(&compact_huge).tagged_fields(), Err(DecodeError::Short { .. })));
