@@ -3,14 +3,12 @@
 //! Promises: whatever fails is told as Error, Caused by and Hint on stderr. Does not know: how anything works.
 
 use crate::commands::{self, CommandError};
+use crate::exit::CONFIGURATION;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// Usage errors, as everywhere.
-const USAGE: u8 = 2;
 
 /// Relays events from an application's SQLite outbox to Apache Kafka.
 #[derive(Debug, Parser)]
@@ -94,7 +92,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are "errors" of clap's with exit code 0.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+            return ExitCode::from(if error.use_stderr() { CONFIGURATION } else { 0 });
         }
     };
     crate::telemetry::logging::start();

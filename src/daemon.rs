@@ -17,6 +17,7 @@ use crate::telemetry::http::HttpServer;
 use crate::telemetry::notify::Notifier;
 use crossbeam_channel::{Receiver, after, never, select};
 use start::{Relays, Running, SinkThreads};
+use std::fmt::Write as _;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ pub enum Output {
 }
 
 /// Of the drain's time: what is kept for ending the sink's threads after the relays have ended.
-const SINK_SHARE: u32 = 20;
+const SINK_SHARE: f64 = 0.05;
 /// How far beyond the drain's time a thread that is stuck in the system is waited for.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -50,7 +51,7 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
     };
     let Running { relays, sink } = start::start(config, &databases, checked, &health, output)?;
     let notifier = Notifier::ready(health.clone());
-    let supervised = supervise(relays, stop, &notifier, config.daemon.drain_timeout);
+    let supervised = supervise(&relays, stop, &notifier, config.daemon.drain_timeout);
     sink.stop(supervised.until);
     drop((notifier, http));
     if supervised.failure.is_none() {
@@ -69,7 +70,7 @@ struct Supervised {
 }
 
 /// Waits for the first signal or the first failure, tells every relay to drain, and waits for them.
-fn supervise(relays: Relays, stop: &Receiver<()>, notifier: &Notifier, drain_timeout: Duration) -> Supervised {
+fn supervise(relays: &Relays, stop: &Receiver<()>, notifier: &Notifier, drain_timeout: Duration) -> Supervised {
     let mut stop = stop.clone();
     let mut give_up = never();
     let mut running = relays.drains.len();
@@ -105,7 +106,7 @@ fn supervise(relays: Relays, stop: &Receiver<()>, notifier: &Notifier, drain_tim
         log::info!("draining, for {} ms at most", drain_timeout.as_millis());
         for drain in &relays.drains {
             // A relay that has ended needs no telling.
-            let _ = drain.try_send(now + drain_timeout - drain_timeout / SINK_SHARE);
+            let _ = drain.try_send(now + drain_timeout.mul_f64(1.0 - SINK_SHARE));
         }
     }
     Supervised { summary, stuck: running, failure, until: until.unwrap_or_else(Instant::now) }
@@ -124,16 +125,17 @@ fn say_goodbye(summary: &Summary, databases: &[crate::config::Database], health:
     let mut line =
         format!("drained: published {}, deleted {}, left in the tables: {waiting}", summary.published, summary.deleted);
     if summary.left_in_flight > 0 {
-        line += &format!("; {} of them were in flight and are sent again", summary.left_in_flight);
+        let _ = write!(line, "; {} of them were in flight and are sent again", summary.left_in_flight);
     }
     if summary.left_acknowledged > 0 {
-        line += &format!(
+        let _ = write!(
+            line,
             "; {} of them are published, were not deleted in time, and are sent again",
             summary.left_acknowledged
         );
     }
     if stuck > 0 {
-        line += &format!("; {stuck} relay threads did not come back in time");
+        let _ = write!(line, "; {stuck} relay threads did not come back in time");
     }
     log::info!("{line}");
 }

@@ -9,10 +9,11 @@ mod read_back;
 
 pub use application::application;
 
-use super::{CommandError, FAILED};
+use super::CommandError;
 use crate::cli::DemoArgs;
 use crate::config::{Config, Flags};
 use crate::daemon::{self, Output, signals};
+use crate::exit::FAILED;
 use crossbeam_channel::{Receiver, Sender, after, bounded, select, unbounded};
 use packets::PacketPrinter;
 use read_back::ReadBack;

@@ -5,6 +5,7 @@
 use super::CommandError;
 use crate::config::Config;
 use crate::daemon::{DaemonError, wiring};
+use crate::exit::{CONFIGURATION, FAILED};
 use crate::model::{Budget, Flow, OutboxIx, RowView, Start, field};
 use crate::ports::{Source, SourceError};
 use crate::relay::route::Route;
@@ -105,8 +106,8 @@ fn unreadable(error: SourceError) -> Result<String, CommandError> {
     match error {
         SourceError::NotThere(why) => Ok(format!("not there yet, and waited for: {}\n", why.text)),
         SourceError::Busy(what) => Ok(format!("can't be read at this moment: {what}\n")),
-        SourceError::NotAnOutbox { why, .. } => Err(CommandError::new(super::CONFIGURATION, why.text, why.hint)),
-        SourceError::Failed(why) => Err(CommandError::new(super::FAILED, why.text, why.hint)),
-        other => Err(CommandError::new(super::FAILED, other, "")),
+        SourceError::NotAnOutbox { why, .. } => Err(CommandError::new(CONFIGURATION, why.text, why.hint)),
+        SourceError::Failed(why) => Err(CommandError::new(FAILED, why.text, why.hint)),
+        other => Err(CommandError::new(FAILED, other, "")),
     }
 }

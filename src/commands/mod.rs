@@ -8,15 +8,8 @@ pub mod run;
 
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
-use crate::state::StateError;
+use crate::exit::CONFIGURATION;
 use std::error::Error;
-
-/// Failed while running.
-pub const FAILED: u8 = 1;
-/// The arguments, the configuration, or what they name can't be used.
-pub const CONFIGURATION: u8 = 2;
-/// Another instance has the database or the state file.
-pub const HELD: u8 = 4;
 
 /// Why a command failed, and with which exit code.
 #[derive(Debug)]
@@ -40,26 +33,9 @@ impl From<ConfigError> for CommandError {
     }
 }
 
-impl From<StateError> for CommandError {
-    fn from(error: StateError) -> Self {
-        let code = match &error {
-            StateError::Locked { .. } => HELD,
-            StateError::Newer { .. } | StateError::Foreign { .. } | StateError::Io { .. } => CONFIGURATION,
-            StateError::Sqlite { .. } => FAILED,
-        };
-        let hint = error.hint();
-        CommandError::new(code, error, hint)
-    }
-}
-
 impl From<DaemonError> for CommandError {
     fn from(error: DaemonError) -> Self {
-        match error {
-            DaemonError::State(error) => error.into(),
-            error => {
-                let (code, hint) = (error.code(), error.hint());
-                CommandError::new(code, error, hint)
-            }
-        }
+        let (code, hint) = (error.code(), error.hint());
+        CommandError::new(code, error, hint)
     }
 }

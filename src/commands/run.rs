@@ -2,10 +2,11 @@
 //!
 //! Promises: signals are listened for before any thread starts. Does not know: how a daemon is made.
 
-use super::{CommandError, FAILED, dry_run};
+use super::{CommandError, dry_run};
 use crate::cli::RunArgs;
 use crate::config::{Config, ConfigError, DEFAULT_PATH, Flags};
 use crate::daemon::{self, Output, signals};
+use crate::exit::FAILED;
 use std::io;
 use std::path::Path;
 

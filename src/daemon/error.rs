@@ -2,6 +2,7 @@
 //!
 //! Promises: an exit code and what to type next for each. Does not know: how it is printed.
 
+use crate::exit::{CONFIGURATION, FAILED, HELD};
 use crate::sink::kafka::StartError;
 use crate::source::OpenError;
 use crate::state::StateError;
@@ -37,18 +38,19 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
-    /// 2: what the config names can't be used. 4: someone else has it. 1: the rest.
+    /// The exit code: held by someone else, not usable as the config names it, or failed.
     pub fn code(&self) -> u8 {
         match self {
-            DaemonError::Source(OpenError::LockedBy { .. }) | DaemonError::State(StateError::Locked { .. }) => 4,
-            DaemonError::Kafka(StartError::Thread(_)) => 1,
-            DaemonError::OpenPlans { .. } | DaemonError::Source(_) | DaemonError::Kafka(_) => 2,
-            DaemonError::State(StateError::Newer { .. } | StateError::Foreign { .. } | StateError::Io { .. }) => 2,
+            DaemonError::Source(OpenError::LockedBy { .. }) | DaemonError::State(StateError::Locked { .. }) => HELD,
             DaemonError::State(StateError::Sqlite { .. })
+            | DaemonError::Kafka(StartError::Thread(_))
             | DaemonError::Listen { .. }
             | DaemonError::Thread { .. }
             | DaemonError::Random(_)
-            | DaemonError::Relay { .. } => 1,
+            | DaemonError::Relay { .. } => FAILED,
+            DaemonError::OpenPlans { .. } | DaemonError::Source(_) | DaemonError::Kafka(_) | DaemonError::State(_) => {
+                CONFIGURATION
+            }
         }
     }
 

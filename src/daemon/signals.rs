@@ -2,6 +2,7 @@
 //!
 //! Promises: registered before any other thread starts, so that none is lost. Does not know: what a drain is.
 
+use crate::exit::FAILED;
 use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -10,16 +11,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Exit code of a second signal.
-const FAILED: i32 = 1;
-
 /// The channel that the first signal is told on.
 pub fn install() -> io::Result<Receiver<()>> {
     let once = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         // The order matters: while the flag is not set this does nothing, and the next line sets it. It ends the process inside
         // the handler, so that a second signal works however stuck our threads are.
-        flag::register_conditional_shutdown(signal, FAILED, Arc::clone(&once))?;
+        flag::register_conditional_shutdown(signal, i32::from(FAILED), Arc::clone(&once))?;
         flag::register(signal, Arc::clone(&once))?;
     }
     let mut signals = Signals::new([SIGTERM, SIGINT])?;

@@ -9,11 +9,11 @@ use crate::ports::{Journal, Sink, SystemClock};
 use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
 use crate::sink::kafka::KafkaSink;
 use crate::sink::stdout::StdoutSink;
-use crate::source::Database;
+use crate::source::{Database, Watch, WatchError};
 use crate::state::{NullJournal, StateFile};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::health::Health;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -179,7 +179,20 @@ impl<J: Journal + Send + 'static, K: Sink + Send + 'static> Parts<J, K> {
         sink: Receiver<SinkEvent>,
         ended: Sender<Result<Summary, DaemonError>>,
     ) -> Result<Sender<Instant>, DaemonError> {
-        let wakes = crossbeam_channel::never::<Wake>();
+        let (wake, wakes) = bounded::<Wake>(1);
+        let (watch, wakes) = match Watch::start(&database.path, wake, self.source.own_commits()) {
+            Ok(watch) => (Some(watch), wakes),
+            Err(WatchError::Thread(error)) => return Err(DaemonError::Thread { what: "the watch", error }),
+            // PRAGMA data_version, once a second, is the net below: slow is better than not at all.
+            Err(WatchError::Inotify(error)) => {
+                log::error!(
+                    "{}: no inotify ({error}), so commits are noticed once a second only; see the limit: sysctl \
+                     fs.inotify.max_user_instances",
+                    database.path.display()
+                );
+                (None, never())
+            }
+        };
         let (drain, drained) = bounded(1);
         let name = self.figures.database.clone();
         let channels = Channels { wakes, sink, drain: drained };
@@ -188,6 +201,7 @@ impl<J: Journal + Send + 'static, K: Sink + Send + 'static> Parts<J, K> {
             let result = catch_unwind(AssertUnwindSafe(|| {
                 relay::run(&mut Relay::new(source, journal, sink, SystemClock, spec, figures), channels)
             }));
+            drop(watch);
             let failed = |text| DaemonError::Relay { database: name, text };
             let result = match result {
                 Ok(Ok(summary)) => Ok(summary),

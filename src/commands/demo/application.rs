@@ -2,9 +2,10 @@
 //!
 //! Promises: a user and its event in one transaction each. Does not know: that anyone reads the outbox.
 
-use super::{FAILED, TABLE};
+use super::TABLE;
 use crate::cli::ApplicationArgs;
 use crate::commands::CommandError;
+use crate::exit::FAILED;
 use rusqlite::{Connection, TransactionBehavior, params};
 use std::io::Write;
 use std::path::Path;

@@ -2,8 +2,9 @@
 //!
 //! Promises: starts at the end of the topic as it was before the demo. Does not know: who writes.
 
-use super::{CommandError, FAILED};
+use super::CommandError;
 use crate::config::Kafka;
+use crate::exit::{CONFIGURATION, FAILED};
 use crate::kafka::connection::{Address, Connection, ConnectionOptions};
 use crate::kafka::error::{CallError, ConnectError, ErrorCode};
 use crate::kafka::protocol::{
@@ -38,7 +39,7 @@ pub struct ReadBack {
 }
 
 struct Partition {
-    partition: i32,
+    number: i32,
     leader: Address,
     next_offset: i64,
 }
@@ -73,11 +74,7 @@ impl ReadBack {
         let servers: Vec<Address> =
             kafka.bootstrap_servers.iter().map(|server| server.parse()).collect::<Result<_, _>>().map_err(
                 |error: crate::kafka::connection::AddressError| {
-                    CommandError::new(
-                        super::super::CONFIGURATION,
-                        error,
-                        "write for example: --bootstrap-servers localhost:9092",
-                    )
+                    CommandError::new(CONFIGURATION, error, "write for example: --bootstrap-servers localhost:9092")
                 },
             )?;
         let mut read_back = ReadBack { topic: topic.to_owned(), servers, partitions: Vec::new() };
@@ -87,7 +84,6 @@ impl ReadBack {
                 Failure::Refused { .. } => "make the topic yourself, and name it with --topic".to_owned(),
                 Failure::Call(_) | Failure::NoLeader(_) => "is the cluster well?".to_owned(),
             };
-            // The inner error is a link of its own only when it adds something.
             CommandError::new(FAILED, failure, hint)
         })?;
         Ok(read_back)
@@ -157,7 +153,7 @@ impl ReadBack {
         let mut connection = Connection::open(&partition.leader, &options())?;
         let asked = FetchPartition {
             topic: &self.topic,
-            partition: partition.partition,
+            partition: partition.number,
             current_leader_epoch: -1,
             fetch_offset: partition.next_offset,
             max_bytes: FETCH_BYTES_MAX,
@@ -169,8 +165,7 @@ impl ReadBack {
         if !answer.error.is_ok() {
             return Err(refused(answer.error));
         }
-        let Some(fetched) = answer.partitions.into_iter().find(|fetched| fetched.partition == partition.partition)
-        else {
+        let Some(fetched) = answer.partitions.into_iter().find(|fetched| fetched.partition == partition.number) else {
             return Ok(());
         };
         if !fetched.error.is_ok() {
@@ -188,7 +183,7 @@ impl ReadBack {
             // Someone else's compressed batch is passed by.
             for record in batch.records().into_iter().flatten().flatten() {
                 if record.offset >= partition.next_offset {
-                    println!("Received packet: {}", describe(&self.topic, partition.partition, &record));
+                    println!("Received packet: {}", describe(&self.topic, partition.number, &record));
                     let _ = arrived.send(());
                 }
             }
@@ -273,7 +268,7 @@ fn ends(topic: &str, led: Vec<(i32, Address)>) -> Result<Vec<Partition>, Failure
             let answer =
                 Connection::open(&leader, &options())?.call(&ListOffsetsRequest { partitions: &[asked] }, PATIENCE)?;
             match answer.partitions.first() {
-                Some(end) if end.error.is_ok() => Ok(Partition { partition, leader, next_offset: end.offset }),
+                Some(end) if end.error.is_ok() => Ok(Partition { number: partition, leader, next_offset: end.offset }),
                 Some(end) => {
                     Err(Failure::Refused { topic: topic.to_owned(), error: end.error, message: String::new() })
                 }
