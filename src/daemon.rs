@@ -4,8 +4,10 @@
 //! a drain ends within its time. Does not know: SQL, Kafka, what an event is.
 
 mod error;
+mod output;
 pub mod signals;
 mod start;
+mod supervise;
 pub mod wiring;
 
 pub use error::DaemonError;
@@ -15,11 +17,11 @@ use crate::relay::Summary;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::HttpServer;
 use crate::telemetry::notify::Notifier;
-use crossbeam_channel::{Receiver, after, never, select};
-use start::{Relays, Running, SinkThreads};
+use crossbeam_channel::Receiver;
+use start::{Running, SinkThreads};
 use std::fmt::Write as _;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Where the records go.
 pub enum Output {
@@ -28,11 +30,6 @@ pub enum Output {
     /// As lines of JSON to this writer, without plans: after a kill a row may be written again.
     Lines(Box<dyn Write + Send>),
 }
-
-/// Of the drain's time: what is kept for ending the sink's threads after the relays have ended.
-const SINK_SHARE: f64 = 0.05;
-/// How far beyond the drain's time a thread that is stuck in the system is waited for.
-const GRACE: Duration = Duration::from_millis(200);
 
 /// Runs until `stop` says so and the drain has ended, or until something breaks.
 pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summary, DaemonError> {
@@ -51,72 +48,13 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
     };
     let Running { relays, sink } = start::start(config, &databases, checked, &health, output)?;
     let notifier = Notifier::ready(health.clone());
-    let supervised = supervise(&relays, stop, &notifier, config.daemon.drain_timeout);
+    let supervised = supervise::supervise(&relays, stop, config.daemon.drain_timeout, || notifier.stopping());
     sink.stop(supervised.until);
     drop((notifier, http));
     if supervised.failure.is_none() {
         say_goodbye(&supervised.summary, &databases, &health, supervised.stuck);
     }
     supervised.failure.map_or(Ok(supervised.summary), Err)
-}
-
-struct Supervised {
-    summary: Summary,
-    /// Relays that did not come back.
-    stuck: usize,
-    failure: Option<DaemonError>,
-    /// When the sink's threads must have ended.
-    until: Instant,
-}
-
-/// Waits for the first signal or the first failure, tells every relay to drain, and waits for them.
-fn supervise(relays: &Relays, stop: &Receiver<()>, notifier: &Notifier, drain_timeout: Duration) -> Supervised {
-    let mut stop = stop.clone();
-    let mut give_up = never();
-    let mut running = relays.drains.len();
-    let mut until = None;
-    let mut summary = Summary::default();
-    let mut failure = None;
-    while running > 0 {
-        select! {
-            recv(relays.ended) -> ended => {
-                running -= 1;
-                match ended {
-                    Ok(Ok(one)) => add(&mut summary, &one),
-                    Ok(Err(error)) => {
-                        log::error!("{error}; the daemon stops, the rows stay in their tables");
-                        failure.get_or_insert(error);
-                    }
-                    // Every thread sends before it ends, whatever happens in it.
-                    Err(_) => break,
-                }
-                // A relay ends by itself only after a failure.
-                if until.is_some() {
-                    continue;
-                }
-            }
-            recv(stop) -> _ => {}
-            recv(give_up) -> _ => break,
-        }
-        stop = never();
-        notifier.stopping();
-        let now = Instant::now();
-        until = Some(now + drain_timeout);
-        give_up = after(drain_timeout + GRACE);
-        log::info!("draining, for {} ms at most", drain_timeout.as_millis());
-        for drain in &relays.drains {
-            // A relay that has ended needs no telling.
-            let _ = drain.try_send(now + drain_timeout.mul_f64(1.0 - SINK_SHARE));
-        }
-    }
-    Supervised { summary, stuck: running, failure, until: until.unwrap_or_else(Instant::now) }
-}
-
-fn add(sum: &mut Summary, one: &Summary) {
-    sum.published += one.published;
-    sum.deleted += one.deleted;
-    sum.left_in_flight += one.left_in_flight;
-    sum.left_acknowledged += one.left_acknowledged;
 }
 
 /// The last line: what was done and what is left.

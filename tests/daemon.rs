@@ -177,6 +177,137 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
+fn a_reader_that_goes_away_ends_it() {
+    let place = Place::new();
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{log}");
+    let report = "Error: the records can't be written any more
+Caused by: Broken pipe (os error 32)
+Hint: the rest stays in the table; start it again with a reader that stays
+";
+    assert!(log.ends_with(report), "{log}");
+    assert_eq!(rows(&place, "db"), 1);
+}
+
+/// A plan as a killed daemon leaves it.
+fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str, number: u64) {
+    use outboxd::model::{Fingerprint, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
+    use outboxd::ports::{Change, Journal};
+    let row = RowMeta {
+        key: RowKey { outbox: OutboxIx(0), rowid: 1 },
+        print: Fingerprint(1),
+        record: Span::default(),
+        message: 1,
+        event_id: Span::default(),
+    };
+    let plan = Plan {
+        id: PlanId(number),
+        target: Target { topic: "users".into(), partition: 2 },
+        triple: Triple { producer_id: 4711, epoch: 0, first_sequence: 17 },
+        run: RunId(1),
+        noted_offset: 0,
+        leader_epoch: 0,
+        first_attempt: std::time::SystemTime::now(),
+        rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
+    };
+    let mut journal = state.journal(&place.path(database), &["users_outbox"]).unwrap();
+    journal.record(&[Change::Planned(&plan)], true).unwrap();
+}
+
+#[test]
+fn what_a_kill_left_is_told_and_sent_again_and_other_databases_plans_are_kept() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), outboxd::model::RunId(1)).unwrap();
+    leave_a_plan(&place, &state, "db", 1);
+    leave_a_plan(&place, &state, "other", 1);
+    drop(state);
+    let server = format!("127.0.0.1:{}", closed_port());
+    let mut daemon = Running::start(outboxd(&[
+        "run",
+        "--database",
+        &database,
+        "--table",
+        "users_outbox",
+        "--topic",
+        "users",
+        "--bootstrap-servers",
+        &server,
+    ]));
+    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("the plan is kept"));
+    let log = place.neutral(&daemon.stderr());
+    let ours = "DIR/db: an earlier run left 1 rows for users-2 in flight (producer id 4711, epoch 0, from sequence 17): they are sent again as new";
+    let others = "DIR/other: an earlier run left 1 rows for users-2 in flight, and this database is no longer configured; the plan is kept";
+    assert!(log.contains(ours) && log.contains(others), "{log}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.finish().status.code(), Some(0));
+    let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), outboxd::model::RunId(2)).unwrap();
+    let left: Vec<_> = state.open_plans().unwrap().into_iter().map(|plan| plan.database).collect();
+    assert_eq!(left, [place.path("other")]);
+}
+
+#[test]
+fn systemd_is_told_ready_watchdog_and_stopping() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let socket = std::os::unix::net::UnixDatagram::bind(place.path("notify")).unwrap();
+    socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    command.env("NOTIFY_SOCKET", place.path("notify")).env("WATCHDOG_USEC", "300000");
+    let daemon = Running::start(command);
+    let until = |what: &str| {
+        let mut bytes = [0; 4096];
+        loop {
+            let length = socket.recv(&mut bytes).unwrap_or_else(|error| panic!("{what} was not told: {error}"));
+            let said = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if said.lines().any(|line| line == what) {
+                return said;
+            }
+        }
+    };
+    let ready = until("READY=1");
+    assert!(ready.contains("STATUS=published 0, waiting"), "{ready}");
+    until("WATCHDOG=1");
+    daemon.signal(Signal::TERM);
+    until("STOPPING=1");
+    assert_eq!(daemon.finish().status.code(), Some(0));
+}
+
+#[test]
+fn the_journal_gets_priorities() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let log = std::fs::File::create(place.path("log")).unwrap();
+    let meta = log.metadata().unwrap();
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino())).stderr(log);
+    let mut child = command.spawn().unwrap();
+    // Signals are listened for before anything else starts, and the database is locked after that.
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while run(&["run", "--database", &database, "--table", "users_outbox", "--topic", "t", "--dry-run"])
+        .status
+        .success()
+        && !std::fs::read_to_string("/proc/locks").unwrap().contains(&format!(" {} ", child.id()))
+    {
+        assert!(std::time::Instant::now() < until, "the database is not locked");
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let text = std::fs::read_to_string(place.path("log")).unwrap();
+    assert!(text.contains("<6>SIGTERM\n"), "{text}");
+    assert!(text.lines().all(|line| line.starts_with('<')), "{text}");
+}
+
+#[test]
 fn the_demo_shows_the_way_and_leaves_nothing() {
     let place = Place::new();
     let mut command = outboxd(&["demo"]);

@@ -31,6 +31,8 @@ pub enum DaemonError {
         #[source]
         error: io::Error,
     },
+    #[error("the records can't be written any more")]
+    Output(#[source] io::Error),
     #[error("no random numbers for the run's id: {0}")]
     Random(getrandom::Error),
     #[error("the relay of {database} failed: {text}")]
@@ -46,6 +48,7 @@ impl DaemonError {
             | DaemonError::Kafka(StartError::Thread(_))
             | DaemonError::Listen { .. }
             | DaemonError::Thread { .. }
+            | DaemonError::Output(_)
             | DaemonError::Random(_)
             | DaemonError::Relay { .. } => FAILED,
             DaemonError::OpenPlans { .. } | DaemonError::Source(_) | DaemonError::Kafka(_) | DaemonError::State(_) => {
@@ -74,6 +77,7 @@ impl DaemonError {
             DaemonError::Relay { .. } => {
                 "nothing was lost: the rows are in their tables; this is a bug in outboxd, please report the lines above".into()
             }
+            DaemonError::Output(_) => "the rest stays in the table; start it again with a reader that stays".into(),
             DaemonError::Random(_) => String::new(),
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Promises: nothing is relayed before every database has been checked. Does not know: how it ends.
 
+use super::output::Reporting;
+use super::supervise::Relays;
 use super::{DaemonError, Output, wiring};
 use crate::config::{self, Config};
 use crate::model::{PlanId, RunId, SinkEvent, Wake};
@@ -31,13 +33,6 @@ pub struct Running {
     pub sink: SinkThreads,
 }
 
-/// The relays' ends of their channels with the supervisor.
-pub struct Relays {
-    pub drains: Vec<Sender<Instant>>,
-    /// One message for each relay, whatever happens to it.
-    pub ended: Receiver<Result<Summary, DaemonError>>,
-}
-
 /// The sink's threads, shared by all relays.
 pub enum SinkThreads {
     Kafka(KafkaSink),
@@ -65,11 +60,13 @@ pub fn start(
     let run = wiring::run_id().map_err(DaemonError::Random)?;
     let state_path = config.state_path(std::env::var_os("STATE_DIRECTORY").as_deref());
     let (tell_end, ended) = bounded(databases.len());
+    let (break_output, output_broken) = bounded(1);
     let mut drains = Vec::with_capacity(databases.len());
     let starts = databases.iter().zip(checked).zip(health.relays());
     let sink = match output {
         Output::Lines(out) => {
             refuse_open_plans(&state_path, run)?;
+            let out = Reporting::new(out, break_output);
             let sink = StdoutSink::to(out).map_err(|error| DaemonError::Thread { what: "the stdout sink", error })?;
             for ((database, source), figures) in starts {
                 let (events, received) = bounded(SINK_EVENTS_MAX);
@@ -101,7 +98,7 @@ pub fn start(
             SinkThreads::Kafka(sink)
         }
     };
-    Ok(Running { relays: Relays { drains, ended }, sink })
+    Ok(Running { relays: Relays { drains, ended, output_broken }, sink })
 }
 
 fn spec(config: &Config, database: &config::Database, run: RunId, first_plan: PlanId) -> RelaySpec {

@@ -135,10 +135,17 @@ impl ReadBack {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
+            let mut leaders: Vec<(Address, Option<Connection>)> = Vec::new();
+            for partition in &self.partitions {
+                if leaders.iter().all(|(leader, _)| *leader != partition.leader) {
+                    leaders.push((partition.leader.clone(), None));
+                }
+            }
             while !stopped.load(Relaxed) {
-                for at in 0..self.partitions.len() {
-                    if let Err(failure) = self.fetch(at, &arrived) {
+                for (leader, connection) in &mut leaders {
+                    if let Err(failure) = self.fetch(leader, connection, &arrived) {
                         log::warn!("the demo's consumer: {failure}");
+                        *connection = None;
                         std::thread::sleep(RETRY_PAUSE);
                     }
                 }
@@ -147,49 +154,67 @@ impl ReadBack {
         Reader { stop, thread }
     }
 
-    fn fetch(&mut self, at: usize, arrived: &Sender<()>) -> Result<(), Failure> {
-        let partition = &mut self.partitions[at];
-        // A connection for each turn: simple, and the demo is not about reading fast.
-        let mut connection = Connection::open(&partition.leader, &options())?;
-        let asked = FetchPartition {
-            topic: &self.topic,
-            partition: partition.number,
-            current_leader_epoch: -1,
-            fetch_offset: partition.next_offset,
-            max_bytes: FETCH_BYTES_MAX,
+    /// One Fetch for all partitions of a leader.
+    fn fetch(
+        &mut self,
+        leader: &Address,
+        connection: &mut Option<Connection>,
+        arrived: &Sender<()>,
+    ) -> Result<(), Failure> {
+        let connection = match connection {
+            Some(connection) => connection,
+            none => none.insert(Connection::open(leader, &options())?),
         };
+        let asked: Vec<FetchPartition<'_>> = self
+            .partitions
+            .iter()
+            .filter(|partition| partition.leader == *leader)
+            .map(|partition| FetchPartition {
+                topic: &self.topic,
+                partition: partition.number,
+                current_leader_epoch: -1,
+                fetch_offset: partition.next_offset,
+                max_bytes: FETCH_BYTES_MAX,
+            })
+            .collect();
         let request =
-            FetchRequest { max_wait_ms: FETCH_WAIT_MS, min_bytes: 1, max_bytes: FETCH_BYTES_MAX, partitions: &[asked] };
+            FetchRequest { max_wait_ms: FETCH_WAIT_MS, min_bytes: 1, max_bytes: FETCH_BYTES_MAX, partitions: &asked };
         let answer = connection.call(&request, PATIENCE)?;
         let refused = |error| Failure::Refused { topic: self.topic.clone(), error, message: String::new() };
         if !answer.error.is_ok() {
             return Err(refused(answer.error));
         }
-        let Some(fetched) = answer.partitions.into_iter().find(|fetched| fetched.partition == partition.number) else {
-            return Ok(());
-        };
-        if !fetched.error.is_ok() {
-            return Err(refused(fetched.error));
-        }
-        for piece in BatchReader::new(&fetched.records) {
-            let batch = match piece {
-                Ok(Piece::Batch(batch)) => batch,
-                Ok(Piece::Older { offset, .. }) => {
-                    partition.next_offset = offset + 1;
-                    continue;
-                }
-                Ok(Piece::Cut { .. }) | Err(_) => break,
-            };
-            // Someone else's compressed batch is passed by.
-            for record in batch.records().into_iter().flatten().flatten() {
-                if record.offset >= partition.next_offset {
-                    println!("Received packet: {}", describe(&self.topic, partition.number, &record));
-                    let _ = arrived.send(());
-                }
+        for fetched in &answer.partitions {
+            if !fetched.error.is_ok() {
+                return Err(refused(fetched.error));
             }
-            partition.next_offset = batch.header.next_offset();
+            if let Some(partition) = self.partitions.iter_mut().find(|partition| partition.number == fetched.partition)
+            {
+                print_records(&self.topic, partition, &fetched.records, arrived);
+            }
         }
         Ok(())
+    }
+}
+
+fn print_records(topic: &str, partition: &mut Partition, records: &[u8], arrived: &Sender<()>) {
+    for piece in BatchReader::new(records) {
+        let batch = match piece {
+            Ok(Piece::Batch(batch)) => batch,
+            Ok(Piece::Older { offset, .. }) => {
+                partition.next_offset = offset + 1;
+                continue;
+            }
+            Ok(Piece::Cut { .. }) | Err(_) => break,
+        };
+        // Someone else's compressed batch is passed by.
+        for record in batch.records().into_iter().flatten().flatten() {
+            if record.offset >= partition.next_offset {
+                println!("Received packet: {}", describe(topic, partition.number, &record));
+                let _ = arrived.send(());
+            }
+        }
+        partition.next_offset = batch.header.next_offset();
     }
 }
 
