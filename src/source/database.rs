@@ -358,10 +358,11 @@ impl Database {
         let before = Traces::take(&database, &wal);
         // Whatever was committed after the last look is found by the version; what comes between this and the close, by the
         // traces before and after.
-        let unseen = match self.counter() {
-            Ok(counter) => self.link.as_ref().is_none_or(|link| link.checked != Some(counter)),
-            Err(_) => true,
-        };
+        let unseen = self.someone_writes()
+            || match self.counter() {
+                Ok(counter) => self.link.as_ref().is_none_or(|link| link.checked != Some(counter)),
+                Err(_) => true,
+            };
         self.close();
         let after = Traces::take(&database, &wal);
         self.left = Some(Left { doubt: unseen || before.leaves_doubt(&after), database, traces: after });

@@ -69,7 +69,7 @@ impl Database {
     }
 
     /// Rollback-journal modes: another process holds RESERVED. A SELECT begun now could be what its COMMIT fails on.
-    fn someone_writes(&self) -> bool {
+    pub(super) fn someone_writes(&self) -> bool {
         self.mode == JournalMode::Rollback
             && self.link.as_ref().is_some_and(|link| link.unix && handle::reserved(&link.connection))
     }

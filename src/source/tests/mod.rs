@@ -1,8 +1,10 @@
 //! Tests on real files, with the application played by another process (SQLite's own shell).
 
 mod deletes;
+mod failures;
 mod identity;
 mod looks;
+mod refusals;
 mod wakes;
 
 use super::*;

@@ -1,6 +1,6 @@
 //! Following a log that others append to: where its last commit is, and whether that is news.
 //!
-//! Promises: never calls the log unchanged when a foreign commit was added; reads frame headers only, each about once. Does not
+//! Promises: when a foreign commit was added, says so or says that it is uncertain; reads frame headers only, few of them twice. Does not
 //! know: how it learns that there may be something to read.
 
 use super::Checksum;
@@ -13,6 +13,10 @@ const FRAMES_PER_CALL: u32 = 4096;
 /// After so many frames the reader jumps ahead, doubling, from commit to commit: which of them all were foreign no longer
 /// matters once one was.
 const FRAMES_BEFORE_JUMPING: u32 = 16;
+
+/// So many frames behind the last commit are read again at each call. Only a transaction with more is followed by its first and
+/// last frame, which can be deceived by what an earlier, longer one left there; `News::uncertain` says so.
+const FRAMES_READ_AGAIN: u32 = 64;
 
 /// A log at any offset. Returns fewer bytes than asked for only at its end.
 pub trait ReadAt {
@@ -90,6 +94,10 @@ impl Follower {
     /// Frames behind the last commit belong to a transaction that is still being written, or are left over from one that was
     /// rolled back; those are overwritten by the next, from the first on.
     fn check_pending<L: ReadAt + ?Sized>(&mut self, log: &L, header: &WalHeader) -> io::Result<()> {
+        if self.scanned - self.last_commit <= FRAMES_READ_AGAIN {
+            self.scanned = self.last_commit;
+            self.pending = None;
+        }
         if let Some((first, last)) = self.pending {
             let now = |frame| Ok::<_, io::Error>(frame_header(log, header, frame)?.map(|frame| frame.checksum));
             if now(self.last_commit + 1)? != Some(first) || now(self.scanned)? != Some(last) {
