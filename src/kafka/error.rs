@@ -219,7 +219,7 @@ pub enum ConnectError {
     #[error("the host name of {address} has no addresses")]
     NoAddress { address: Address },
     /// Of several addresses, `source` is of the last one tried.
-    #[error("can't connect to {address} ({tried} addresses tried)")]
+    #[error("can't connect to {address}{}", if *.tried > 1 { format!(" ({tried} addresses tried)") } else { String::new() })]
     Connect {
         address: Address,
         tried: usize,

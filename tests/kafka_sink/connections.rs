@@ -10,7 +10,7 @@ use std::time::Duration;
 #[test]
 fn a_connection_lost_after_the_last_byte_is_unsure_and_not_used_again() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { request_timeout_ms: 100, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { request_timeout_ms: 100, ..options(&kafka) });
     rig.open("users");
     let faults = [
         Fault::CloseBefore,
@@ -76,7 +76,7 @@ fn an_idle_connection_that_the_broker_closed_is_noticed_before_it_is_written_to(
 #[test]
 fn our_own_idle_connections_are_closed_and_opened_again() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { connections_max_idle_ms: 60, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { connections_max_idle_ms: 60, ..options(&kafka) });
     rig.open("users");
     for round in 0..3 {
         let plan = rig.plan("users", 0, &["x"]);

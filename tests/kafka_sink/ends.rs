@@ -50,7 +50,7 @@ fn a_drain_gives_up_what_waits_for_a_connection_and_waits_for_what_was_written()
 #[test]
 fn a_drain_into_a_full_channel_does_not_block() {
     let kafka = FakeKafka::builder().brokers(2).topic("users", 2).start();
-    let mut rig = Rig::with_channel(&kafka, options(&kafka), 4);
+    let mut rig = Rig::with_room(options(&kafka), 4);
     rig.open("users");
     kafka.freeze(2);
     let plans: Vec<_> = (0..3).map(|_| rig.plan("users", 1, &["x"])).collect();
@@ -71,7 +71,7 @@ fn a_drain_into_a_full_channel_does_not_block() {
 #[test]
 fn a_stop_cuts_off_what_is_under_way() {
     let kafka = FakeKafka::builder().topic("users", 2).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
     rig.open("users");
     let gate = kafka.gate();
     kafka.fault("users", 0, Fault::DelayUntil(gate.clone()));

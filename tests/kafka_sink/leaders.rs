@@ -50,10 +50,11 @@ fn batches_that_wait_for_a_frozen_broker_come_back_when_another_leads() {
     let kafka = FakeKafka::builder().brokers(2).topic("users", 2).start();
     // Both timeouts are far longer than the test may take: only the news of another leader can end the waiting.
     let long = 10 * PATIENCE.as_millis() as u64;
-    let mut rig = Rig::with(
-        &kafka,
-        KafkaOptions { socket_connection_setup_timeout_ms: long, request_timeout_ms: long, ..options(&kafka) },
-    );
+    let mut rig = Rig::with(KafkaOptions {
+        socket_connection_setup_timeout_ms: long,
+        request_timeout_ms: long,
+        ..options(&kafka)
+    });
     rig.open("users");
     // Partition 1 is led by broker 2, and its senders have no connection yet.
     kafka.freeze(2);
@@ -75,7 +76,7 @@ fn batches_that_wait_for_a_frozen_broker_come_back_when_another_leads() {
 fn a_batch_alone_on_a_frozen_broker_is_cut_off_when_another_leads() {
     let kafka = FakeKafka::builder().brokers(2).topic("users", 2).start();
     let long = 10 * PATIENCE.as_millis() as u64;
-    let mut rig = Rig::with(&kafka, KafkaOptions { request_timeout_ms: long, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { request_timeout_ms: long, ..options(&kafka) });
     rig.open("users");
     let plan = rig.plan("users", 1, &["first"]);
     rig.send(&plan, Manner::Alone);
@@ -96,7 +97,7 @@ fn a_batch_alone_on_a_frozen_broker_is_cut_off_when_another_leads() {
 #[test]
 fn a_merged_request_is_held_by_its_slowest_partition_only_so_long() {
     let kafka = FakeKafka::builder().brokers(2).topic_replicated("users", 6, 2).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
     rig.open("users");
     kafka.hold_replication("users", 0);
     let gate = kafka.gate();

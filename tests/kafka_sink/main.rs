@@ -6,6 +6,7 @@ mod ends;
 mod leaders;
 mod opening;
 mod ordinary;
+mod real;
 mod rig;
 mod servers;
 mod storm;

@@ -38,6 +38,24 @@ fn an_unknown_topic_is_opened_when_it_appears() {
 }
 
 #[test]
+fn asking_often_takes_no_pause_away() {
+    let kafka = FakeKafka::builder().coordinator_loads(false).start();
+    let day = 24 * 3_600_000;
+    let mut rig = Rig::with(KafkaOptions { retry_backoff_ms: day, retry_backoff_max_ms: day, ..options(&kafka) });
+    rig.not_opened("users");
+    let asked = kafka.requests_of(ApiKey::Metadata).len();
+    for _ in 0..5 {
+        rig.handle.open(&"users".into());
+        // Its answer comes after whatever the question before it led to.
+        rig.producer_id();
+    }
+    assert_eq!(kafka.requests_of(ApiKey::Metadata).len(), asked);
+    // Another topic does not wait for this one's pause.
+    kafka.create_topic("orders", 2);
+    assert_eq!(rig.open("orders").len(), 2);
+}
+
+#[test]
 fn what_keeps_a_topic_from_opening_is_said() {
     let kafka = FakeKafka::builder().brokers(2).topic("secret", 1).topic("users", 2).elections(false).start();
     kafka.deny("secret", Access::Describe);
@@ -83,7 +101,7 @@ fn ends_and_epochs_are_told_at_each_opening() {
 #[test]
 fn new_partitions_are_found_by_age_and_told_once() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { metadata_max_age_ms: 50, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { metadata_max_age_ms: 50, ..options(&kafka) });
     rig.open("users");
     let plan = rig.plan("users", 0, &["x"]);
     assert_eq!(class(&rig.try_once(&plan)), "stored");

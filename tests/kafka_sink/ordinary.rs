@@ -47,8 +47,7 @@ fn batches_arrive_whole_under_their_own_triples() {
 #[test]
 fn lanes_are_dealt_to_senders_and_stay_there() {
     let kafka = FakeKafka::builder().topic("users", 4).start();
-    let mut rig =
-        Rig::with(&kafka, KafkaOptions { senders_per_broker: 2, client_id: "mine".into(), ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { senders_per_broker: 2, client_id: "mine".into(), ..options(&kafka) });
     rig.open("users");
     for _ in 0..3 {
         for partition in 0..4 {
@@ -75,7 +74,7 @@ fn lanes_are_dealt_to_senders_and_stay_there() {
 #[test]
 fn what_waits_is_merged_and_matched_in_any_order() {
     let kafka = FakeKafka::builder().topic("users", 5).topic("orders", 2).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
     rig.open("users");
     rig.open("orders");
     let gate = kafka.gate();
@@ -103,7 +102,7 @@ fn what_waits_is_merged_and_matched_in_any_order() {
 #[test]
 fn two_relays_share_a_partition_but_never_a_request() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
     let mut other = rig.second_relay();
     assert_ne!(rig.producer, other.producer);
     rig.open("users");
@@ -127,7 +126,7 @@ fn two_relays_share_a_partition_but_never_a_request() {
 #[test]
 fn the_channels_room_bounds_what_is_under_way() {
     let kafka = FakeKafka::builder().topic("users", 8).start();
-    let mut rig = Rig::with_channel(&kafka, options(&kafka), 4);
+    let mut rig = Rig::with_room(options(&kafka), 4);
     rig.open("users");
     let gate = kafka.gate();
     let plans: Vec<_> = (0..4).map(|partition| rig.plan("users", partition, &["x"])).collect();
@@ -148,7 +147,7 @@ fn the_channels_room_bounds_what_is_under_way() {
 #[test]
 fn a_batch_beyond_max_request_size_is_rejected_here() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
-    let mut rig = Rig::with(&kafka, KafkaOptions { max_request_size: 100, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { max_request_size: 100, ..options(&kafka) });
     rig.open("users");
     let long = "x".repeat(200);
     let plan = rig.plan("users", 0, &[&long]);

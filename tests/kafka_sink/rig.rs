@@ -66,14 +66,14 @@ pub struct Rig {
 impl Rig {
     /// With a producer id.
     pub fn start(kafka: &FakeKafka) -> Rig {
-        Rig::with(kafka, options(kafka))
+        Rig::with(options(kafka))
     }
 
-    pub fn with(kafka: &FakeKafka, options: KafkaOptions) -> Rig {
-        Rig::with_channel(kafka, options, 256)
+    pub fn with(options: KafkaOptions) -> Rig {
+        Rig::with_room(options, 256)
     }
 
-    pub fn with_channel(_kafka: &FakeKafka, options: KafkaOptions, room: usize) -> Rig {
+    pub fn with_room(options: KafkaOptions, room: usize) -> Rig {
         let mut rig = Rig::bare(Rc::new(RefCell::new(Some(KafkaSink::start(options).unwrap()))), room);
         rig.producer = rig.producer_id();
         rig
@@ -176,6 +176,14 @@ impl Rig {
 
     /// The lane's next batch: one record for each value.
     pub fn plan(&mut self, topic: &str, partition: i32, values: &[&str]) -> Arc<Plan> {
+        self.plan_with_key(topic, partition, Some(b"key"), values)
+    }
+
+    pub fn plan_without_keys(&mut self, topic: &str, partition: i32, values: &[&str]) -> Arc<Plan> {
+        self.plan_with_key(topic, partition, None, values)
+    }
+
+    fn plan_with_key(&mut self, topic: &str, partition: i32, key: Option<&[u8]>, values: &[&str]) -> Arc<Plan> {
         let sequence = self.sequences.entry((topic.to_owned(), partition)).or_insert(0);
         let first_sequence = *sequence;
         *sequence += values.len() as i32;
@@ -183,7 +191,7 @@ impl Rig {
         let mut rows = Rows::default();
         for (at, value) in values.iter().enumerate() {
             let headers = [RecordHeader { key: b"id", value: Some(b"header") }];
-            append_record(&mut rows.bytes, at as u32, Some(b"key"), Some(value.as_bytes()), &headers);
+            append_record(&mut rows.bytes, at as u32, key, Some(value.as_bytes()), &headers);
             rows.meta.push(RowMeta {
                 key: RowKey { outbox: OutboxIx(0), rowid: at as i64 },
                 print: Fingerprint(0),

@@ -54,7 +54,7 @@ fn a_second_server_serves_when_the_first_is_away() {
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut servers = kafka.bootstrap_servers();
     servers.insert(0, refusing);
-    let mut rig = Rig::with(&kafka, KafkaOptions { bootstrap_servers: servers, ..options(&kafka) });
+    let mut rig = Rig::with(KafkaOptions { bootstrap_servers: servers, ..options(&kafka) });
     assert_eq!(rig.open("users").len(), 1);
 }
 
@@ -91,7 +91,7 @@ fn pauses_between_attempts_are_those_of_the_settings() {
 
     let kafka = FakeKafka::builder().start();
     let options = KafkaOptions { retry_backoff_ms: 250, retry_backoff_max_ms: 250, ..options(&kafka) };
-    let mut rig = Rig::with(&kafka, options);
+    let mut rig = Rig::with(options);
     rig.not_opened("users");
     let first = Instant::now();
     for _ in 0..2 {

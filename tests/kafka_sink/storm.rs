@@ -27,17 +27,14 @@ fn a_storm_of_faults_loses_and_doubles_nothing() {
     println!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let kafka = FakeKafka::builder().brokers(3).topic("users", PARTITIONS).start();
-    let mut rig = Rig::with(
-        &kafka,
-        KafkaOptions {
-            request_timeout_ms: 100,
-            retry_backoff_ms: 10,
-            retry_backoff_max_ms: 50,
-            reconnect_backoff_ms: 10,
-            reconnect_backoff_max_ms: 50,
-            ..options(&kafka)
-        },
-    );
+    let mut rig = Rig::with(KafkaOptions {
+        request_timeout_ms: 100,
+        retry_backoff_ms: 10,
+        retry_backoff_max_ms: 50,
+        reconnect_backoff_ms: 10,
+        reconnect_backoff_max_ms: 50,
+        ..options(&kafka)
+    });
     let other = rig.second_relay();
     rig.open("users");
     let mut relays = [rig, other];

@@ -312,6 +312,84 @@ fn answers_of_the_codec_are_read() {
     );
 }
 
+/// The least that an element can take is what its count is checked against: a byte too much there, and honest answers made of the
+/// smallest elements are refused.
+#[test]
+fn arrays_of_the_smallest_elements_are_read() {
+    use messages::{
+        api_versions_response as api_versions, describe_producers_response as describe, fetch_response as fetch,
+        list_offsets_response as list, metadata_response as metadata, produce_response as produce,
+    };
+    fn many<T: Clone + Default>() -> Vec<T> {
+        vec![T::default(); 100]
+    }
+
+    let answer = messages::ApiVersionsResponse::default().with_api_keys(many::<api_versions::ApiVersion>());
+    assert_eq!(decode::<ApiVersionsRequest>(0, &encoded(&answer, 0)).unwrap().apis.len(), 100);
+
+    let answer = messages::MetadataResponse::default().with_brokers(many::<metadata::MetadataResponseBroker>());
+    assert_eq!(decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap().brokers.len(), 100);
+    let named = metadata::MetadataResponseTopic::default().with_name(Some(topic("")));
+    let answer = messages::MetadataResponse::default().with_topics(vec![named.clone(); 100]);
+    assert_eq!(decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap().topics.len(), 100);
+    let one = named.clone().with_partitions(many::<metadata::MetadataResponsePartition>());
+    let answer = messages::MetadataResponse::default().with_topics(vec![one]);
+    assert_eq!(decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap().topics[0].partitions.len(), 100);
+    let ids = || vec![BrokerId(1); 100];
+    let partition = metadata::MetadataResponsePartition::default;
+    for ids_alone in [
+        partition().with_replica_nodes(ids()),
+        partition().with_isr_nodes(ids()),
+        partition().with_offline_replicas(ids()),
+    ] {
+        let answer =
+            messages::MetadataResponse::default().with_topics(vec![named.clone().with_partitions(vec![ids_alone])]);
+        decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap();
+    }
+
+    let answer = messages::ListOffsetsResponse::default().with_topics(many::<list::ListOffsetsTopicResponse>());
+    assert_eq!(decode::<ListOffsetsRequest>(4, &encoded(&answer, 4)).unwrap().partitions, []);
+    let one = list::ListOffsetsTopicResponse::default().with_partitions(many::<list::ListOffsetsPartitionResponse>());
+    let answer = messages::ListOffsetsResponse::default().with_topics(vec![one]);
+    assert_eq!(decode::<ListOffsetsRequest>(4, &encoded(&answer, 4)).unwrap().partitions.len(), 100);
+
+    let answer = messages::FetchResponse::default().with_responses(many::<fetch::FetchableTopicResponse>());
+    assert_eq!(decode::<FetchRequest>(10, &encoded(&answer, 10)).unwrap().partitions, []);
+    let smallest = fetch::PartitionData::default().with_aborted_transactions(None).with_records(None);
+    let one = fetch::FetchableTopicResponse::default().with_partitions(vec![smallest.clone(); 100]);
+    let answer = messages::FetchResponse::default().with_responses(vec![one]);
+    assert_eq!(decode::<FetchRequest>(10, &encoded(&answer, 10)).unwrap().partitions.len(), 100);
+    let aborting = smallest.with_aborted_transactions(Some(many::<fetch::AbortedTransaction>()));
+    let one = fetch::FetchableTopicResponse::default().with_partitions(vec![aborting]);
+    let answer = messages::FetchResponse::default().with_responses(vec![one]);
+    assert_eq!(decode::<FetchRequest>(10, &encoded(&answer, 10)).unwrap().partitions.len(), 1);
+
+    let answer = messages::DescribeProducersResponse::default().with_topics(many::<describe::TopicResponse>());
+    assert_eq!(decode::<DescribeProducersRequest>(0, &encoded(&answer, 0)).unwrap().partitions, []);
+    let one = describe::TopicResponse::default().with_partitions(many::<describe::PartitionResponse>());
+    let answer = messages::DescribeProducersResponse::default().with_topics(vec![one]);
+    assert_eq!(decode::<DescribeProducersRequest>(0, &encoded(&answer, 0)).unwrap().partitions.len(), 100);
+    let busy = describe::PartitionResponse::default().with_active_producers(many::<describe::ProducerState>());
+    let one = describe::TopicResponse::default().with_partitions(vec![busy]);
+    let answer = messages::DescribeProducersResponse::default().with_topics(vec![one]);
+    let read = decode::<DescribeProducersRequest>(0, &encoded(&answer, 0)).unwrap();
+    assert_eq!(read.partitions[0].active_producers.len(), 100);
+
+    for version in [7, 8] {
+        let answer = messages::ProduceResponse::default().with_responses(many::<produce::TopicProduceResponse>());
+        assert_eq!(decode_produce(version, &encoded(&answer, version)).unwrap().partitions, []);
+        let one = produce::TopicProduceResponse::default()
+            .with_partition_responses(many::<produce::PartitionProduceResponse>());
+        let answer = messages::ProduceResponse::default().with_responses(vec![one]);
+        assert_eq!(decode_produce(version, &encoded(&answer, version)).unwrap().partitions.len(), 100);
+    }
+    let refused =
+        produce::PartitionProduceResponse::default().with_record_errors(many::<produce::BatchIndexAndErrorMessage>());
+    let one = produce::TopicProduceResponse::default().with_partition_responses(vec![refused]);
+    let answer = messages::ProduceResponse::default().with_responses(vec![one]);
+    assert_eq!(decode_produce(8, &encoded(&answer, 8)).unwrap().partitions[0].record_errors.len(), 100);
+}
+
 #[test]
 fn produce_answers_are_read_in_both_versions() {
     for version in [7, 8] {

@@ -85,6 +85,9 @@ struct Scene {
     producer_id: i64,
 }
 
+/// Base offset, epoch, base sequence, last sequence.
+type Found = (i64, i16, i32, i32);
+
 fn again_until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -116,7 +119,9 @@ impl Scene {
         let mut connection = Connection::open(&address, &ConnectionOptions::default()).unwrap();
         let topic = format!("wire-{:016x}", fastrand::u64(..));
         let mut create = vec!["topic", "--bootstrap", bootstrap, "--name", &topic, "--partitions", "1"];
-        topic_config.iter().for_each(|pair| create.extend(["--config", pair]));
+        for pair in topic_config {
+            create.extend(["--config", pair]);
+        }
         script(&create);
         let leader_epoch = again_until("a leader", || {
             let request = MetadataRequest { topics: Some(&[&topic]), allow_auto_topic_creation: false };
@@ -188,8 +193,8 @@ impl Scene {
         if listed.error.is_ok() { Ok(listed.offset) } else { Err(listed.error) }
     }
 
-    /// (base offset, epoch, base sequence, last sequence) of every batch, and every record's value.
-    fn read_back(&mut self) -> (Vec<(i64, i16, i32, i32)>, Vec<Option<Vec<u8>>>) {
+    /// Of every batch what it is recognised by, and every record's value.
+    fn read_back(&mut self) -> (Vec<Found>, Vec<Option<Vec<u8>>>) {
         let partition = FetchPartition {
             topic: &self.topic,
             partition: 0,

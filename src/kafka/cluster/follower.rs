@@ -126,13 +126,16 @@ where
         }
         for (name, mailbox) in asked.opens {
             let topic = self.topic(name, now);
-            // The ends are asked for anew even when they are known: an old end may lie above the one of a topic re-created since.
-            topic.wanted = true;
-            topic.due = topic.due.min(now);
-            match topic.subscribers.iter_mut().find(|s| s.mailbox.id == mailbox.id) {
+            let known = topic.subscribers.iter_mut().find(|s| s.mailbox.id == mailbox.id);
+            match known {
+                // Under way already: asking often must not take the pauses away.
+                Some(subscriber) if topic.wanted && !subscriber.told => continue,
                 Some(subscriber) => subscriber.told = false,
                 None => topic.subscribers.push(Subscriber { mailbox, told: false }),
             }
+            // The ends are asked for anew even when they are known: an old end may lie above the one of a topic re-created since.
+            topic.wanted = true;
+            topic.due = topic.due.min(now);
         }
     }
 

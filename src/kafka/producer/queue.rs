@@ -152,6 +152,10 @@ impl<B: Batch, E> Queue<B, E> {
         out
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.inner).jobs.is_empty()
+    }
+
     /// The serving thread wants to leave. False when a batch has just come.
     pub(crate) fn leave(&self) -> bool {
         let mut inner = lock(&self.inner);

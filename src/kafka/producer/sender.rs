@@ -78,10 +78,14 @@ where
         {
             return;
         }
-        if let Err(failure) = self.connect() {
-            self.shared.cluster.ask_refresh();
-            self.give_up_waiting(&failure);
-            return;
+        match self.connect() {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(failure) => {
+                self.shared.cluster.ask_refresh();
+                self.give_up_waiting(&failure);
+                return;
+            }
         }
         let (bytes_max, batches_max) = match self.travel {
             Travel::Merged => (self.shared.options.merged_max_bytes(), BATCHES_MAX),
@@ -94,8 +98,9 @@ where
         }
     }
 
-    /// A connection that can be written to. The batches stay in the queue meanwhile, where they can be taken back.
-    fn connect(&mut self) -> Result<(), Failure> {
+    /// Sees to a connection that can be written to. The batches stay in the queue meanwhile, where they can be taken back; false when
+    /// none is left to connect for.
+    fn connect(&mut self) -> Result<bool, Failure> {
         let Some(address) = self.shared.cluster.address(self.broker) else {
             self.disconnect();
             return Err(Failure::new(format!("broker {} is not in the cluster any more", self.broker)));
@@ -104,7 +109,7 @@ where
             // A peer that closed while we were idle would take the next request into the void and leave it unsure.
             if *connected_to == address && connection.idle_for() < self.shared.options.idle_max() && connection.alive()
             {
-                return Ok(());
+                return Ok(true);
             }
             self.disconnect();
         }
@@ -112,6 +117,9 @@ where
             && !self.queue.pause(not_before, &self.shared.stopping)
         {
             return Err(Failure::new("the producer has been stopped"));
+        }
+        if self.queue.is_empty() {
+            return Ok(false);
         }
         // From here on the follower asks for news by itself: it takes the batches back when another broker leads their partitions.
         let _struggle = self.shared.cluster.struggle();
@@ -122,8 +130,9 @@ where
                 if !self.queue.uses(interrupter, &self.shared.stopping) {
                     return Err(Failure::new("the producer has been stopped"));
                 }
+                log::debug!("kafka: connected to broker {}: {connection}", self.broker);
                 self.connection = Some((connection, address));
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 self.connect_not_before = Some(Instant::now() + self.reconnect.failed());
@@ -205,6 +214,7 @@ where
                 self.shared.cluster.ask_refresh();
                 let unsure = error.maybe_applied();
                 let failure = Failure::new(format!("broker {broker}: {}", crate::kafka::cluster::chain(&error)));
+                log::debug!("kafka: connection closed: {}", failure.text);
                 for job in jobs {
                     let failure = Failure { text: format!("{}: {}", job.lane(), failure.text), ..failure.clone() };
                     let delivery = if unsure { Delivery::Unsure(failure) } else { Delivery::NotAppended(failure) };

@@ -1,7 +1,7 @@
 //! Produce 7 and 8: one record batch for each of several partitions, idempotent, without transactions.
 //!
-//! Promises: the callers' record bytes are never copied; see [`ProduceRequest::encode_around_records`]. Does not know: as its
-//! parent.
+//! Promises: the callers' record bytes are never copied; a connection puts them on the wire from where they are. Does not know:
+//! as its parent.
 
 use super::{DecodeError, Reader, Writer, sorted_by_partition, throttle_time};
 use crate::kafka::error::{Class, ErrorCode, classify};

@@ -22,6 +22,7 @@
 //! | 45 out of order, 47 older epoch, a new epoch begins at 0; unknown producers begin anywhere, up to 2.4 at 0 else 59 | `ProducerAppendInfo`, KIP-360 |
 //! | producers expire by their records' timestamps | `ProducerStateManager.isProducerExpired` |
 //! | validation (2, 10, 32, 87) before the duplicate check; the whole batch is refused; record errors from Produce 8 on | `UnifiedLog.append`, `LogValidator`, KIP-467 |
+//! | which refusals carry the log start; a duplicate's answer has the stored batch's stamp in `log_append_time_ms` | tried |
 //! | a merged request waits for its slowest partition; 7 leaves the batch appended; a duplicate waits too | `DelayedProduce` |
 //! | 19 before the append, 20 after it | `Partition.appendRecordsToLeader` and `checkEnoughReplicasReachOffset` |
 //! | the leader epoch in Fetch and ListOffsets: 74 behind, 75 ahead | KIP-320 |
@@ -33,6 +34,9 @@
 //! | InitProducerId answers 14 once after a start | tried |
 //! | throttled: the answer comes at once, then the connection is not read | KIP-219 |
 //! | a replica that takes over brings its own log; an ex-leader cuts off what the leader lacks | KIP-101 |
+//!
+//! "Tried" means on Apache Kafka itself; `tests/conformance.rs` asks one script of questions of the fake and of a real broker (4.3.0 and 3.9.1
+//! answer it alike, but for free text).
 //!
 //! # Deliberately simpler than Kafka
 //!

@@ -54,7 +54,12 @@ fn entries(request: &ProduceRequest) -> impl Iterator<Item = (&TopicProduceData,
 pub(crate) fn handle(call: &Call<'_>, request: &ProduceRequest, strikes: &Strikes) -> Option<ProduceResponse> {
     let mut parts = Vec::new();
     let mut gates: Vec<&Gate> = Vec::new();
+    // A dead broker appends nothing, and neither does its next life for a connection of the last one.
+    let alive = |state: &State| state.runs(call.broker) && state.is_open(call.connection);
     call.shared.change(|state| {
+        if !alive(state) {
+            return;
+        }
         for (topic, data) in entries(request) {
             match append_gate(strikes, &topic.name, data.index) {
                 Some(gate) if gates.iter().any(|known| known.same(gate)) => {}
@@ -67,8 +72,7 @@ pub(crate) fn handle(call: &Call<'_>, request: &ProduceRequest, strikes: &Strike
     for gate in gates {
         pass_gates(call, std::iter::once(gate));
         call.shared.change(|state| {
-            // The gate may have let us go because the broker died: a dead broker appends nothing.
-            if !state.runs(call.broker) {
+            if !alive(state) {
                 return;
             }
             for (topic, data) in entries(request) {

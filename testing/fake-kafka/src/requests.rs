@@ -180,12 +180,15 @@ pub(crate) fn gate_of(fault: &Fault) -> Option<&crate::Gate> {
 
 /// Waits for every gate, or for the end of the connection.
 pub(crate) fn pass_gates<'a>(call: &Call<'_>, gates: impl Iterator<Item = &'a crate::Gate>) {
+    let (broker, connection) = (call.broker, call.connection);
     for gate in gates {
         gate.arrive();
         call.shared.wake();
-        let (broker, connection) = (call.broker, call.connection);
-        call.shared
-            .wait_until(|state| (gate.is_open() || !state.runs(broker) || !state.is_open(connection)).then_some(()));
+        call.shared.wait_until(|state| {
+            let over = !state.runs(broker) || !state.is_open(connection);
+            let through = gate.is_open() && !state.frozen(broker);
+            (over || through).then_some(())
+        });
     }
 }
 

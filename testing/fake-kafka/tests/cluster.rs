@@ -119,6 +119,53 @@ fn too_few_replicas_are_answered_19_before_the_append() {
 }
 
 #[test]
+fn replicas_lost_after_the_append_are_answered_20() {
+    let kafka = three();
+    kafka.set_min_insync_replicas("t", 2);
+    kafka.hold_replication("t", 0);
+    let mut client = Client::connect(kafka.address(1));
+    client.send_produce(&[("t", 0, Batch::new(ID, 0, 0, 1).bytes())], 60_000);
+    kafka.wait_for_records("t", 1, LONG);
+    kafka.stop(2);
+    kafka.stop(3);
+    kafka.release_replication("t", 0);
+    assert_eq!(flat(&client.receive_produce().unwrap()), [("t".to_owned(), 0, 20, -1)]);
+}
+
+#[test]
+fn connections_are_cut_and_addresses_lie_on_request() {
+    let kafka = FakeKafka::builder().brokers(2).start();
+    let (mut first, mut second) = (Client::connect(kafka.address(1)), Client::connect(kafka.address(2)));
+    assert!(first.api_versions().is_ok() && second.api_versions().is_ok());
+    assert_eq!((kafka.open_connections(1), kafka.connections_opened()), (1, 2));
+    kafka.close_connections(1);
+    assert_eq!(first.api_versions().unwrap_err(), Lost::Closed);
+    kafka.advertise(1, "nowhere.invalid", 9092);
+    let brokers = second.metadata(&[]).brokers;
+    let lie = brokers.iter().find(|broker| broker.node_id.0 == 1).unwrap();
+    assert_eq!((lie.host.as_str(), lie.port), ("nowhere.invalid", 9092));
+    let connections: Vec<_> = kafka.requests().iter().map(|request| (request.broker, request.connection)).collect();
+    assert_eq!(connections.len(), 3);
+    assert_eq!(connections[1], connections[2], "the same connection of broker 2");
+}
+
+#[test]
+fn a_request_held_by_a_broker_that_dies_is_never_appended() {
+    let kafka = FakeKafka::builder().topic("t", 1).start();
+    let gate = kafka.gate();
+    kafka.fault("t", 0, Fault::DelayUntil(gate.clone()));
+    let mut client = Client::connect(kafka.address(1));
+    client.send_produce(&[("t", 0, Batch::new(ID, 0, 0, 1).bytes())], 1_000);
+    gate.wait_until_reached(1, LONG);
+    kafka.stop(1);
+    kafka.restart(1);
+    gate.open();
+    assert_eq!(client.receive_raw().unwrap_err(), Lost::Closed);
+    assert_eq!(Client::connect(kafka.address(1)).outcome("t", 0, &Batch::new(ID, 0, 7, 1)), (0, 0));
+    assert_eq!(kafka.record_count("t"), 1);
+}
+
+#[test]
 fn a_frozen_broker_accepts_and_says_nothing_and_takes_the_late_copy_after_the_thaw() {
     let kafka = FakeKafka::builder().topic("t", 1).start();
     let mut client = Client::connect(kafka.address(1));

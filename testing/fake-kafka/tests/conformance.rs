@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{Buf, Bytes, BytesMut};
 use common::{Batch, Client, fetch_request, produce_request, topic_name};
 use fake_kafka::FakeKafka;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ApiVersionsResponse, CreateTopicsRequest};
 use kafka_protocol::protocol::Decodable;
@@ -284,8 +284,16 @@ fn a_real_broker_answers_the_script_as_the_fake_does() {
     let address = std::env::var("FAKE_KAFKA_COMPARE").expect("FAKE_KAFKA_COMPARE names a broker");
     let address: SocketAddr = address.parse().expect("FAKE_KAFKA_COMPARE is an address like 127.0.0.1:9092");
     let topic = format!("conformance-{}", now_ms());
+    // The default of 4.x; 3.x lets any stamp pass.
+    let clock_check = CreatableTopicConfig::default()
+        .with_name("message.timestamp.after.max.ms".into())
+        .with_value(Some("3600000".into()));
     let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![
-        CreatableTopic::default().with_name(topic_name(&topic)).with_num_partitions(2).with_replication_factor(1),
+        CreatableTopic::default()
+            .with_name(topic_name(&topic))
+            .with_num_partitions(2)
+            .with_replication_factor(1)
+            .with_configs(vec![clock_check]),
     ]);
     let created = Client::connect(address).call(&request, 4).unwrap();
     assert_eq!(created.topics[0].error_code, 0);
