@@ -7,6 +7,7 @@
 //! partitions in flat lists and are grouped by topic while they are encoded, because that is what callers have.
 
 pub mod api_versions;
+pub mod create_topics;
 pub mod describe_producers;
 pub mod fetch;
 pub mod header;
@@ -17,6 +18,7 @@ pub mod primitives;
 pub mod produce;
 
 pub use api_versions::{ApiRange, ApiVersionsRequest, ApiVersionsResponse};
+pub use create_topics::{CreateTopicsRequest, CreateTopicsResponse, CreatedTopic};
 pub use describe_producers::{ActiveProducer, DescribeProducersRequest, DescribeProducersResponse, DescribedPartition};
 pub use fetch::{FetchPartition, FetchRequest, FetchResponse, FetchedPartition};
 pub use init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
@@ -37,6 +39,7 @@ pub enum ApiKey {
     ListOffsets = 2,
     Metadata = 3,
     ApiVersions = 18,
+    CreateTopics = 19,
     InitProducerId = 22,
     DescribeProducers = 61,
 }
@@ -80,7 +83,7 @@ pub struct Spoken {
 }
 
 /// The one table of what we speak. One version of nearly everything is enough from Kafka 2.1 to 4.3.
-pub const SPOKEN: [Spoken; 7] = [
+pub const SPOKEN: [Spoken; 8] = [
     // 8 adds record_errors (2.4); from 3 on it takes record batch v2; 4.0 removed 0 to 2.
     spoken(ApiKey::Produce, 7, 8, 9, true),
     // 9 adds current_leader_epoch, so that a deposed leader says so instead of serving stale data; 10 allows zstd batches.
@@ -91,6 +94,8 @@ pub const SPOKEN: [Spoken; 7] = [
     spoken(ApiKey::Metadata, 7, 7, 9, true),
     // 0 is the one version that every broker answers in its own format, even one that is too old or too new for us.
     spoken(ApiKey::ApiVersions, 0, 0, 3, true),
+    // 2 to 4 have one layout; 4.0 removed 0 and 1. Only the demo creates a topic.
+    spoken(ApiKey::CreateTopics, 2, 4, 5, false),
     spoken(ApiKey::InitProducerId, 1, 1, 2, true),
     // Since 2.8. Only a help for recovery.
     spoken(ApiKey::DescribeProducers, 0, 0, 0, false),
