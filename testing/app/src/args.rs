@@ -87,6 +87,9 @@ pub struct Write {
     /// Commit at least until this many seconds have passed.
     #[arg(long)]
     pub seconds: Option<f64>,
+    /// Commit at least until this file exists.
+    #[arg(long)]
+    pub until: Option<PathBuf>,
     #[arg(long, default_value_t = 1)]
     pub events: u32,
     #[arg(long, default_value_t = 16)]

@@ -39,7 +39,7 @@ pub fn run(options: &Write, thinking: Thinking) -> Result<serde_json::Value> {
     };
     let begun = Instant::now();
     let (mut committed, mut events, mut busy, mut rolled_back) = (0u64, 0u64, 0u64, 0u64);
-    while committed < options.transactions || options.seconds.is_some_and(|s| begun.elapsed().as_secs_f64() < s) {
+    while committed < options.transactions || wanted_longer(options, begun) {
         if let Some(rate) = options.rate {
             pace(begun, committed, rate);
         }
@@ -62,6 +62,11 @@ pub fn run(options: &Write, thinking: Thinking) -> Result<serde_json::Value> {
         "transactions": committed, "events": events, "busy": busy, "rolled_back": rolled_back,
         "seconds": begun.elapsed().as_secs_f64(),
     }))
+}
+
+fn wanted_longer(options: &Write, begun: Instant) -> bool {
+    options.seconds.is_some_and(|seconds| begun.elapsed().as_secs_f64() < seconds)
+        || options.until.as_deref().is_some_and(|file| !file.exists())
 }
 
 /// Waits until transaction number `done` is due at `rate` a second.
