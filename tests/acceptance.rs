@@ -72,7 +72,7 @@ fn stdout_prints_each_event_once_and_removes_it() {
     for writer in &mut writers {
         writer.done(60 * SECOND);
     }
-    scene.wait_until_empty(&database, 60 * SECOND);
+    scene::wait_until_empty(&database, 60 * SECOND);
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(daemon.exit(support::daemon::DRAIN_DEADLINE).code(), Some(0), "{}", daemon.stderr_text());
     let records: Vec<Record> = daemon.stdout_text().lines().enumerate().map(|(at, line)| record(at, line)).collect();

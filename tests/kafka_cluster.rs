@@ -13,8 +13,10 @@ mod real_kafka_cluster {
     const SET: [&str; 3] =
         ["broker.session.timeout.ms=3000", "broker.heartbeat.interval.ms=500", "replica.lag.time.max.ms=3000"];
 
-    fn cluster() -> Option<(Arc<Broker>, MutexGuard<'static, Option<Arc<Broker>>>)> {
-        static CLUSTER: Mutex<Option<Arc<Broker>>> = Mutex::new(None);
+    type Cluster = Option<Arc<Broker>>;
+
+    fn cluster() -> Option<(Arc<Broker>, MutexGuard<'static, Cluster>)> {
+        static CLUSTER: Mutex<Cluster> = Mutex::new(None);
         let mut turn = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
         if turn.is_none() {
             *turn = Some(broker::own("4.3.0", 3, &SET)?);
@@ -82,7 +84,7 @@ mod real_kafka_cluster {
         for writer in &mut writers {
             writer.done(30 * SECOND);
         }
-        scene.wait_until_empty(&database, 120 * SECOND);
+        scene::wait_until_empty(&database, 120 * SECOND);
         daemon.drain();
         wait::until(60 * SECOND, "all replicas are in sync again", || {
             (0..3).all(|partition| kafka.leader(&topic, partition).1.len() == 3)

@@ -83,7 +83,7 @@ fn four_writers(journal: &str, version: &str) {
         assert_eq!(report["events"], 5000);
         assert_ne!(report["rolled_back"], 0, "this test wants transactions that are rolled back");
     }
-    scene.wait_until_empty(&database, 120 * SECOND);
+    scene::wait_until_empty(&database, 120 * SECOND);
     daemon.drain();
     assert_eq!(scene::rows(&scene::look(&database), "users_outbox"), Some(0));
     scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
@@ -113,7 +113,7 @@ fn odd_values_of(schema: &str, version: &str) {
     for writer in &mut writers {
         writer.done(60 * SECOND);
     }
-    scene.wait_until_empty(&database, 60 * SECOND);
+    scene::wait_until_empty(&database, 60 * SECOND);
     daemon.drain();
     scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
     let records = scene.read(&topic);
@@ -143,7 +143,7 @@ fn keys_of_every_kind(version: &str) {
         for writer in &mut writers {
             writer.done(60 * SECOND);
         }
-        scene.wait_until_empty(&database, 60 * SECOND);
+        scene::wait_until_empty(&database, 60 * SECOND);
         daemon.drain();
         scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
         if !more.is_empty() {
@@ -162,7 +162,7 @@ fn partitions_are_those_of_other_clients(version: &str) {
     let daemon = scene.daemon(&Config::new(scene.bootstrap()).outbox(&database, "users_outbox", &ours));
     let mut writer = scene.writer(&database, "write --transactions 1000 --aggregates 200");
     writer.done(60 * SECOND);
-    scene.wait_until_empty(&database, 60 * SECOND);
+    scene::wait_until_empty(&database, 60 * SECOND);
     daemon.drain();
     let ours = scene.read(&ours);
     let lines: String =
@@ -193,7 +193,7 @@ fn lock_step(version: &str) {
     for writer in &mut writers {
         writer.done(120 * SECOND);
     }
-    scene.wait_until_empty(&database, 60 * SECOND);
+    scene::wait_until_empty(&database, 60 * SECOND);
     daemon.drain();
     scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
 }
@@ -223,7 +223,7 @@ fn rewritten_rows(version: &str) {
         let daemon = scene.daemon(&Config::new(scene.bootstrap()).outbox(&database, "users_outbox", &topic));
         let mut writer = scene.writer(&database, "rewrite --events 1500");
         writer.done(120 * SECOND);
-        scene.wait_until_empty(&database, 60 * SECOND);
+        scene::wait_until_empty(&database, 60 * SECOND);
         daemon.drain();
         check::each_last_version(&scene.read(&topic), &scene::ledgers(&[&writer]));
     }
@@ -236,7 +236,7 @@ fn rewritten_while_sent(version: &str) {
     let database = scene.database("");
     let daemon = scene.daemon(&Config::new(scene.bootstrap()).outbox(&database, "users_outbox", &topic));
     scene.writer(&database, "write --transactions 10").done(30 * SECOND);
-    scene.wait_until_empty(&database, 30 * SECOND);
+    scene::wait_until_empty(&database, 30 * SECOND);
 
     kafka.freeze(1);
     let before = kafka.unread_bytes(1);
@@ -248,7 +248,7 @@ fn rewritten_while_sent(version: &str) {
     let changed = scene.app(&database, "update --mark second").done(30 * SECOND);
     assert_eq!(changed["changed"], 20);
     kafka.thaw(1);
-    scene.wait_until_empty(&database, 60 * SECOND);
+    scene::wait_until_empty(&database, 60 * SECOND);
     daemon.drain();
 
     let mut values: Vec<Vec<u8>> = scene.read(&topic).into_iter().skip(10).map(|r| r.value.unwrap()).collect();
@@ -287,9 +287,9 @@ fn two_outboxes_and_two_databases(version: &str) {
         writer.done(120 * SECOND);
     }
     for (database, table) in [(&first, "users_outbox"), (&first, "orders_outbox"), (&second, "users_outbox")] {
-        scene.wait_until_empty_table(database, table, 60 * SECOND);
+        scene::wait_until_empty_table(database, table, 60 * SECOND);
     }
-    scene.wait_until_empty(&third, 60 * SECOND);
+    scene::wait_until_empty(&third, 60 * SECOND);
     daemon.drain();
     scene.check(&[&together], &writers.iter().collect::<Vec<_>>());
     scene.check(&[&apart], &[&alone]);
@@ -315,7 +315,7 @@ fn topic_by_template(version: &str) {
     });
     assert_ne!(scene::rows(&reader, "users_outbox"), Some(0), "rows of a topic that does not exist stay");
     scene.kafka.as_ref().unwrap().create_topic(&topics[0], 2, &[]);
-    scene.wait_until_empty(&database, 90 * SECOND);
+    scene::wait_until_empty(&database, 90 * SECOND);
     daemon.drain();
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     scene.check(&topics, &[&writer]);
@@ -353,7 +353,7 @@ fn twenty_drains_under_load(version: &str) {
         writer.done(30 * SECOND);
     }
     let daemon = scene.daemon(&config);
-    scene.wait_until_empty(&database, 60 * SECOND);
+    scene::wait_until_empty(&database, 60 * SECOND);
     daemon.drain();
     scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
 }
@@ -429,7 +429,7 @@ fn under_load(scene: &Scene, second_kafka: &str, hurt: impl FnOnce(&Progress<'_>
         for writer in &mut writers {
             writer.done(30 * SECOND);
         }
-        scene.wait_until_empty(&database, 90 * SECOND);
+        scene::wait_until_empty(&database, 90 * SECOND);
         daemon.drain();
         scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
     }
@@ -468,7 +468,7 @@ fn durable_before_sent(version: &str, journal: &str, is_sync: &dyn Fn(&str, &str
     for writer in &mut writers {
         writer.done(60 * SECOND);
     }
-    scene.wait_until_empty(&database, 60 * SECOND);
+    scene::wait_until_empty(&database, 60 * SECOND);
     // strace passes a signal on to nobody: the daemon is its child.
     let child = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.process.pid())).unwrap();
     let child: i32 = child.split_whitespace().next().unwrap().parse().unwrap();

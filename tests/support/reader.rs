@@ -58,13 +58,11 @@ impl Record {
         let mut starts = [0; 3];
         for (index, mark) in ORDER.iter().enumerate() {
             let from = if index == 0 { 0 } else { starts[index - 1] };
-            starts[index] = find(&self.headers[from..], mark).map(|at| from + at + mark.len()).unwrap_or_else(|| {
-                panic!(
-                    "no {:?} in the headers {:?}",
-                    String::from_utf8_lossy(mark),
-                    String::from_utf8_lossy(&self.headers)
-                )
-            });
+            let Some(at) = find(&self.headers[from..], mark) else {
+                let headers = String::from_utf8_lossy(&self.headers);
+                panic!("no {:?} in the headers {headers:?}", String::from_utf8_lossy(mark));
+            };
+            starts[index] = from + at + mark.len();
         }
         let all = &self.headers;
         match name {

@@ -140,27 +140,6 @@ impl Scene {
 
     // --- what came of it ---
 
-    #[track_caller]
-    pub fn wait_until_empty(&self, database: &Path, deadline: Duration) {
-        self.wait_until_empty_table(database, "users_outbox", deadline);
-    }
-
-    #[track_caller]
-    pub fn wait_until_empty_table(&self, database: &Path, table: &str, deadline: Duration) {
-        let reader = look(database);
-        let mut left = -1;
-        let what = format!("{table} of {} is empty", database.display());
-        let end = std::time::Instant::now() + deadline;
-        wait::until(deadline + SECOND, &what, || {
-            left = rows(&reader, table).unwrap_or(left);
-            assert!(
-                left == 0 || std::time::Instant::now() < end,
-                "not within {deadline:?}: {what}; {left} rows are left"
-            );
-            left == 0
-        });
-    }
-
     pub fn read(&self, topic: &str) -> Vec<Record> {
         reader::read(self.bootstrap(), topic)
     }
@@ -171,6 +150,24 @@ impl Scene {
         let records: Vec<Record> = topics.iter().flat_map(|topic| self.read(topic)).collect();
         check::exactly_once(&records, &ledgers(apps));
     }
+}
+
+#[track_caller]
+pub fn wait_until_empty(database: &Path, deadline: Duration) {
+    wait_until_empty_table(database, "users_outbox", deadline);
+}
+
+#[track_caller]
+pub fn wait_until_empty_table(database: &Path, table: &str, deadline: Duration) {
+    let reader = look(database);
+    let mut left = -1;
+    let what = format!("{table} of {} is empty", database.display());
+    let end = std::time::Instant::now() + deadline;
+    wait::until(deadline + SECOND, &what, || {
+        left = rows(&reader, table).unwrap_or(left);
+        assert!(left == 0 || std::time::Instant::now() < end, "not within {deadline:?}: {what}; {left} rows are left");
+        left == 0
+    });
 }
 
 pub fn ledgers(apps: &[&App]) -> Vec<Entry> {
