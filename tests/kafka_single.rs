@@ -165,8 +165,7 @@ fn partitions_are_those_of_other_clients(version: &str) {
     scene::wait_until_empty(&database, 60 * SECOND);
     daemon.drain();
     let ours = scene.read(&ours);
-    let lines: String =
-        ours.iter().map(|r| format!("{}:x\n", String::from_utf8(r.key.clone().unwrap()).unwrap())).collect();
+    let lines: Vec<u8> = ours.iter().flat_map(|record| [record.key.as_deref().unwrap(), b":x\n"].concat()).collect();
     let file = scene.path("keys");
     std::fs::write(&file, lines).unwrap();
     let mut kcat = std::process::Command::new("kcat");
@@ -186,7 +185,7 @@ fn lock_step(version: &str) {
     let topic = scene.topic(4);
     let database = scene.database("");
     let daemon = scene.daemon(&Config::new(scene.bootstrap()).outbox(&database, "users_outbox", &topic));
-    let mut writers = vec![
+    let mut writers = [
         scene.writer(&database, "lockstep --transactions 2000 --think-us 500 --writer 0"),
         scene.writer(&database, "write --transactions 500 --rate 250 --writer 1"),
     ];
@@ -277,7 +276,7 @@ fn two_outboxes_and_two_databases(version: &str) {
         .state(&scene.path("state.db"));
     let daemon = scene.daemon(&config);
     let write = "write --transactions 1500 --events 2 --busy-timeout-ms 60000";
-    let mut writers = vec![
+    let mut writers = [
         scene.writer(&first, &format!("{write} --writer 0")),
         scene.writer(&first, &format!("{write} --writer 1 --table orders_outbox")),
         scene.writer(&second, &format!("{write} --writer 2")),
