@@ -89,7 +89,7 @@ fn null_is_not_empty() {
     records[3].value = None;
     let mut ledger = committed();
     ledger[1].payload = Some(Vec::new());
-    assert!(complaint(&records, &ledger).contains("NULL instead of \"\""));
+    assert!(complaint(&records, &ledger).contains("NULL of Made instead of \"\" of Made"));
 }
 
 #[test]

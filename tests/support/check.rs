@@ -134,8 +134,15 @@ fn difference(key: &Key, got: &[Event], want: &[Event]) -> String {
         got.len(),
         want.len(),
         if lost + doubled + invented == 0 { ", out of order" } else { "" },
-        got.get(first).map_or("nothing".into(), |event| show(event.0.as_deref())),
-        want.get(first).map_or("nothing".into(), |event| show(event.0.as_deref())),
+        show_event(got.get(first)),
+        show_event(want.get(first)),
+    )
+}
+
+fn show_event(event: Option<&Event>) -> String {
+    event.map_or_else(
+        || "nothing".to_owned(),
+        |(payload, kind)| format!("{} of {}", show(payload.as_deref()), kind.escape_ascii()),
     )
 }
 

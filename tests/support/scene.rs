@@ -70,7 +70,9 @@ impl Scene {
     }
 
     pub fn topic_name(&self) -> String {
-        format!("{}-{}-{}", self.name, std::process::id(), self.number())
+        // Two scenes of one name share a broker.
+        static TOPICS: AtomicU32 = AtomicU32::new(0);
+        format!("{}-{}-{}", self.name, std::process::id(), TOPICS.fetch_add(1, Ordering::Relaxed))
     }
 
     fn note(&self, command: &str) {
