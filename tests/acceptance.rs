@@ -96,8 +96,10 @@ fn record(at: usize, line: &str) -> Record {
         }
     };
     let mut headers = Vec::new();
-    for name in ["id", "eventType", "aggregateId"] {
-        let value = bytes(&json["headers"][name]).unwrap_or_else(|| b"NULL".to_vec());
+    // A list of pairs, because a name may come twice.
+    for header in json["headers"].as_array().unwrap() {
+        let name = header[0].as_str().unwrap();
+        let value = bytes(&header[1]).unwrap_or_else(|| b"NULL".to_vec());
         if !headers.is_empty() {
             headers.push(b',');
         }
