@@ -11,7 +11,7 @@ use super::outbox::{Outbox, State};
 use super::scan::Gather;
 use super::traces::Traces;
 use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
-use crate::model::{Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, Version, Why};
+use crate::model::{Backlog, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, Version, Why};
 use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
 use rusqlite::{Connection, OpenFlags};
 use std::path::PathBuf;
@@ -502,6 +502,10 @@ impl Source for Database {
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError> {
         self.delete_now(order, before_commit)
+    }
+
+    fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {
+        self.backlog_now(outbox)
     }
 
     fn let_go(&mut self) {
