@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::Why;
+use std::os::unix::fs::PermissionsExt;
 
 /// Why the only outbox is refused at start; the same is said when it is found later.
 fn refused(world: &World, mut database: Database) -> Why {
@@ -167,7 +168,6 @@ fn a_file_that_can_only_be_read_is_refused() {
         println!("refused as it should be");
         return;
     }
-    use std::os::unix::fs::PermissionsExt;
     let (world, app) = World::with("DELETE", SCHEMA);
     app.close();
     std::fs::set_permissions(&world.path, std::fs::Permissions::from_mode(0o444)).unwrap();
