@@ -95,7 +95,7 @@ impl World {
                 .unwrap_or_else(|error| panic!("{}: {error}", self.path.display()));
             match (look.end, metas.last()) {
                 (LookEnd::Budget { last }, Some(row)) => {
-                    start = Start::After(RowMark { rowid: last, print: row.print })
+                    start = Start::After(RowMark { rowid: last, print: row.print });
                 }
                 _ => return metas,
             }
