@@ -219,12 +219,17 @@ fn holder(file: FileId) -> Option<u32> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let wanted =
         format!("{:02x}:{:02x}:{}", rustix::fs::major(file.device), rustix::fs::minor(file.device), file.inode);
-    locks.lines().find_map(|line| {
-        // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"
-        let mut words = line.split_whitespace().skip(1);
-        let (kind, _, _, pid, place) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
-        (kind == "FLOCK" && place == wanted).then(|| pid.parse().ok()).flatten()
-    })
+    let held = |matches: &dyn Fn(&str) -> bool| {
+        locks.lines().find_map(|line| {
+            // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"
+            let mut words = line.split_whitespace().skip(1);
+            let (kind, _, _, pid, place) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
+            (kind == "FLOCK" && matches(place)).then(|| pid.parse().ok()).flatten()
+        })
+    };
+    // Layered file systems answer `stat` with another device than the one the kernel lists locks under.
+    let inode = format!(":{}", file.inode);
+    held(&|place| place == wanted).or_else(|| held(&|place| place.ends_with(&inode)))
 }
 
 #[cfg(test)]
