@@ -14,6 +14,7 @@ mod lock;
 mod look;
 mod outbox;
 mod own_commits;
+mod port;
 mod scan;
 mod schema;
 mod traces;
