@@ -126,7 +126,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let topic = lane.topic as usize;
         self.settling.acknowledged(flight.plan, offset, now);
         self.intake.topics[topic].trouble.over(now);
-        let (condemned, reopened) = self.intake.topics[topic].breaker.accepted();
+        let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix);
         for suspect in condemned {
             self.set_suspect_aside(suspect);
         }
@@ -313,13 +313,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if !state.breaker.probe_due(now) {
                 continue;
             }
-            let marked = state
-                .lanes
-                .iter()
-                .flatten()
-                .copied()
-                .find(|ix| self.intake.outboxes.iter().any(|outbox| outbox.ledger.is_marked(Leaver::Lane(*ix))));
-            if let Some(ix) = marked {
+            let (lanes, outboxes) = (&self.intake.lanes, &self.intake.outboxes);
+            let able = |ix: &u32| {
+                let lane = &lanes[*ix as usize];
+                lane.standing == Standing::Running
+                    && lane.is_idle()
+                    && outboxes.iter().any(|outbox| outbox.ledger.is_marked(Leaver::Lane(*ix)))
+            };
+            if let Some(ix) = state.lanes.iter().flatten().copied().find(able) {
                 state.breaker.probe(ix);
                 self.reading.look_soon(now);
             }

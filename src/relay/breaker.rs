@@ -22,6 +22,8 @@ pub struct Suspect {
     pub row: Rows,
     pub why: Why,
     since: Instant,
+    /// It was rejected together with everything else: only a record accepted behind it in its own lane condemns it.
+    doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -63,14 +65,22 @@ impl Breaker {
     pub fn suspect(&mut self, lane: u32, row: Rows, why: Why, now: Instant) -> Verdict {
         assert_eq!(row.len(), 1, "a suspect is one record");
         let code = why.code;
-        self.suspects.push(Suspect { lane, row, why, since: now });
+        self.suspects.push(Suspect { lane, row, why, since: now, doubtful: false });
         let alike = self.suspects.iter().filter(|suspect| suspect.why.code == code).count();
         if alike >= SUSPECTS_MAX { Verdict::Trip } else { Verdict::Wait }
     }
 
     /// A record of the topic was accepted: the suspects before it were at fault themselves. True: the topic is open again.
-    pub fn accepted(&mut self) -> (Vec<Suspect>, bool) {
-        (std::mem::take(&mut self.suspects), self.tripped.take().is_some())
+    pub fn accepted(&mut self, lane: u32) -> (Vec<Suspect>, bool) {
+        let reopened = self.tripped.take().is_some();
+        if self.suspects.is_empty() {
+            return (Vec::new(), reopened);
+        }
+        let (stay, condemned) = std::mem::take(&mut self.suspects)
+            .into_iter()
+            .partition(|suspect| suspect.doubtful && suspect.lane != lane);
+        self.suspects = stay;
+        (condemned, reopened)
     }
 
     /// The topic (or the clock) is at fault. Returns the suspects, to be given back.
@@ -81,6 +91,9 @@ impl Breaker {
         self.tripped = Some(Tripped { probe_at: now + PROBE_EVERY, probing: None });
         let (stay, back) = std::mem::take(&mut self.suspects).into_iter().partition(|suspect| in_flight(suspect.lane));
         self.suspects = stay;
+        for suspect in &mut self.suspects {
+            suspect.doubtful = true;
+        }
         back
     }
 
@@ -146,7 +159,7 @@ mod tests {
         let mut breaker = Breaker::default();
         assert_eq!(breaker.suspect(0, row(1), why(87), now), Verdict::Wait);
         assert!(breaker.believed(now).is_empty());
-        let (suspects, reopened) = breaker.accepted();
+        let (suspects, reopened) = breaker.accepted(0);
         assert_eq!(suspects.len(), 1);
         assert!(!reopened);
     }
@@ -164,7 +177,7 @@ mod tests {
         assert!(!breaker.probe_due(now + Duration::from_secs(29)));
         assert!(breaker.probe_due(now + Duration::from_secs(30)));
         assert!(!breaker.probe_due(now + Duration::from_secs(31)));
-        assert!(breaker.accepted().1);
+        assert!(breaker.accepted(0).1);
     }
 
     #[test]

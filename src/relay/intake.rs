@@ -38,6 +38,8 @@ pub struct Outbox {
     pub ledger: Ledger,
     /// Whether the last look came to the table's end.
     pub more: Behind,
+    /// There has been room since the last look from the low marks.
+    pub again: bool,
     /// Not looked at before this, because of `trouble`.
     pub retry_at: Option<Instant>,
     pub trouble: Trouble,
@@ -109,6 +111,7 @@ impl Intake {
                 route,
                 ledger: Ledger::default(),
                 more: Behind::Ready,
+                again: false,
                 retry_at: None,
                 paused: false,
                 behind_since: None,

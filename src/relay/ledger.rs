@@ -39,6 +39,9 @@ pub struct Ledger {
     marks: BTreeMap<Leaver, Left>,
     /// Marks that the running look has passed or will pass.
     covered: Vec<(Leaver, Left)>,
+    /// Where the last look ran out of its budget below the cursor: the next one goes on there. Starting again at a low mark whose
+    /// leaver leaves its row a second time would never come further.
+    resume: Option<i64>,
     /// The range of rows below the cursor that has to be looked at again (rewritten by the application).
     revisit: Option<(i64, i64)>,
 }
@@ -144,12 +147,17 @@ impl Ledger {
 
     /// Where the next look starts, given the lowest low mark of the leavers that have room.
     pub fn start(&self, low_mark: Option<i64>) -> Start {
-        let back = [self.revisit.map(|(low, _)| low), low_mark].into_iter().flatten().min();
+        let back = self.resume.or_else(|| [self.revisit.map(|(low, _)| low), low_mark].into_iter().flatten().min());
         match (self.cursor, back) {
             (None, _) => Start::Lowest,
             (Some(cursor), Some(back)) if back <= cursor.rowid => Start::From(back),
             (Some(cursor), _) => Start::After(cursor),
         }
+    }
+
+    /// The next look goes on where the last one stopped.
+    pub fn resumes(&self) -> bool {
+        self.resume.is_some()
     }
 
     pub fn wants_revisit(&self) -> bool {
@@ -180,7 +188,10 @@ impl Ledger {
     }
 
     /// The look ended after this row (`None`: it came to no row; `i64::MAX`: it saw everything). What it did not reach stays marked.
-    pub fn end_look(&mut self, last: Option<i64>) {
+    /// `goes_on`: only its budget ended it.
+    pub fn end_look(&mut self, last: Option<i64>, goes_on: bool) {
+        let below = |last: i64| self.cursor.is_some_and(|cursor| last < cursor.rowid);
+        self.resume = last.filter(|last| goes_on && below(*last)).map(|last| last.saturating_add(1));
         for (leaver, mut left) in std::mem::take(&mut self.covered) {
             if let Some(last) = last {
                 if last >= left.high.rowid {
@@ -199,6 +210,7 @@ impl Ledger {
     pub fn forget_cursor(&mut self) {
         self.cursor = None;
         self.revisit = None;
+        self.resume = None;
     }
 
     /// Rows that were deleted, or that someone else removed or rewrote. `rowids` is sorted.
@@ -308,7 +320,7 @@ mod tests {
             ledger.came_to(mark(rowid));
         }
         take(&mut ledger, &[8, 9]);
-        ledger.end_look(Some(i64::MAX));
+        ledger.end_look(Some(i64::MAX), false);
         ledger.removed(&[8, 9]);
         let low = ledger.lowest_mark(|_| false);
         assert_eq!(ledger.start(low), Start::After(mark(7)), "a million rows of a stopped lane are not read again");
@@ -326,18 +338,18 @@ mod tests {
             ledger.leave(lane, mark(rowid));
             ledger.came_to(mark(rowid));
         }
-        ledger.end_look(Some(9));
+        ledger.end_look(Some(9), true);
         ledger.begin_look(Start::After(mark(9)));
         assert!(ledger.is_marked(lane));
-        ledger.end_look(None);
+        ledger.end_look(None, false);
 
         ledger.begin_look(Start::From(2));
         assert!(!ledger.is_marked(lane));
         take(&mut ledger, &[2, 3]);
-        ledger.end_look(Some(3));
+        ledger.end_look(Some(3), true);
         assert_eq!(ledger.lowest_mark(|_| true), Some(4), "what the look did not reach stays marked");
         ledger.begin_look(Start::From(4));
-        ledger.end_look(Some(i64::MAX));
+        ledger.end_look(Some(i64::MAX), false);
         assert!(!ledger.has_marks());
     }
 
@@ -347,8 +359,26 @@ mod tests {
         ledger.leave(Leaver::Lane(0), mark(5));
         ledger.came_to(mark(5));
         ledger.begin_look(Start::After(mark(5)));
-        ledger.end_look(Some(i64::MAX));
+        ledger.end_look(Some(i64::MAX), false);
         assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(5));
+    }
+
+    #[test]
+    fn a_look_that_ran_out_of_budget_goes_on_behind_a_row_that_is_left_again() {
+        let lane = Leaver::Lane(0);
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1]);
+        ledger.leave(lane, mark(2));
+        for rowid in 3..=9 {
+            take(&mut ledger, &[rowid]);
+        }
+        ledger.begin_look(ledger.start(ledger.lowest_mark(|_| true)));
+        ledger.leave(lane, mark(2));
+        ledger.end_look(Some(4), true);
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(5));
+        ledger.begin_look(Start::From(5));
+        ledger.end_look(Some(i64::MAX), false);
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(2));
     }
 
     #[test]
@@ -394,10 +424,10 @@ mod tests {
         ledger.revisit(3);
         assert_eq!(ledger.start(None), Start::From(2));
         ledger.begin_look(Start::From(2));
-        ledger.end_look(Some(2));
+        ledger.end_look(Some(2), true);
         assert_eq!(ledger.start(None), Start::From(3));
         ledger.begin_look(Start::From(3));
-        ledger.end_look(Some(4));
+        ledger.end_look(Some(4), true);
         assert_eq!(ledger.start(None), Start::After(mark(4)));
     }
 }

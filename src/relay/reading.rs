@@ -55,6 +55,15 @@ struct Sweep {
     spent: Duration,
 }
 
+impl Sweep {
+    /// It could not be finished.
+    fn again(&mut self, now: Instant) {
+        self.running = None;
+        self.wanted = true;
+        self.not_before = now + SWEEP_EVERY;
+    }
+}
+
 /// When to read.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -159,12 +168,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.look_for_news(now);
         let news = self.reading.look_at.is_some_and(|at| at <= now);
-        let room = std::mem::take(&mut self.reading.room);
+        if std::mem::take(&mut self.reading.room) {
+            for outbox in &mut self.intake.outboxes {
+                outbox.again = true;
+            }
+        }
         let count = self.intake.outboxes.len();
         let mut looked = false;
         for turn in 0..count {
             let at = (self.reading.first + turn) % count;
-            if self.wants_look(at, news, room, now) {
+            if self.wants_look(at, news, now) {
                 looked = true;
                 if !self.look(OutboxIx(at as u16), now)? {
                     return Ok(());
@@ -184,7 +197,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.sweep(now)
     }
 
-    fn wants_look(&self, at: usize, news: bool, room: bool, now: Instant) -> bool {
+    fn wants_look(&self, at: usize, news: bool, now: Instant) -> bool {
         let outbox = &self.intake.outboxes[at];
         if outbox.paused || outbox.retry_at.is_some_and(|at| now < at) {
             return false;
@@ -198,10 +211,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         news || outbox.retry_at.is_some()
             || match outbox.more {
                 Behind::Ready => true,
-                Behind::Full => room,
+                Behind::Full => outbox.again,
                 Behind::No => false,
             }
-            || (room
+            || (outbox.again
                 && (outbox.ledger.wants_revisit()
                     || outbox.ledger.lowest_mark(|leaver| self.intake.has_room(leaver)).is_some()))
     }
@@ -249,17 +262,25 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             ledger.lowest_mark(|leaver| self.intake.has_room(leaver))
         };
         let start = self.intake.outboxes[usize::from(ix.0)].ledger.start(low);
-        self.intake.outbox(ix).ledger.begin_look(start);
+        let outbox = self.intake.outbox(ix);
+        if !outbox.ledger.resumes() {
+            outbox.again = false;
+        }
+        outbox.ledger.begin_look(start);
         let (result, last) = self.slice(ix, start, LOOK_ROWS, None, now);
         let seen_to = match &result {
             Ok(Look { end: LookEnd::End, .. }) => Some(i64::MAX),
             _ => last,
         };
+        let goes_on = matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
         let outbox = self.intake.outbox(ix);
-        outbox.ledger.end_look(seen_to);
+        outbox.ledger.end_look(seen_to, goes_on);
         let look = match result {
             Ok(look) => look,
-            Err(error) => return self.look_failed(ix, error, now).map(|()| false),
+            Err(error) => {
+                outbox.again = true;
+                return self.look_failed(ix, error, now).map(|()| false);
+            }
         };
         outbox.retry_at = None;
         outbox.trouble.over(now);
@@ -394,7 +415,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         self.reading.sweep.running = Some((at + 1, i64::MIN));
         let Some(cursor) = outbox.ledger.cursor() else { return Ok(()) };
-        if outbox.paused || outbox.retry_at.is_some() {
+        if outbox.retry_at.is_some() {
+            self.reading.sweep.again(now);
+            return Ok(());
+        }
+        if outbox.paused {
             return Ok(());
         }
         let ix = OutboxIx(at as u16);
@@ -406,16 +431,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 match look.end {
                     LookEnd::Budget { last } => self.reading.sweep.running = Some((at, last.saturating_add(1))),
                     // No room for a row found below the cursor: begin again when there is.
-                    LookEnd::Stopped => {
-                        self.reading.sweep.running = None;
-                        self.reading.sweep.wanted = true;
-                        self.reading.sweep.not_before = now + SWEEP_EVERY;
-                    }
+                    LookEnd::Stopped => self.reading.sweep.again(now),
                     LookEnd::End | LookEnd::MarkGone => {}
                 }
                 Ok(())
             }
-            Err(error) => self.look_failed(ix, error, now),
+            Err(error) => {
+                self.reading.sweep.again(now);
+                self.look_failed(ix, error, now)
+            }
         }
     }
 
@@ -470,7 +494,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for (at, outbox) in self.intake.outboxes.iter().enumerate() {
             if let Some(retry) = outbox.retry_at {
                 earliest = earliest.min(retry);
-            } else if self.wants_look(at, false, false, now) {
+            } else if self.wants_look(at, false, now) {
                 return now;
             }
         }

@@ -26,6 +26,8 @@ const TABLES: usize = 2;
 const STORM: Duration = Duration::from_secs(4);
 /// By then everything must be settled: suspects are believed after a minute, a stopped topic is tried every 30 s.
 const CALM: Duration = Duration::from_secs(400);
+/// A relay whose deadline is always now, and that does nothing, burns a core.
+const IDLE_TURNS_MAX: u32 = 20_000;
 const HELD_ROWS_MAX: usize = 60;
 
 struct Run {
@@ -78,6 +80,7 @@ impl Run {
 
     /// Lets time pass until `end`.
     fn until(&mut self, end: Duration) {
+        let mut idle_turns = 0;
         loop {
             assert!(!self.relay.work().expect("no invariant is broken"), "seed {}: the relay ended", self.seed);
             let held = self.figures.held_rows.load(Relaxed) as usize;
@@ -89,6 +92,8 @@ impl Run {
                 let own = deadline.saturating_duration_since(world.start).max(world.elapsed);
                 due.map_or(own, |due| due.min(own))
             };
+            idle_turns = if next <= self.world.borrow().elapsed { idle_turns + 1 } else { 0 };
+            assert!(idle_turns < IDLE_TURNS_MAX, "the relay spins (seed {}): {:#?}", self.seed, self.relay);
             if next >= end {
                 self.world.borrow_mut().elapsed = end;
                 return;

@@ -1,0 +1,92 @@
+//! Applications that touch their events again: rewriting them on their way, using one id again and again.
+//!
+//! Promises: the ledger names each committed version of an event, in order. Does not know: which versions were published.
+
+use crate::Result;
+use crate::args::{Rewrite, Same, Update};
+use crate::ledger::{Entry, Ledger};
+use crate::schema;
+use crate::write::is_busy;
+use rusqlite::{Connection, Params};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+const BUSY_TIMEOUT_MS: u64 = 20_000;
+
+pub fn run(options: &Rewrite) -> Result<serde_json::Value> {
+    let db = schema::open(&options.db, BUSY_TIMEOUT_MS, "NORMAL")?;
+    let mut ledger = Ledger::append_to(&options.ledger)?;
+    let mut random = fastrand::Rng::with_seed(options.seed);
+    let (mut rewritten, mut too_late) = (0u64, 0u64);
+    for event in 0..options.events {
+        let aggregate = format!("e{event}");
+        let mut version = 0;
+        let mut payload = format!("{aggregate} version {version}");
+        execute(
+            &db,
+            "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES (?1, 'Written', ?2)",
+            (&aggregate, &payload),
+        )?;
+        ledger.add(&[entry(&aggregate, version, &payload)])?;
+        for _ in 0..random.u32(0..=options.versions) {
+            std::thread::sleep(Duration::from_micros(random.u64(0..3000)));
+            version += 1;
+            payload = format!("{aggregate} version {version}");
+            // By aggregate, never by id: the id may belong to another event by now.
+            let changed =
+                execute(&db, "UPDATE users_outbox SET payload = ?2 WHERE aggregateId = ?1", (&aggregate, &payload))?;
+            if changed == 0 {
+                too_late += 1;
+                break;
+            }
+            rewritten += 1;
+            ledger.add(&[entry(&aggregate, version, &payload)])?;
+        }
+    }
+    Ok(json!({ "events": options.events, "rewritten": rewritten, "too_late": too_late }))
+}
+
+pub fn update_all(options: &Update) -> Result<serde_json::Value> {
+    let db = schema::open(&options.db, BUSY_TIMEOUT_MS, "NORMAL")?;
+    let changed = execute(&db, "UPDATE users_outbox SET payload = ?1 || payload", [&options.mark])?;
+    Ok(json!({ "changed": changed }))
+}
+
+pub fn same_id(options: &Same) -> Result<serde_json::Value> {
+    let db = schema::open(&options.db, BUSY_TIMEOUT_MS, "NORMAL")?;
+    for time in 0..options.times {
+        execute(
+            &db,
+            "INSERT INTO users_outbox (id, aggregateId, eventType, payload) VALUES (1, '1', 'UserCreated', 'the same')",
+            [],
+        )?;
+        let begun = Instant::now();
+        while db.query_row("SELECT EXISTS (SELECT 1 FROM users_outbox)", [], |row| row.get::<_, bool>(0))? {
+            if begun.elapsed() > Duration::from_secs(options.patience_s) {
+                return Err(format!("insert {time}: the table was not emptied within {} s", options.patience_s).into());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    Ok(json!({ "inserted": options.times }))
+}
+
+/// One statement, one transaction; BUSY is tried again for ever.
+fn execute(db: &Connection, statement: &str, values: impl Params + Copy) -> Result<usize> {
+    loop {
+        match db.prepare_cached(statement)?.execute(values) {
+            Ok(changed) => return Ok(changed),
+            Err(error) if is_busy(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn entry(aggregate: &str, version: u64, payload: &str) -> Entry {
+    Entry {
+        aggregate: Some(aggregate.into()),
+        sequence: version,
+        event_type: Some(b"Written".to_vec()),
+        payload: Some(payload.into()),
+    }
+}
