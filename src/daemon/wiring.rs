@@ -118,6 +118,8 @@ pub fn waiting(databases: &[config::Database], health: &Health) -> String {
     let (mut rows, mut exact) = (0, true);
     for (database, figures) in databases.iter().zip(health.relays()) {
         let mut source = Database::open_read_only(database_options(database), outbox_specs(database));
+        // Reads the schema; what is wrong with it shows below.
+        let _ = source.check();
         for (index, last) in figures.outboxes.iter().enumerate() {
             let (now, counted) = match source.backlog(OutboxIx(index as u16)) {
                 Ok(backlog) => (backlog.rows, backlog.exact),
