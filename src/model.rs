@@ -281,6 +281,14 @@ pub struct Look {
     pub held: Duration,
 }
 
+/// How many rows wait in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    pub rows: u64,
+    /// Counted, not estimated.
+    pub exact: bool,
+}
+
 /// Positions in [`RowView::fields`]; from `EXTRA` on: the columns of the configured headers, then of the topic template.
 pub mod field {
     pub const ID: usize = 0;

@@ -3,7 +3,8 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Budget, Deletion, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, RowKey, RowView, Start, Topic, Version, Why,
+    Backlog, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, RowKey, RowView, Start, Topic, Version,
+    Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -38,6 +39,9 @@ pub trait Source {
         order: &DeleteOrder<'_>,
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError>;
+
+    /// How many rows the outbox's table holds: counted up to 10,000, above that estimated from the lowest and highest rowid.
+    fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError>;
 
     /// Closes the connection, keeps the lock on the file. A later look opens it again.
     fn let_go(&mut self);

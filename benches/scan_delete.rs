@@ -1,0 +1,157 @@
+//! What a row costs to look at and to delete, and how many bytes of WAL a deleted row leaves.
+//!
+//! `cargo bench --bench scan_delete`. The rows are of about 200 bytes, the database is in WAL mode on the temporary directory's
+//! file system; the application is not running.
+
+use outboxd::model::{
+    Budget, Flow, LookEnd, OutboxIx, Plan, PlanId, RowKey, RowMark, RowMeta, Rows, RunId, Span, Start, Target, Triple,
+};
+use outboxd::ports::{DeleteOrder, Source};
+use outboxd::source::{Database, DatabaseOptions, Durability, OutboxSpec};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+const ROWS: usize = 100_000;
+const BATCH: usize = 5_000;
+
+fn main() {
+    println!("per item = per row; {ROWS} rows of 200 B, deleted in batches of {BATCH}");
+    for key in ["INTEGER PRIMARY KEY", "TEXT PRIMARY KEY"] {
+        let world = World::new(key);
+        let mut database = world.database();
+        let metas = world.scan(&mut database);
+        let before = world.wal_size_bytes();
+        let longest = World::delete(&mut database, &metas);
+        let grown = world.wal_size_bytes() - before;
+        println!("{key}: {} bytes of WAL per deleted row, longest write lock {longest:?}", grown / ROWS as u64);
+    }
+    divan::main();
+}
+
+struct World {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl World {
+    fn new(key: &str) -> World {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("db.sqlite");
+        let application = rusqlite::Connection::open(&path).expect("a database");
+        let id = if key.starts_with("TEXT") { "lower(hex(randomblob(16)))" } else { "i" };
+        application
+            .execute_batch(&format!(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;
+                 CREATE TABLE users_outbox (id {key}, aggregateId TEXT, eventType TEXT, payload TEXT);
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{ROWS})
+                 INSERT INTO users_outbox SELECT {id}, 'user-'||(i%1000), 'UserCreated', hex(zeroblob(80))||i FROM n;
+                 PRAGMA wal_checkpoint(TRUNCATE);"
+            ))
+            .expect("rows");
+        World { _directory: directory, path }
+    }
+
+    fn database(&self) -> Database {
+        let name = |name: &str| Some(name.to_owned());
+        Database::new(
+            DatabaseOptions {
+                path: self.path.clone(),
+                durability: Durability::Commit,
+                foreign_keys: false,
+                secure_delete: false,
+            },
+            vec![OutboxSpec {
+                name: "users_outbox".to_owned(),
+                table: "users_outbox".to_owned(),
+                fields: vec![
+                    name("id"),
+                    name("aggregateId"),
+                    name("eventType"),
+                    name("payload"),
+                    name("aggregateId"),
+                    None,
+                ],
+            }],
+        )
+    }
+
+    fn scan(&self, database: &mut Database) -> Vec<RowMeta> {
+        let mut metas = Vec::with_capacity(ROWS);
+        let mut start = Start::Lowest;
+        loop {
+            let budget = Budget { rows: BATCH, time: Duration::from_secs(10), before: None };
+            let look = database
+                .look(OutboxIx(0), start, budget, &mut |row| {
+                    metas.push(RowMeta {
+                        key: RowKey { outbox: OutboxIx(0), rowid: row.rowid },
+                        print: row.print,
+                        record: Span::default(),
+                        message: 0,
+                        event_id: Span::default(),
+                    });
+                    Flow::Continue
+                })
+                .unwrap_or_else(|error| panic!("{}: {error}", self.path.display()));
+            match (look.end, metas.last()) {
+                (LookEnd::Budget { last }, Some(row)) => {
+                    start = Start::After(RowMark { rowid: last, print: row.print })
+                }
+                _ => return metas,
+            }
+        }
+    }
+
+    fn delete(database: &mut Database, metas: &[RowMeta]) -> Duration {
+        let mut longest = Duration::ZERO;
+        for metas in metas.chunks(BATCH) {
+            let plan = Arc::new(Plan {
+                id: PlanId(1),
+                target: Target { topic: Arc::from("users"), partition: 0 },
+                triple: Triple { producer_id: 1, epoch: 0, first_sequence: 0 },
+                run: RunId(1),
+                noted_offset: 0,
+                leader_epoch: 0,
+                first_attempt: SystemTime::now(),
+                rows: Arc::new(Rows { bytes: Vec::new(), meta: metas.to_vec() }),
+            });
+            let plans = [plan];
+            let order =
+                DeleteOrder { number: 1, plans: &plans, yields: false, commit_patience: Duration::from_millis(20) };
+            let deletion = database.delete(&order, &mut || Ok(())).expect("a delete");
+            assert_eq!(deletion.deleted, metas.len());
+            longest = longest.max(deletion.held);
+        }
+        longest
+    }
+
+    fn wal_size_bytes(&self) -> u64 {
+        let mut name = self.path.clone().into_os_string();
+        name.push("-wal");
+        std::fs::metadata(name).map_or(0, |metadata| metadata.len())
+    }
+}
+
+#[divan::bench(sample_count = 10, sample_size = 1)]
+fn scan(bencher: divan::Bencher<'_, '_>) {
+    let world = World::new("INTEGER PRIMARY KEY");
+    let mut database = world.database();
+    world.scan(&mut database);
+    bencher.counter(divan::counter::ItemsCount::new(ROWS)).bench_local(|| world.scan(&mut database).len());
+}
+
+#[divan::bench(args = ["INTEGER PRIMARY KEY", "TEXT PRIMARY KEY"], sample_count = 5, sample_size = 1)]
+fn delete(bencher: divan::Bencher<'_, '_>, key: &str) {
+    bencher
+        .counter(divan::counter::ItemsCount::new(ROWS))
+        .with_inputs(|| {
+            let world = World::new(key);
+            let mut database = world.database();
+            let metas = world.scan(&mut database);
+            (world, database, metas)
+        })
+        .bench_local_values(|(world, mut database, metas)| {
+            World::delete(&mut database, &metas);
+            (world, database)
+        });
+}

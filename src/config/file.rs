@@ -1,0 +1,312 @@
+//! From the file to a [`Config`]: the known keys, their ranges and defaults.
+//!
+//! Promises: a key is either read here and listed in [`KEYS`], or an error. Does not know: the flags.
+
+use super::document::{Document, Found, Section};
+use super::{
+    Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, Outbox, Place, State, TOPICS_MAX, TopicTemplate,
+};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const ROOT: &[&str] = &["outbox", "kafka", "state", "daemon", "http"];
+const OUTBOX: &[&str] = &[
+    "database",
+    "table",
+    "topic",
+    "topics_max",
+    "name",
+    "durability",
+    "foreign_keys",
+    "secure_delete",
+    "columns",
+    "headers",
+];
+const COLUMNS: &[&str] = &["id", "aggregate_id", "event_type", "payload", "key", "event_id"];
+const KAFKA: &[&str] = &[
+    "bootstrap_servers",
+    "client_id",
+    "max_request_size",
+    "request_timeout_ms",
+    "retry_backoff_ms",
+    "retry_backoff_max_ms",
+    "reconnect_backoff_ms",
+    "reconnect_backoff_max_ms",
+    "metadata_max_age_ms",
+    "connections_max_idle_ms",
+    "socket_connection_setup_timeout_ms",
+    "senders_per_broker",
+];
+const STATE: &[&str] = &["path"];
+const DAEMON: &[&str] = &["drain_timeout_ms"];
+const HTTP: &[&str] = &["listen"];
+
+/// Every section with its keys. `config.example.toml` shows each of them.
+pub const KEYS: &[(&str, &[&str])] = &[
+    ("", ROOT),
+    ("outbox", OUTBOX),
+    ("outbox.columns", COLUMNS),
+    ("kafka", KAFKA),
+    ("state", STATE),
+    ("daemon", DAEMON),
+    ("http", HTTP),
+];
+
+/// A day: no wait of this daemon is meant to be longer.
+const WAIT_MAX_MS: u64 = 86_400_000;
+const WAIT_MS: RangeInclusive<u64> = 1..=WAIT_MAX_MS;
+
+pub fn read(path: &Path, text: &str, needs_servers: bool) -> Result<Config, ConfigError> {
+    let document = Document::parse(path, text)?;
+    let root = document.root(ROOT)?;
+    let outboxes = root.sections("outbox", OUTBOX)?.iter().map(outbox).collect::<Result<Vec<_>, _>>()?;
+    if outboxes.is_empty() {
+        return Err(ConfigError::new(
+            Place::File { path: path.to_owned(), line: None, key: Some("outbox".into()) },
+            "there is no outbox to relay",
+            "add a line [[outbox]], and below it: database = \"/path/to/db.sqlite\", table = \"users_outbox\", \
+             topic = \"users\"",
+        ));
+    }
+    let state = root.section("state", STATE)?;
+    let daemon = root.section("daemon", DAEMON)?;
+    let http = root.section("http", HTTP)?;
+    Ok(Config {
+        outboxes,
+        kafka: kafka(&root.section("kafka", KAFKA)?, needs_servers)?,
+        state: State {
+            path: match state.string("path")?.filter(|path| !path.value.is_empty()) {
+                Some(path) => Some(absolute(&path.value, &path.place)?),
+                None => None,
+            },
+        },
+        daemon: Daemon {
+            drain_timeout: millis(&daemon, "drain_timeout_ms", 0..=WAIT_MAX_MS, Daemon::default().drain_timeout)?,
+        },
+        http: Http {
+            listen: match http.string("listen")?.filter(|listen| !listen.value.is_empty()) {
+                Some(listen) => Some(address(listen, ("127.0.0.1", 9464), 0)?),
+                None => None,
+            },
+        },
+    })
+}
+
+fn outbox(section: &Section<'_>) -> Result<Outbox, ConfigError> {
+    let database = required(section, "database", "\"/path/to/db.sqlite\"")?;
+    let table = required(section, "table", "\"users_outbox\"")?;
+    let written = required(section, "topic", "\"users\"")?;
+    let topic = topic(&written.value, written.place)?;
+    let durability = match section.string("durability")? {
+        None => Durability::PowerLoss,
+        Some(found) => durability(&found)?,
+    };
+    Ok(Outbox {
+        database: absolute(&database.value, &database.place)?,
+        topic,
+        topics_max: section
+            .integer("topics_max", 1..=100_000, TOPICS_MAX as u64)?
+            .map_or(TOPICS_MAX, |found| found.value as usize),
+        name: section
+            .string("name")?
+            .map(|found| found.value)
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| table.value.clone()),
+        table: table.value,
+        durability,
+        foreign_keys: section.bool("foreign_keys")?.is_some_and(|found| found.value),
+        secure_delete: section.bool("secure_delete")?.is_some_and(|found| found.value),
+        columns: columns(&section.section("columns", COLUMNS)?)?,
+        headers: headers(section)?,
+    })
+}
+
+fn durability(found: &Found<String>) -> Result<Durability, ConfigError> {
+    match found.value.as_str() {
+        "power-loss" => Ok(Durability::PowerLoss),
+        "commit" => Ok(Durability::Commit),
+        other => Err(ConfigError::new(
+            found.place.clone(),
+            format!("`{other}` is no kind of durability"),
+            "write \"power-loss\" (an event is published once its commit is on disk) or \"commit\" (once it is visible)",
+        )),
+    }
+}
+
+fn columns(section: &Section<'_>) -> Result<Columns, ConfigError> {
+    let default = Columns::default();
+    let column = |key: &'static str, default: String| match section.string(key)? {
+        None => Ok(default),
+        Some(found) if found.value.is_empty() => Err(ConfigError::new(
+            found.place,
+            "a column's name can't be empty",
+            format!("leave the line out for the default: {key} = \"{default}\""),
+        )),
+        Some(found) => Ok(found.value),
+    };
+    let aggregate_id = column("aggregate_id", default.aggregate_id)?;
+    Ok(Columns {
+        id: column("id", default.id)?,
+        event_type: column("event_type", default.event_type)?,
+        payload: column("payload", default.payload)?,
+        key: column("key", aggregate_id.clone())?,
+        event_id: section.string("event_id")?.map(|found| found.value).filter(|name| !name.is_empty()),
+        aggregate_id,
+    })
+}
+
+/// The headers that every record has anyway.
+const OWN_HEADERS: [&str; 3] = ["id", "eventType", "aggregateId"];
+
+fn headers(section: &Section<'_>) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut headers = Vec::new();
+    for (name, column) in section.free("headers")? {
+        if OWN_HEADERS.contains(&name.as_str()) {
+            return Err(ConfigError::new(
+                column.place,
+                "every record has this header already",
+                format!("choose another name, for example: app_{name} = \"{}\"", column.value),
+            ));
+        }
+        if name.is_empty() || column.value.is_empty() {
+            return Err(ConfigError::new(
+                column.place,
+                "neither a header's name nor its column can be empty",
+                "write: header_name = \"column_name\"",
+            ));
+        }
+        headers.push((name, column.value));
+    }
+    Ok(headers)
+}
+
+fn kafka(section: &Section<'_>, needs_servers: bool) -> Result<Kafka, ConfigError> {
+    const EXAMPLE: &str = "[\"localhost:9092\"]";
+    let default = Kafka::default();
+    let mut bootstrap_servers = Vec::new();
+    let given = section.strings("bootstrap_servers", EXAMPLE)?;
+    for server in given.into_iter().flatten() {
+        bootstrap_servers.push(address(server, ("localhost", 9092), 1)?);
+    }
+    if bootstrap_servers.is_empty() && needs_servers {
+        return Err(section.missing("bootstrap_servers", EXAMPLE));
+    }
+    let wait = |key, default| millis(section, key, WAIT_MS, default);
+    let kafka = Kafka {
+        bootstrap_servers,
+        client_id: match section.string("client_id")? {
+            None => default.client_id,
+            Some(found) if found.value.len() > 255 => {
+                return Err(ConfigError::new(
+                    found.place,
+                    format!("{} bytes are too long for a client id", found.value.len()),
+                    "use at most 255 bytes, for example: client_id = \"outboxd\"",
+                ));
+            }
+            Some(found) => found.value,
+        },
+        max_request_size: section
+            .integer("max_request_size", 1_024..=1 << 30, default.max_request_size as u64)?
+            .map_or(default.max_request_size, |found| found.value as usize),
+        request_timeout: wait("request_timeout_ms", default.request_timeout)?,
+        retry_backoff: wait("retry_backoff_ms", default.retry_backoff)?,
+        retry_backoff_max: wait("retry_backoff_max_ms", default.retry_backoff_max)?,
+        reconnect_backoff: wait("reconnect_backoff_ms", default.reconnect_backoff)?,
+        reconnect_backoff_max: wait("reconnect_backoff_max_ms", default.reconnect_backoff_max)?,
+        metadata_max_age: wait("metadata_max_age_ms", default.metadata_max_age)?,
+        connections_max_idle: wait("connections_max_idle_ms", default.connections_max_idle)?,
+        socket_connection_setup_timeout: wait(
+            "socket_connection_setup_timeout_ms",
+            default.socket_connection_setup_timeout,
+        )?,
+        senders_per_broker: section
+            .integer("senders_per_broker", 1..=64, default.senders_per_broker as u64)?
+            .map_or(default.senders_per_broker, |found| found.value as usize),
+    };
+    for (low, high, from, to) in [
+        ("retry_backoff_ms", "retry_backoff_max_ms", kafka.retry_backoff, kafka.retry_backoff_max),
+        ("reconnect_backoff_ms", "reconnect_backoff_max_ms", kafka.reconnect_backoff, kafka.reconnect_backoff_max),
+    ] {
+        if from > to {
+            return Err(ConfigError::new(
+                section.place(),
+                format!("{low} ({} ms) is longer than {high} ({} ms)", from.as_millis(), to.as_millis()),
+                format!("raise the limit: {high} = {}", from.as_millis()),
+            ));
+        }
+    }
+    Ok(kafka)
+}
+
+fn required(section: &Section<'_>, key: &'static str, example: &str) -> Result<Found<String>, ConfigError> {
+    match section.string(key)? {
+        None => Err(section.missing(key, example)),
+        // An empty topic has an error of its own.
+        Some(found) if found.value.is_empty() && key != "topic" => {
+            Err(ConfigError::new(found.place, "this can't be empty", format!("write for example: {key} = {example}")))
+        }
+        Some(found) => Ok(found),
+    }
+}
+
+fn millis(
+    section: &Section<'_>,
+    key: &'static str,
+    range: RangeInclusive<u64>,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
+    let found = section.integer(key, range, default.as_millis() as u64)?;
+    Ok(found.map_or(default, |found| Duration::from_millis(found.value)))
+}
+
+pub(super) fn topic(written: &str, place: Place) -> Result<TopicTemplate, ConfigError> {
+    TopicTemplate::parse(written).map_err(|text| {
+        ConfigError::new(
+            place,
+            text,
+            "a topic is 1 to 249 of the characters a-z A-Z 0-9 . _ - and may contain columns, for example: \
+             topic = \"users.{eventType}\"",
+        )
+    })
+}
+
+/// Relative paths are meant from the current directory, as on a command line.
+pub(super) fn absolute(path: &str, place: &Place) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path).map_err(|error| ConfigError {
+        place: place.clone(),
+        text: format!("`{path}` can't be made an absolute path"),
+        hint: "write the whole path, starting with /".into(),
+        source: Some(error),
+    })
+}
+
+/// `host:port`, `1.2.3.4:port` or `[v6]:port`; whether the host exists is weather. Port 0 (any that is free) is only for
+/// listening.
+pub(super) fn address(found: Found<String>, example: (&str, u16), port_min: u16) -> Result<String, ConfigError> {
+    let (example_host, example_port) = example;
+    let Found { value, place } = found;
+    let wrong = |text: String, hint: String| Err(ConfigError::new(place, text, hint));
+    if let Some((scheme, rest)) = value.split_once("://") {
+        return wrong(format!("`{value}` is a URL, not an address"), format!("leave out `{scheme}://`: \"{rest}\""));
+    }
+    let example = |host: &str| format!("write host and port, for example \"{host}:{example_port}\"");
+    let Some((host, port)) = value.rsplit_once(':') else {
+        let host = if value.is_empty() { example_host } else { &value };
+        return wrong(format!("`{value}` has no port"), example(host));
+    };
+    let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    if bare_v6 {
+        return wrong(
+            format!("`{value}` is ambiguous: is its last part a port?"),
+            format!("put an IPv6 address in brackets, for example \"[::1]:{example_port}\""),
+        );
+    }
+    if host.is_empty() || host.contains([' ', ',', '/']) {
+        return wrong(format!("`{value}` has no usable host"), example(example_host));
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port >= port_min => Ok(value),
+        _ => wrong(format!("`{port}` is not a port: {port_min} to 65535 is possible"), example(host)),
+    }
+}

@@ -1,0 +1,67 @@
+//! From the flags of `outboxd run` to the same [`Config`] a file gives.
+//!
+//! Promises: the same rules as the file's, with the flag as the place. Does not know: the command line's parser.
+
+use super::document::Found;
+use super::{Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, Outbox, Place, State, TOPICS_MAX, file};
+
+/// One outbox on a command line.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub database: String,
+    pub table: String,
+    pub topic: String,
+    pub bootstrap_servers: Vec<String>,
+    pub state: Option<String>,
+}
+
+pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
+    for (value, flag) in [(&flags.database, "--database"), (&flags.table, "--table")] {
+        if value.is_empty() {
+            return Err(ConfigError::new(Place::Flag(flag), "this can't be empty", "see `outboxd run --help`"));
+        }
+    }
+    let mut kafka = Kafka::default();
+    for server in &flags.bootstrap_servers {
+        let found = Found { value: server.clone(), place: Place::Flag("--bootstrap-servers") };
+        kafka.bootstrap_servers.push(file::address(found, ("localhost", 9092), 1)?);
+    }
+    if kafka.bootstrap_servers.is_empty() && needs_servers {
+        return Err(ConfigError::new(
+            Place::Flag("--bootstrap-servers"),
+            "this flag is missing",
+            "add `--bootstrap-servers localhost:9092`, or `--stdout` to see the records without a Kafka",
+        ));
+    }
+    let topic = file::topic(&flags.topic, Place::Flag("--topic"))?;
+    let outbox = Outbox {
+        database: file::absolute(&flags.database, &Place::Flag("--database"))?,
+        table: flags.table.clone(),
+        topic,
+        topics_max: TOPICS_MAX,
+        name: flags.table.clone(),
+        durability: Durability::PowerLoss,
+        foreign_keys: false,
+        secure_delete: false,
+        columns: Columns::default(),
+        headers: Vec::new(),
+    };
+    let state = match flags.state.as_deref() {
+        None => None,
+        Some("") => {
+            return Err(ConfigError::new(
+                Place::Flag("--state"),
+                "this can't be empty",
+                "leave it out: the state file is then the database's path with `-outboxd` added",
+            ));
+        }
+        Some(path) => Some(file::absolute(path, &Place::Flag("--state"))?),
+    };
+    Ok(Config {
+        outboxes: vec![outbox],
+        kafka,
+        state: State { path: state },
+        daemon: Daemon::default(),
+        http: Http::default(),
+    })
+}

@@ -1,0 +1,91 @@
+//! The house put together: threads spawned and joined, supervision, drain.
+//!
+//! Promises: every database is checked before anything is relayed; a thread that fails stops the daemon loudly, rows untouched;
+//! a drain ends within its time. Does not know: SQL, Kafka, what an event is.
+
+mod error;
+mod output;
+pub mod signals;
+mod start;
+mod supervise;
+pub mod wiring;
+
+pub use error::DaemonError;
+
+use crate::config::Config;
+use crate::relay::Summary;
+use crate::telemetry::health::Health;
+use crate::telemetry::http::HttpServer;
+use crate::telemetry::notify::Notifier;
+use crossbeam_channel::Receiver;
+use start::{Running, SinkThreads};
+use std::fmt::Write as _;
+use std::io::Write;
+use std::time::Instant;
+
+/// Where the records go.
+pub enum Output {
+    /// To the config's brokers, with plans in the state file.
+    Kafka,
+    /// As lines of JSON to this writer, without plans: after a kill a row may be written again.
+    Lines(Box<dyn Write + Send>),
+}
+
+/// Runs until `stop` says so and the drain has ended, or until something breaks.
+pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summary, DaemonError> {
+    let databases = config.databases();
+    // The databases first: whoever holds one already holds the other things too, and is what a second daemon should be told of.
+    let checked = start::check(&databases)?;
+    let health = Health::new(databases.iter().map(wiring::figures).collect::<Vec<_>>());
+    let http = match &config.http.listen {
+        None => None,
+        Some(listen) => {
+            let server = HttpServer::start(listen, health.clone())
+                .map_err(|error| DaemonError::Listen { address: listen.clone(), error })?;
+            log::info!("listening on http://{}/metrics", server.address());
+            Some(server)
+        }
+    };
+    let Running { relays, sink } = start::start(config, &databases, checked, &health, output)?;
+    let notifier = Notifier::ready(health.clone());
+    let supervised = supervise::supervise(&relays, stop, config.daemon.drain_timeout, || notifier.stopping());
+    sink.stop(supervised.until);
+    drop((notifier, http));
+    if supervised.failure.is_none() {
+        say_goodbye(&supervised.summary, &databases, &health, supervised.stuck);
+    }
+    supervised.failure.map_or(Ok(supervised.summary), Err)
+}
+
+/// The last line: what was done and what is left.
+fn say_goodbye(summary: &Summary, databases: &[crate::config::Database], health: &Health, stuck: usize) {
+    let waiting = wiring::waiting(databases, health);
+    let mut line =
+        format!("drained: published {}, deleted {}, left in the tables: {waiting}", summary.published, summary.deleted);
+    if summary.left_in_flight > 0 {
+        let _ = write!(line, "; {} of them were in flight and are sent again", summary.left_in_flight);
+    }
+    if summary.left_acknowledged > 0 {
+        let _ = write!(
+            line,
+            "; {} of them are published, were not deleted in time, and are sent again",
+            summary.left_acknowledged
+        );
+    }
+    if stuck > 0 {
+        let _ = write!(line, "; {stuck} relay threads did not come back in time");
+    }
+    log::info!("{line}");
+}
+
+impl SinkThreads {
+    fn stop(self, until: Instant) {
+        let ended = match self {
+            SinkThreads::Kafka(sink) => sink.stop(until),
+            SinkThreads::Lines(sink) => sink.stop(until),
+        };
+        if !ended {
+            log::warn!("a thread of the sink is still stuck in the system");
+        }
+    }
+}

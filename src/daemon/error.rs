@@ -1,0 +1,84 @@
+//! Why the daemon could not start or go on.
+//!
+//! Promises: an exit code and what to type next for each. Does not know: how it is printed.
+
+use crate::exit::{CONFIGURATION, FAILED, HELD};
+use crate::sink::kafka::StartError;
+use crate::source::OpenError;
+use crate::state::StateError;
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("{}: {plans} batches with {rows} rows are open in it, and --stdout keeps no plans", path.display())]
+    OpenPlans { path: PathBuf, plans: usize, rows: usize },
+    #[error(transparent)]
+    Source(#[from] OpenError),
+    #[error("Kafka's producer can't be started")]
+    Kafka(#[from] StartError),
+    #[error("the address {address} can't be listened on")]
+    Listen {
+        address: String,
+        #[source]
+        error: io::Error,
+    },
+    #[error("{what} can't be started")]
+    Thread {
+        what: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("the records can't be written any more")]
+    Output(#[source] io::Error),
+    #[error("no random numbers for the run's id: {0}")]
+    Random(getrandom::Error),
+    #[error("the relay of {database} failed: {text}")]
+    Relay { database: String, text: String },
+}
+
+impl DaemonError {
+    /// The exit code: held by someone else, not usable as the config names it, or failed.
+    pub fn code(&self) -> u8 {
+        match self {
+            DaemonError::Source(OpenError::LockedBy { .. }) | DaemonError::State(StateError::Locked { .. }) => HELD,
+            DaemonError::State(StateError::Sqlite { .. })
+            | DaemonError::Kafka(StartError::Thread(_))
+            | DaemonError::Listen { .. }
+            | DaemonError::Thread { .. }
+            | DaemonError::Output(_)
+            | DaemonError::Random(_)
+            | DaemonError::Relay { .. } => FAILED,
+            DaemonError::OpenPlans { .. } | DaemonError::Source(_) | DaemonError::Kafka(_) | DaemonError::State(_) => {
+                CONFIGURATION
+            }
+        }
+    }
+
+    pub fn hint(&self) -> String {
+        match self {
+            DaemonError::State(error) => error.hint(),
+            DaemonError::OpenPlans { .. } => "run once with Kafka, so that what was in flight is settled: leave out --stdout and \
+                                              name the --bootstrap-servers"
+                .into(),
+            DaemonError::Source(OpenError::LockedBy { pid: Some(pid), .. }) => {
+                format!("let it do the work, or stop it first: kill {pid} (it drains)")
+            }
+            DaemonError::Source(OpenError::LockedBy { path, pid: None }) => format!("see who holds it: fuser {path}"),
+            DaemonError::Source(OpenError::NotAnOutbox { why, .. } | OpenError::Failed(why)) => why.hint.clone(),
+            DaemonError::Source(OpenError::SameTable { .. }) => "remove one of the two: a row goes to one topic".into(),
+            DaemonError::Kafka(_) => "correct it under [kafka] in the config, or in --bootstrap-servers".into(),
+            DaemonError::Listen { address, .. } => {
+                format!("see who has it: ss -ltnp | grep {address}; or choose another under [http]: listen = \"127.0.0.1:9465\"")
+            }
+            DaemonError::Thread { .. } => "see the limit on processes and threads: ulimit -u".into(),
+            DaemonError::Relay { .. } => {
+                "nothing was lost: the rows are in their tables; this is a bug in outboxd, please report the lines above".into()
+            }
+            DaemonError::Output(_) => "the rest stays in the table; start it again with a reader that stays".into(),
+            DaemonError::Random(_) => String::new(),
+        }
+    }
+}

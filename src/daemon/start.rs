@@ -1,0 +1,219 @@
+//! The start: check everything, then spawn everything.
+//!
+//! Promises: nothing is relayed before every database has been checked. Does not know: how it ends.
+
+use super::output::Reporting;
+use super::supervise::Relays;
+use super::{DaemonError, Output, wiring};
+use crate::config::{self, Config};
+use crate::model::{PlanId, RunId, SinkEvent, Wake};
+use crate::ports::{Journal, Sink, SystemClock};
+use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
+use crate::sink::kafka::KafkaSink;
+use crate::sink::stdout::StdoutSink;
+use crate::source::{Database, Watch, WatchError};
+use crate::state::{NullJournal, StateFile};
+use crate::telemetry::figures::Figures;
+use crate::telemetry::health::Health;
+use crossbeam_channel::{Receiver, Sender, bounded, never};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Answers of the sink that a relay has not taken yet; it bounds the relay's batches under way as well.
+const SINK_EVENTS_MAX: usize = 1_024;
+/// Open plans that are named one by one.
+const PLANS_NAMED_MAX: usize = 20;
+
+/// The started house.
+pub struct Running {
+    pub relays: Relays,
+    pub sink: SinkThreads,
+}
+
+/// The sink's threads, shared by all relays.
+pub enum SinkThreads {
+    Kafka(KafkaSink),
+    Lines(StdoutSink),
+}
+
+/// Locks every database that is there, and looks whether its tables can be outboxes.
+pub fn check(databases: &[config::Database]) -> Result<Vec<Database>, DaemonError> {
+    let check = |database: &config::Database| {
+        let mut source = Database::new(wiring::database_options(database), wiring::outbox_specs(database));
+        source.check()?;
+        Ok(source)
+    };
+    databases.iter().map(check).collect()
+}
+
+/// Spawns the sink's threads, and a relay with its watch for each database.
+pub fn start(
+    config: &Config,
+    databases: &[config::Database],
+    checked: Vec<Database>,
+    health: &Health,
+    output: Output,
+) -> Result<Running, DaemonError> {
+    let run = wiring::run_id().map_err(DaemonError::Random)?;
+    let state_path = config.state_path(std::env::var_os("STATE_DIRECTORY").as_deref());
+    let (tell_end, ended) = bounded(databases.len());
+    let (break_output, output_broken) = bounded(1);
+    let mut drains = Vec::with_capacity(databases.len());
+    let starts = databases.iter().zip(checked).zip(health.relays());
+    let sink = match output {
+        Output::Lines(out) => {
+            refuse_open_plans(&state_path, run)?;
+            let out = Reporting::new(out, break_output);
+            let sink = StdoutSink::to(out).map_err(|error| DaemonError::Thread { what: "the stdout sink", error })?;
+            for ((database, source), figures) in starts {
+                let (events, received) = bounded(SINK_EVENTS_MAX);
+                let spec = spec(config, database, run, PlanId(1));
+                let parts = Parts {
+                    source,
+                    journal: NullJournal,
+                    sink: sink.handle(events),
+                    spec,
+                    figures: Arc::clone(figures),
+                };
+                drains.push(parts.spawn(database, received, tell_end.clone())?);
+            }
+            SinkThreads::Lines(sink)
+        }
+        Output::Kafka => {
+            let state = StateFile::open(&state_path, run)?;
+            log::info!("state file: {}", state.path().display());
+            drop_open_plans(&state, databases)?;
+            let sink = KafkaSink::start(wiring::kafka_options(&config.kafka))?;
+            for ((database, source), figures) in starts {
+                let tables: Vec<&str> = database.outboxes.iter().map(|outbox| outbox.table.as_str()).collect();
+                let journal = state.journal(&config::resolve(&database.path), &tables)?;
+                let (events, received) = bounded(SINK_EVENTS_MAX);
+                let spec = spec(config, database, run, journal.first_plan());
+                let parts = Parts { source, journal, sink: sink.handle(events), spec, figures: Arc::clone(figures) };
+                drains.push(parts.spawn(database, received, tell_end.clone())?);
+            }
+            SinkThreads::Kafka(sink)
+        }
+    };
+    Ok(Running { relays: Relays { drains, ended, output_broken }, sink })
+}
+
+fn spec(config: &Config, database: &config::Database, run: RunId, first_plan: PlanId) -> RelaySpec {
+    RelaySpec {
+        run,
+        first_plan,
+        routes: wiring::routes(database),
+        limits: wiring::limits(&config.kafka, database),
+        seed: fastrand::u64(..),
+    }
+}
+
+/// `--stdout` keeps no plans, so what an earlier run has in flight would be forgotten by it.
+fn refuse_open_plans(path: &Path, run: RunId) -> Result<(), DaemonError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let plans = StateFile::open(path, run)?.open_plans()?;
+    if plans.is_empty() {
+        return Ok(());
+    }
+    let rows = plans.iter().map(|plan| plan.row_count).sum();
+    Err(DaemonError::OpenPlans { path: path.to_owned(), plans: plans.len(), rows })
+}
+
+/// What a crash left of our databases is sent again as new; of databases that are no longer configured it is kept, and named.
+fn drop_open_plans(state: &StateFile, databases: &[config::Database]) -> Result<(), DaemonError> {
+    let ours: Vec<_> = databases.iter().map(|database| config::resolve(&database.path)).collect();
+    let (dropped, kept): (Vec<_>, Vec<_>) =
+        state.open_plans()?.into_iter().partition(|plan| ours.contains(&plan.database));
+    for plan in dropped.iter().take(PLANS_NAMED_MAX) {
+        log::warn!(
+            "{}: an earlier run left {} rows for {} in flight (producer id {}, epoch {}, from sequence {}): they are sent again \
+             as new",
+            plan.database.display(),
+            plan.row_count,
+            plan.target,
+            plan.triple.producer_id,
+            plan.triple.epoch,
+            plan.triple.first_sequence
+        );
+    }
+    if dropped.len() > PLANS_NAMED_MAX {
+        let rest = &dropped[PLANS_NAMED_MAX..];
+        log::warn!(
+            "and {} batches more, with {} rows",
+            rest.len(),
+            rest.iter().map(|plan| plan.row_count).sum::<usize>()
+        );
+    }
+    for plan in kept.iter().take(PLANS_NAMED_MAX) {
+        log::warn!(
+            "{}: an earlier run left {} rows for {} in flight, and this database is no longer configured; the plan is kept",
+            plan.database.display(),
+            plan.row_count,
+            plan.target
+        );
+    }
+    Ok(state.drop_plans(&dropped)?)
+}
+
+/// What a relay is made of.
+struct Parts<J, K> {
+    source: Database,
+    journal: J,
+    sink: K,
+    spec: RelaySpec,
+    figures: Arc<Figures>,
+}
+
+impl<J: Journal + Send + 'static, K: Sink + Send + 'static> Parts<J, K> {
+    fn spawn(
+        self,
+        database: &config::Database,
+        sink: Receiver<SinkEvent>,
+        ended: Sender<Result<Summary, DaemonError>>,
+    ) -> Result<Sender<Instant>, DaemonError> {
+        let (wake, wakes) = bounded::<Wake>(1);
+        let (watch, wakes) = match Watch::start(&database.path, wake, self.source.own_commits()) {
+            Ok(watch) => (Some(watch), wakes),
+            Err(WatchError::Thread(error)) => return Err(DaemonError::Thread { what: "the watch", error }),
+            // PRAGMA data_version, once a second, is the net below: slow is better than not at all.
+            Err(WatchError::Inotify(error)) => {
+                log::error!(
+                    "{}: no inotify ({error}), so commits are noticed once a second only; see the limit: sysctl \
+                     fs.inotify.max_user_instances",
+                    database.path.display()
+                );
+                (None, never())
+            }
+        };
+        let (drain, drained) = bounded(1);
+        let name = self.figures.database.clone();
+        let channels = Channels { wakes, sink, drain: drained };
+        let thread = std::thread::Builder::new().name("relay".into()).spawn(move || {
+            let Parts { source, journal, sink, spec, figures } = self;
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                relay::run(&mut Relay::new(source, journal, sink, SystemClock, spec, figures), channels)
+            }));
+            drop(watch);
+            let failed = |text| DaemonError::Relay { database: name, text };
+            let result = match result {
+                Ok(Ok(summary)) => Ok(summary),
+                Ok(Err(fatal)) => Err(failed(fatal.to_string())),
+                Err(panic) => Err(failed(panic_text(panic.as_ref()))),
+            };
+            // The supervisor that no longer listens has given up waiting.
+            let _ = ended.send(result);
+        });
+        thread.map_err(|error| DaemonError::Thread { what: "a relay", error })?;
+        Ok(drain)
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("without a message"))
+}

@@ -1,0 +1,400 @@
+//! What can go wrong with a broker: its own error codes, connections that fail, calls that fail.
+//!
+//! Promises: every failure is classified here once; what a request may have done is never guessed to be less than it can be. Does
+//! not know: what to do about it.
+
+use super::connection::Address;
+use super::protocol::{ApiKey, DecodeError, VersionRange};
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// An error code as brokers send it (`org.apache.kafka.common.protocol.Errors`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct ErrorCode(pub i16);
+
+macro_rules! error_codes {
+    ($($name:ident = $code:literal,)*) => {
+        #[allow(missing_docs)]
+        impl ErrorCode {
+            $(pub const $name: ErrorCode = ErrorCode($code);)*
+
+            /// Every code that has a name here.
+            pub const NAMED: &[ErrorCode] = &[$(ErrorCode::$name,)*];
+
+            /// Kafka's own name of the constant; `UNRECOGNIZED` for a code that is not in the table.
+            pub fn name(self) -> &'static str {
+                match self.0 {
+                    $($code => stringify!($name),)*
+                    _ => "UNRECOGNIZED",
+                }
+            }
+        }
+    };
+}
+
+error_codes! {
+    UNKNOWN_SERVER_ERROR = -1,
+    NONE = 0,
+    OFFSET_OUT_OF_RANGE = 1,
+    CORRUPT_MESSAGE = 2,
+    UNKNOWN_TOPIC_OR_PARTITION = 3,
+    INVALID_FETCH_SIZE = 4,
+    LEADER_NOT_AVAILABLE = 5,
+    NOT_LEADER_OR_FOLLOWER = 6,
+    REQUEST_TIMED_OUT = 7,
+    BROKER_NOT_AVAILABLE = 8,
+    REPLICA_NOT_AVAILABLE = 9,
+    MESSAGE_TOO_LARGE = 10,
+    STALE_CONTROLLER_EPOCH = 11,
+    OFFSET_METADATA_TOO_LARGE = 12,
+    NETWORK_EXCEPTION = 13,
+    COORDINATOR_LOAD_IN_PROGRESS = 14,
+    COORDINATOR_NOT_AVAILABLE = 15,
+    NOT_COORDINATOR = 16,
+    INVALID_TOPIC_EXCEPTION = 17,
+    RECORD_LIST_TOO_LARGE = 18,
+    NOT_ENOUGH_REPLICAS = 19,
+    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20,
+    INVALID_REQUIRED_ACKS = 21,
+    TOPIC_AUTHORIZATION_FAILED = 29,
+    GROUP_AUTHORIZATION_FAILED = 30,
+    CLUSTER_AUTHORIZATION_FAILED = 31,
+    INVALID_TIMESTAMP = 32,
+    UNSUPPORTED_SASL_MECHANISM = 33,
+    ILLEGAL_SASL_STATE = 34,
+    UNSUPPORTED_VERSION = 35,
+    TOPIC_ALREADY_EXISTS = 36,
+    INVALID_PARTITIONS = 37,
+    INVALID_REPLICATION_FACTOR = 38,
+    INVALID_REPLICA_ASSIGNMENT = 39,
+    INVALID_CONFIG = 40,
+    NOT_CONTROLLER = 41,
+    INVALID_REQUEST = 42,
+    UNSUPPORTED_FOR_MESSAGE_FORMAT = 43,
+    POLICY_VIOLATION = 44,
+    OUT_OF_ORDER_SEQUENCE_NUMBER = 45,
+    DUPLICATE_SEQUENCE_NUMBER = 46,
+    INVALID_PRODUCER_EPOCH = 47,
+    INVALID_TXN_STATE = 48,
+    INVALID_PRODUCER_ID_MAPPING = 49,
+    CONCURRENT_TRANSACTIONS = 51,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53,
+    SECURITY_DISABLED = 54,
+    OPERATION_NOT_ATTEMPTED = 55,
+    KAFKA_STORAGE_ERROR = 56,
+    LOG_DIR_NOT_FOUND = 57,
+    SASL_AUTHENTICATION_FAILED = 58,
+    UNKNOWN_PRODUCER_ID = 59,
+    REASSIGNMENT_IN_PROGRESS = 60,
+    FETCH_SESSION_ID_NOT_FOUND = 70,
+    INVALID_FETCH_SESSION_EPOCH = 71,
+    LISTENER_NOT_FOUND = 72,
+    TOPIC_DELETION_DISABLED = 73,
+    FENCED_LEADER_EPOCH = 74,
+    UNKNOWN_LEADER_EPOCH = 75,
+    UNSUPPORTED_COMPRESSION_TYPE = 76,
+    STALE_BROKER_EPOCH = 77,
+    OFFSET_NOT_AVAILABLE = 78,
+    PREFERRED_LEADER_NOT_AVAILABLE = 80,
+    ELIGIBLE_LEADERS_NOT_AVAILABLE = 83,
+    INVALID_RECORD = 87,
+    THROTTLING_QUOTA_EXCEEDED = 89,
+    PRODUCER_FENCED = 90,
+    RESOURCE_NOT_FOUND = 91,
+    DUPLICATE_RESOURCE = 92,
+    PRINCIPAL_DESERIALIZATION_FAILURE = 97,
+    UNKNOWN_TOPIC_ID = 100,
+    INCONSISTENT_TOPIC_ID = 103,
+    INCONSISTENT_CLUSTER_ID = 104,
+    FETCH_SESSION_TOPIC_ID_ERROR = 106,
+    INELIGIBLE_REPLICA = 107,
+    NEW_LEADER_ELECTED = 108,
+    OFFSET_MOVED_TO_TIERED_STORAGE = 109,
+    MISMATCHED_ENDPOINT_TYPE = 114,
+    UNSUPPORTED_ENDPOINT_TYPE = 115,
+    INVALID_REGISTRATION = 119,
+    TRANSACTION_ABORTABLE = 120,
+}
+
+impl ErrorCode {
+    pub fn is_ok(self) -> bool {
+        self == ErrorCode::NONE
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if ErrorCode::NAMED.contains(self) {
+            write!(f, "{} ({})", self.name(), self.0)
+        } else {
+            write!(f, "error {}", self.0)
+        }
+    }
+}
+
+/// What an answer to Produce means for one partition's batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Class {
+    /// On all in-sync replicas, now or already before.
+    Stored,
+    /// This attempt appended nothing: the same batch again, after a look at the metadata and a pause.
+    NotAppended,
+    /// It may have been appended: the same rows under the same triple, for ever.
+    Unsure,
+    /// A record of the batch is refused for its own fault. To be believed only if no attempt was ever unsure: validation comes
+    /// before the duplicate check, so a batch that is stored can be answered so later.
+    Record,
+    /// The topic, the permissions, the clock or this client is the matter, no record: keep everything, be loud, retry slowly.
+    Refused,
+    /// The broker's memory of the producer does not fit: first the same batch at the current leader, only then recovery.
+    OutOfSequence,
+}
+
+/// Classifies the answer to a Produce. `record_errors_named`: the answer names records that are at fault, or is of a version
+/// (Produce 7) that can't.
+///
+/// In doubt it is [`Class::Unsure`]: that costs a harmless resend of the same triple; any other class, wrongly given, can lose or
+/// double a record.
+#[allow(clippy::match_same_arms)] // each group of codes stands with its reason, the unknown ones too
+pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
+    match code {
+        // With acks=all only after the in-sync replicas have it; for a duplicate as well.
+        ErrorCode::NONE => Class::Stored,
+
+        // Checked before the append: too few in-sync replicas (after it, the code is 20), a checksum that does not fit (bytes
+        // that were damaged on their way), no leader to append to.
+        ErrorCode::NOT_ENOUGH_REPLICAS | ErrorCode::CORRUPT_MESSAGE | ErrorCode::LEADER_NOT_AVAILABLE => Class::NotAppended,
+
+        // Appended here, and not known to be on the others: the wait ran out (7), or replicas left the set meanwhile (20).
+        ErrorCode::REQUEST_TIMED_OUT | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+        // They sound like "nothing happened", but a leader that shuts down or is deposed answers so *after* it appended, and the
+        // record can be on its successor: requests waiting for replicas are completed with 6, or with 3 or 56 when the replica
+        // is deleted or its disk fails.
+        | ErrorCode::NOT_LEADER_OR_FOLLOWER | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::KAFKA_STORAGE_ERROR
+        // Any exception without a code of its own, at any point.
+        | ErrorCode::UNKNOWN_SERVER_ERROR => Class::Unsure,
+
+        // Larger than max.message.bytes (10) or the segment (18). With more than one record, it is to be split first.
+        ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => Class::Record,
+
+        // The broker's validation of records: a compacted topic and no key, above all. Without the names of the records it is the
+        // batch that is malformed, and that is our fault, not a record's.
+        ErrorCode::INVALID_RECORD if record_errors_named => Class::Record,
+        ErrorCode::INVALID_RECORD
+
+        // All records carry the batch's own stamp, taken from this machine's clock: no record is at fault, even if the answer
+        // names them.
+        | ErrorCode::INVALID_TIMESTAMP
+
+        // The topic's name (17), permissions (29, 31), authentication (33, 58), a request this broker does not take (35).
+        | ErrorCode::INVALID_TOPIC_EXCEPTION
+        | ErrorCode::TOPIC_AUTHORIZATION_FAILED
+        | ErrorCode::CLUSTER_AUTHORIZATION_FAILED
+        | ErrorCode::UNSUPPORTED_SASL_MECHANISM
+        | ErrorCode::SASL_AUTHENTICATION_FAILED
+        | ErrorCode::UNSUPPORTED_VERSION => Class::Refused,
+
+        // A gap in the sequences, an older epoch than the broker knows, a producer it does not know (up to 2.4). A thawed
+        // ex-leader answers valid batches so.
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+        | ErrorCode::INVALID_PRODUCER_EPOCH
+        | ErrorCode::UNKNOWN_PRODUCER_ID => Class::OutOfSequence,
+
+        // DUPLICATE_SEQUENCE_NUMBER is here, too: it says "stored once", but not "on all in-sync replicas"; a resend does.
+        _ => Class::Unsure,
+    }
+}
+
+/// Why there is no usable connection. Nothing but ApiVersions and an empty Metadata was ever sent on it. The message never
+/// repeats its source; [`ConnectError::hint`] says what to look at.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("can't resolve the host name of {address}")]
+    Resolve {
+        address: Address,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the host name of {address} has no addresses")]
+    NoAddress { address: Address },
+    /// Of several addresses, `source` is of the last one tried.
+    #[error("can't connect to {address}{}", if *.tried > 1 { format!(" ({tried} addresses tried)") } else { String::new() })]
+    Connect {
+        address: Address,
+        tried: usize,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{address} accepted the connection, but did not answer within {} ms", waited.as_millis())]
+    Silent { address: Address, waited: Duration },
+    /// EOF, a reset or garbage instead of an answer to ApiVersions. `first_bytes`: the beginning of the garbage.
+    #[error("{address} does not answer as a Kafka broker")]
+    NotKafka {
+        address: Address,
+        first_bytes: Vec<u8>,
+        #[source]
+        source: CallError,
+    },
+    /// ApiVersions was answered, and the connection closed at the next request.
+    #[error("{address} closed the connection at the first ordinary request")]
+    WantsSasl {
+        address: Address,
+        #[source]
+        source: CallError,
+    },
+    #[error("{address} answered ApiVersions with {error}")]
+    ApiVersions { address: Address, error: ErrorCode },
+    #[error(
+        "{address} and this client have no version of {api} in common: it speaks {}, this client {ours}",
+        match theirs { Some(range) => range.to_string(), None => "none".to_owned() }
+    )]
+    VersionUnsupported { address: Address, api: ApiKey, ours: VersionRange, theirs: Option<VersionRange> },
+    /// The connection broke in the first two exchanges.
+    #[error("the connection to {address} failed before it could be used")]
+    Broken {
+        address: Address,
+        #[source]
+        source: CallError,
+    },
+    #[error("client_id has {bytes} bytes, Kafka takes at most {}", i16::MAX)]
+    ClientId { bytes: usize },
+}
+
+impl ConnectError {
+    /// What is probably the matter, and what to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => {
+                Some("check the host name in bootstrap_servers, and advertised.listeners of the brokers")
+            }
+            ConnectError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
+                Some("no process listens there: is the broker running, and is the port right?")
+            }
+            ConnectError::Connect { .. } => Some("is a firewall between, or the address wrong?"),
+            ConnectError::Silent { .. } => Some("the broker hangs or is starting, or this is not a Kafka listener"),
+            ConnectError::NotKafka { first_bytes, .. } => Some(match first_bytes.as_slice() {
+                // A TLS record of type alert (21) or handshake (22), major version 3.
+                [21 | 22, 3, ..] => "this is a TLS listener: use a PLAINTEXT one",
+                [b'H', b'T', b'T', b'P', ..] => "this is a web server, not Kafka",
+                [_, ..] => "this is something else than Kafka: check the port",
+                [] => "it is a TLS listener, or not Kafka at all: check the port and the listener's security protocol",
+            }),
+            ConnectError::WantsSasl { .. } => {
+                Some("this listener probably wants SASL authentication: use a listener without it")
+            }
+            ConnectError::VersionUnsupported { api: ApiKey::Produce | ApiKey::Metadata, theirs: None, .. } => {
+                Some("this is probably a controller: use a broker's listener")
+            }
+            ConnectError::VersionUnsupported { ours, theirs: Some(theirs), .. } if theirs.min > ours.max => {
+                Some("this Kafka is newer than this client understands")
+            }
+            ConnectError::VersionUnsupported { .. } => Some("Kafka 2.1 is the oldest that will do"),
+            ConnectError::ApiVersions { .. } | ConnectError::Broken { .. } | ConnectError::ClientId { .. } => None,
+        }
+    }
+}
+
+/// Why an exchange failed. The connection is dead then, except after [`CallError::Unsupported`].
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Not completely written: a broker acts on whole requests only, so it cannot have acted on this one.
+    #[error("the request could not be sent whole")]
+    NotSent(#[source] io::Error),
+    /// The broker does not speak this API in a version we do; nothing was sent.
+    #[error("the broker does not speak {api} in version {ours}")]
+    Unsupported { api: ApiKey, ours: VersionRange },
+    /// Written to the last byte, and no answer.
+    #[error("no answer to {api} after {} ms", waited.as_millis())]
+    Lost {
+        api: ApiKey,
+        waited: Duration,
+        #[source]
+        loss: Loss,
+    },
+    /// An answer that can't be understood.
+    #[error("the answer is malformed")]
+    Decode(#[source] DecodeError),
+}
+
+/// Where an answer was lost.
+#[derive(Debug, thiserror::Error)]
+pub enum Loss {
+    #[error("the time for it ran out")]
+    Timeout,
+    /// `partial`: after some bytes of an answer.
+    #[error("the broker closed the connection{}", if *.partial { " in the middle of the answer" } else { "" })]
+    Closed { partial: bool },
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+    #[error("a frame of {claimed} bytes is announced, at most {max} are accepted")]
+    FrameLength { claimed: i32, max: usize, first_bytes: Vec<u8> },
+    #[error("the answer belongs to request {got}, not to {expected}")]
+    CorrelationId { expected: i32, got: i32 },
+    #[error("{bytes} bytes follow that nobody asked for")]
+    Surplus { bytes: usize },
+}
+
+impl CallError {
+    /// Whether the broker may have acted on the request.
+    pub fn maybe_applied(&self) -> bool {
+        match self {
+            CallError::NotSent(_) | CallError::Unsupported { .. } => false,
+            CallError::Lost { .. } | CallError::Decode(_) => true,
+        }
+    }
+
+    /// The broker let the time run out; it may be frozen, or slow.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, CallError::Lost { loss: Loss::Timeout, .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_print_as_kafka_names_them() {
+        assert_eq!(ErrorCode(19).to_string(), "NOT_ENOUGH_REPLICAS (19)");
+        assert_eq!(ErrorCode(-1).to_string(), "UNKNOWN_SERVER_ERROR (-1)");
+        assert_eq!(ErrorCode(999).to_string(), "error 999");
+        assert_eq!(ErrorCode(999).name(), "UNRECOGNIZED");
+    }
+
+    #[test]
+    fn every_answer_to_produce_has_its_class() {
+        let of_class = |class: Class, named: bool| -> Vec<i16> {
+            (-2..=200).filter(|code| classify(ErrorCode(*code), named) == class).collect()
+        };
+        for named in [false, true] {
+            assert_eq!(of_class(Class::Stored, named), [0]);
+            assert_eq!(of_class(Class::NotAppended, named), [2, 5, 19]);
+            assert_eq!(of_class(Class::OutOfSequence, named), [45, 47, 59]);
+        }
+        assert_eq!(of_class(Class::Record, false), [10, 18]);
+        assert_eq!(of_class(Class::Record, true), [10, 18, 87]);
+        assert_eq!(of_class(Class::Refused, false), [17, 29, 31, 32, 33, 35, 58, 87]);
+        assert_eq!(of_class(Class::Refused, true), [17, 29, 31, 32, 33, 35, 58]);
+        for unsure in [-1, 3, 6, 7, 20, 46, 56, 999, i16::MIN, i16::MAX] {
+            assert_eq!(classify(ErrorCode(unsure), true), Class::Unsure, "{unsure}");
+        }
+    }
+
+    #[test]
+    fn only_a_request_that_left_whole_may_have_been_acted_on() {
+        let io = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(!CallError::NotSent(io()).maybe_applied());
+        assert!(CallError::Decode(DecodeError::Null { at: 0 }).maybe_applied());
+        for loss in [
+            Loss::Timeout,
+            Loss::Closed { partial: false },
+            Loss::Io(io()),
+            Loss::FrameLength { claimed: -1, max: 1, first_bytes: Vec::new() },
+            Loss::CorrelationId { expected: 1, got: 2 },
+            Loss::Surplus { bytes: 1 },
+        ] {
+            assert!(CallError::Lost { api: ApiKey::Produce, waited: Duration::ZERO, loss }.maybe_applied());
+        }
+    }
+}

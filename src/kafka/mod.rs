@@ -1,0 +1,12 @@
+//! The Kafka room: what goes over the wire to a broker, and what comes back.
+//!
+//! Promises: decoders never panic and never allocate more than an answer's own bytes justify; every error says whether a broker
+//! may have acted. Does not know: SQLite, outboxes, rows. Layers look down only: connection, protocol, primitives.
+
+pub mod cluster;
+pub mod connection;
+pub mod error;
+pub mod partitioner;
+pub mod producer;
+pub mod protocol;
+pub mod record_batch;

@@ -1,0 +1,217 @@
+//! Kafka's messages, one file per family, in the versions of one table.
+//!
+//! Promises: what is spoken stands in [`SPOKEN`] and nowhere else; answers are decoded whole or not at all. Does not know:
+//! sockets, retries, what an answer means.
+//!
+//! Field order and types: Kafka's message definitions (`clients/src/main/resources/common/message/*.json`). Requests name
+//! partitions in flat lists and are grouped by topic while they are encoded, because that is what callers have.
+
+pub mod api_versions;
+pub mod create_topics;
+pub mod describe_producers;
+pub mod fetch;
+pub mod header;
+pub mod init_producer_id;
+pub mod list_offsets;
+pub mod metadata;
+pub mod primitives;
+pub mod produce;
+
+pub use api_versions::{ApiRange, ApiVersionsRequest, ApiVersionsResponse};
+pub use create_topics::{CreateTopicsRequest, CreateTopicsResponse, CreatedTopic};
+pub use describe_producers::{ActiveProducer, DescribeProducersRequest, DescribeProducersResponse, DescribedPartition};
+pub use fetch::{FetchPartition, FetchRequest, FetchResponse, FetchedPartition};
+pub use init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+pub use list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListedOffset};
+pub use metadata::{MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic};
+pub use primitives::{DecodeError, Reader, Writer};
+pub use produce::{PartitionBatch, ProduceRequest, ProduceResponse, ProducedPartition};
+
+use std::fmt;
+use std::time::Duration;
+
+/// The kinds of requests we make, with Kafka's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i16)]
+pub enum ApiKey {
+    Produce = 0,
+    Fetch = 1,
+    ListOffsets = 2,
+    Metadata = 3,
+    ApiVersions = 18,
+    CreateTopics = 19,
+    InitProducerId = 22,
+    DescribeProducers = 61,
+}
+
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The lowest and the highest version of a request that one side speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionRange {
+    pub min: i16,
+    pub max: i16,
+}
+
+impl VersionRange {
+    /// The highest version both sides speak.
+    pub fn common(self, other: VersionRange) -> Option<i16> {
+        let highest = self.max.min(other.max);
+        (highest >= self.min.max(other.min)).then_some(highest)
+    }
+}
+
+impl fmt::Display for VersionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max { write!(f, "{}", self.min) } else { write!(f, "{} to {}", self.min, self.max) }
+    }
+}
+
+/// A line of the table of versions.
+#[derive(Clone, Copy, Debug)]
+pub struct Spoken {
+    pub api: ApiKey,
+    pub versions: VersionRange,
+    /// The first version with compact types and tagged fields, whether we speak it or not.
+    pub flexible_from: i16,
+    /// Without it the broker is of no use. What is not needed is looked up with `Connection::api_version`.
+    pub needed: bool,
+}
+
+/// The one table of what we speak. One version of nearly everything is enough from Kafka 2.1 to 4.3.
+pub const SPOKEN: [Spoken; 8] = [
+    // 8 adds record_errors (2.4); from 3 on it takes record batch v2; 4.0 removed 0 to 2.
+    spoken(ApiKey::Produce, 7, 8, 9, true),
+    // 9 adds current_leader_epoch, so that a deposed leader says so instead of serving stale data; 10 allows zstd batches.
+    spoken(ApiKey::Fetch, 10, 10, 12, true),
+    // 4 adds current_leader_epoch.
+    spoken(ApiKey::ListOffsets, 4, 4, 6, true),
+    // 7 adds the leader epoch; 4 allow_auto_topic_creation.
+    spoken(ApiKey::Metadata, 7, 7, 9, true),
+    // 0 is the one version that every broker answers in its own format, even one that is too old or too new for us.
+    spoken(ApiKey::ApiVersions, 0, 0, 3, true),
+    // 2 to 4 have one layout; 4.0 removed 0 and 1. Only the demo creates a topic.
+    spoken(ApiKey::CreateTopics, 2, 4, 5, false),
+    spoken(ApiKey::InitProducerId, 1, 1, 2, true),
+    // Since 2.8. Only a help for recovery.
+    spoken(ApiKey::DescribeProducers, 0, 0, 0, false),
+];
+
+const fn spoken(api: ApiKey, min: i16, max: i16, flexible_from: i16, needed: bool) -> Spoken {
+    Spoken { api, versions: VersionRange { min, max }, flexible_from, needed }
+}
+
+impl ApiKey {
+    /// Its place in [`SPOKEN`].
+    pub(crate) fn index(self) -> usize {
+        SPOKEN.iter().position(|line| line.api == self).expect("every ApiKey has its line in SPOKEN")
+    }
+
+    /// What we speak of it.
+    pub fn spoken(self) -> &'static Spoken {
+        &SPOKEN[self.index()]
+    }
+}
+
+/// A message to a broker and the answer to it.
+pub trait Request {
+    type Response;
+    const API: ApiKey;
+
+    /// Appends the body. `version` is one of [`SPOKEN`]'s for this API.
+    fn encode(&self, version: i16, out: &mut Writer<'_>);
+
+    /// Reads an answer's body; the caller checks for leftovers.
+    fn decode(version: i16, reader: &mut Reader<'_>) -> Result<Self::Response, DecodeError>;
+}
+
+/// `throttle_time_ms`: the broker won't read from this connection for so long.
+pub(crate) fn throttle_time(reader: &mut Reader<'_>) -> Result<Duration, DecodeError> {
+    let milliseconds = reader.i32()?;
+    // A negative time is no reason to doubt the rest of the answer.
+    Ok(Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)))
+}
+
+/// The items in the order of `place` (topic, partition), ready to be cut by topic.
+///
+/// Panics if a partition is named twice: a broker answers such a request by partition, and the answers could not be told apart.
+pub(crate) fn sorted_by_partition<'a, T>(items: &'a [T], place: impl Fn(&'a T) -> (&'a str, i32)) -> Vec<&'a T> {
+    let mut sorted: Vec<&'a T> = items.iter().collect();
+    sorted.sort_by_key(|item| place(item));
+    for pair in sorted.windows(2) {
+        let (topic, partition) = place(pair[0]);
+        assert!((topic, partition) != place(pair[1]), "{topic}-{partition} is named twice in one request");
+    }
+    sorted
+}
+
+/// Why no topic can have this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopicNameError {
+    #[error("a topic name can't be empty")]
+    Empty,
+    #[error("a topic name has at most {max} characters, this has {length}", max = TOPIC_NAME_MAX)]
+    TooLong { length: usize },
+    #[error("{0:?} can't be a topic name")]
+    Dots(String),
+    #[error("a topic name is made of a-z, A-Z, 0-9, '.', '_' and '-'; {0:?} is not among them")]
+    Character(char),
+}
+
+/// The longest topic name, in characters (and bytes).
+pub const TOPIC_NAME_MAX: usize = 249;
+
+/// Kafka's rule for topic names (`org.apache.kafka.common.internals.Topic`). A name that fails here would be answered with
+/// INVALID_TOPIC_EXCEPTION.
+pub fn check_topic_name(name: &str) -> Result<(), TopicNameError> {
+    match name {
+        "" => return Err(TopicNameError::Empty),
+        "." | ".." => return Err(TopicNameError::Dots(name.to_owned())),
+        _ => {}
+    }
+    if let Some(strange) = name.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-')) {
+        return Err(TopicNameError::Character(strange));
+    }
+    if name.len() > TOPIC_NAME_MAX {
+        return Err(TopicNameError::TooLong { length: name.len() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_common_version_is_the_highest_that_both_speak() {
+        let range = |min, max| VersionRange { min, max };
+        assert_eq!(range(7, 8).common(range(0, 11)), Some(8));
+        assert_eq!(range(7, 8).common(range(3, 7)), Some(7));
+        assert_eq!(range(7, 8).common(range(0, 6)), None);
+        assert_eq!(range(7, 8).common(range(9, 12)), None);
+        // What a confused broker might say.
+        assert_eq!(range(7, 8).common(range(9, 3)), None);
+    }
+
+    #[test]
+    fn topic_names_follow_kafkas_rule() {
+        for good in ["users", "a", "users.Created_v1-x", "...", &"x".repeat(249)] {
+            assert_eq!(check_topic_name(good), Ok(()), "{good}");
+        }
+        assert_eq!(check_topic_name(""), Err(TopicNameError::Empty));
+        assert_eq!(check_topic_name(".."), Err(TopicNameError::Dots("..".into())));
+        assert_eq!(check_topic_name("ünit"), Err(TopicNameError::Character('ü')));
+        assert_eq!(check_topic_name("a b"), Err(TopicNameError::Character(' ')));
+        assert_eq!(check_topic_name(&"x".repeat(250)), Err(TopicNameError::TooLong { length: 250 }));
+    }
+
+    #[test]
+    #[should_panic(expected = "a-1 is named twice in one request")]
+    fn a_partition_is_named_once() {
+        sorted_by_partition(&[("a", 1), ("b", 1), ("a", 1)], |item| *item);
+    }
+}

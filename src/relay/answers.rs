@@ -1,0 +1,351 @@
+//! What the sink answers, and what follows from it. Every branch of an outcome is decided here.
+//!
+//! Promises: only `Stored` leads to a delete (I2); broker trouble costs no row anything; after an unsure attempt nothing but
+//! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
+
+use super::breaker::{PROBE_EVERY, Suspect, Verdict};
+use super::lanes::{Batch, Flight, Phase, Standing};
+use super::ledger::Leaver;
+use super::route::recut;
+use super::{Fatal, Producer, Relay};
+use crate::model::{Outcome, Plan, PlanId, RowMark, Rows, SinkEvent, Why};
+use crate::ports::{Clock, Journal, Sink, Source};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Answers 45, 47 or 59 in a row before a lane halts: the first may come from a leader that is no longer one.
+const OUT_OF_SEQUENCE_MAX: u32 = 5;
+/// How long a lane waits after a refusal that people have to mend.
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
+/// A batch size learned from rejections does not sink below this: single records decide then.
+const LEARNED_BATCH_BYTES_MIN: usize = 16 << 10;
+/// Kafka's MESSAGE_TOO_LARGE: the one rejection that says something of the batch's size.
+const MESSAGE_TOO_LARGE: i16 = 10;
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    pub(super) fn on_sink(&mut self, event: SinkEvent, now: Instant) -> Result<(), Fatal> {
+        match event {
+            SinkEvent::Producer { id } => {
+                self.producer = Producer::Known(id);
+                self.sink_trouble.over(now);
+                self.figures.sink_ready.store(true, Relaxed);
+            }
+            SinkEvent::NoProducer { why } => self.sink_trouble.happened(now, &why.to_string()),
+            SinkEvent::Opened { topic, partitions } => self.opened(&topic, partitions, now),
+            SinkEvent::NotOpened { topic, why } => {
+                let ix = self.intake.topic(&topic);
+                self.intake.topics[ix as usize].trouble.happened(now, &why.to_string());
+            }
+            SinkEvent::Outcome { plan, outcome, at } => self.on_outcome(plan, outcome, at, now)?,
+        }
+        Ok(())
+    }
+
+    fn on_outcome(&mut self, plan: PlanId, outcome: Outcome, at: Instant, now: Instant) -> Result<(), Fatal> {
+        let Some(ix) = self.plans.get(&plan).copied() else {
+            return Err(Fatal(format!("the sink answered plan {}, which is not in flight", plan.0)));
+        };
+        let Some(flight) = self.intake.lanes[ix as usize].flight.take() else {
+            return Err(Fatal(format!("plan {} was answered and its lane has nothing in flight", plan.0)));
+        };
+        if flight.plan.id != plan || !matches!(flight.phase, Phase::Sent { .. }) {
+            return Err(Fatal(format!("plan {} was answered in phase {:?}", plan.0, flight.phase)));
+        }
+        match outcome {
+            Outcome::Stored { offset } => self.stored(ix, flight, offset, at, now),
+            Outcome::NotAppended(why) => {
+                self.figures.not_appended.fetch_add(1, Relaxed);
+                self.topic_trouble(ix, now, &why);
+                if self.draining.is_some() && !flight.unsure {
+                    // No broker can have got it: it is not waited for, its rows stay in the table.
+                    self.drop_flight(&flight);
+                } else {
+                    self.again(ix, flight, now);
+                }
+            }
+            Outcome::Unsure(why) => {
+                self.figures.unsure.fetch_add(1, Relaxed);
+                self.topic_trouble(ix, now, &why);
+                self.in_trouble(ix);
+                self.again(ix, Flight { unsure: true, ..flight }, now);
+            }
+            Outcome::Refused(why) => self.refused(ix, flight, &why, now),
+            Outcome::OutOfSequence(why) => {
+                let flight = Flight { out_of_sequence: flight.out_of_sequence + 1, ..flight };
+                if flight.out_of_sequence >= OUT_OF_SEQUENCE_MAX {
+                    self.halt(ix, flight, &why);
+                } else {
+                    self.topic_trouble(ix, now, &why);
+                    self.in_trouble(ix);
+                    self.again(ix, flight, now);
+                }
+            }
+            Outcome::Rejected { why, records } => {
+                self.figures.rejected.fetch_add(1, Relaxed);
+                if flight.unsure || flight.out_of_sequence > 0 {
+                    // Validation comes before the duplicate check: a batch that was stored can be answered so.
+                    self.halt(ix, flight, &why);
+                } else {
+                    self.rejected(ix, flight, why, records, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn topic_trouble(&mut self, ix: u32, now: Instant, why: &Why) {
+        let topic = self.intake.lanes[ix as usize].topic as usize;
+        self.intake.topics[topic].trouble.happened(now, &why.to_string());
+    }
+
+    /// The same rows under the same triple, later.
+    fn again(&mut self, ix: u32, flight: Flight, now: Instant) {
+        let lane = &mut self.intake.lanes[ix as usize];
+        let until = lane.backoff.next(now, &mut self.random);
+        lane.flight = Some(Flight { phase: Phase::Waiting { until }, ..flight });
+        self.waiting.push(ix);
+    }
+
+    fn stored(&mut self, ix: u32, flight: Flight, offset: i64, at: Instant, now: Instant) {
+        let rows = flight.plan.rows.len() as u64;
+        self.plans.remove(&flight.plan.id);
+        self.figures.commit_to_ack.observe(at.saturating_duration_since(flight.seen), rows);
+        self.summary.published += rows;
+        for outbox in self.outboxes() {
+            let of_outbox = flight.plan.rows.meta.iter().filter(|meta| meta.key.outbox == outbox).count();
+            self.figures.outboxes[usize::from(outbox.0)].published.fetch_add(of_outbox as u64, Relaxed);
+        }
+        let lane = &mut self.intake.lanes[ix as usize];
+        lane.standing = Standing::Running;
+        lane.trouble = false;
+        lane.backoff.reset();
+        if offset >= 0 {
+            lane.noted_offset = offset + rows as i64;
+        }
+        let topic = lane.topic as usize;
+        self.settling.acknowledged(flight.plan, offset, now);
+        self.intake.topics[topic].trouble.over(now);
+        let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix);
+        for suspect in condemned {
+            self.set_suspect_aside(suspect);
+        }
+        if reopened {
+            log::warn!("topic {}: a record was accepted again; its lanes go on", self.intake.topics[topic].name);
+        }
+        self.intake.make_ready(ix);
+        self.reading.room();
+    }
+
+    /// The topic, the clock or our permissions: every row is kept, the lane stops until a retry is accepted.
+    fn refused(&mut self, ix: u32, flight: Flight, why: &Why, now: Instant) {
+        self.figures.refused.fetch_add(1, Relaxed);
+        self.topic_trouble(ix, now, why);
+        self.in_trouble(ix);
+        if self.draining.is_some() && !flight.unsure {
+            self.drop_flight(&flight);
+            return;
+        }
+        let lane = &mut self.intake.lanes[ix as usize];
+        lane.standing = Standing::Refused;
+        lane.flight = Some(Flight { phase: Phase::Waiting { until: now + REFUSED_RETRY }, ..flight });
+        self.waiting.push(ix);
+    }
+
+    /// What became of the batch can't be told from answers alone. Its rows stay, nothing more is sent to this lane.
+    fn halt(&mut self, ix: u32, flight: Flight, why: &Why) {
+        let lane = &mut self.intake.lanes[ix as usize];
+        log::error!(
+            "lane {} stops: {why}; whether its batch of {} rows (producer id {}, epoch {}, sequence {}) was stored is not known. \
+             Its rows stay in the table; restart outboxd to send them again with the same content",
+            lane.target,
+            flight.plan.rows.len(),
+            flight.plan.triple.producer_id,
+            flight.plan.triple.epoch,
+            flight.plan.triple.first_sequence,
+        );
+        lane.standing = Standing::Halted;
+        lane.flight = Some(flight);
+        self.in_trouble(ix);
+    }
+
+    /// The plan is dropped, its rows go back to the table.
+    fn drop_flight(&mut self, flight: &Flight) {
+        self.plans.remove(&flight.plan.id);
+        self.summary.left_in_flight += flight.plan.rows.len() as u64;
+        self.settling.forget(flight.plan.id);
+    }
+
+    /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
+    fn rejected(&mut self, ix: u32, flight: Flight, why: Why, records: Option<Vec<u32>>, now: Instant) {
+        let Flight { plan, seen, .. } = flight;
+        self.plans.remove(&plan.id);
+        let rows = take_rows(plan.clone());
+        let lane = &mut self.intake.lanes[ix as usize];
+        // A rejection is an answer: whatever the lane was in trouble for is over.
+        lane.standing = Standing::Running;
+        lane.trouble = false;
+        lane.backoff.reset();
+        lane.bump_epoch();
+        if !lane.has_identity() {
+            self.producer = Producer::Unknown;
+        }
+        if let Some(older) = lane.replacing.replace(plan.id) {
+            self.settling.forget(older);
+        }
+        let topic = lane.topic as usize;
+        let count = rows.len();
+        let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
+        if all || self.intake.topics[topic].breaker.is_tripped() {
+            self.intake.give_back_rows(ix, rows);
+            self.trip(topic, &why, now);
+            return;
+        }
+        match records {
+            None if count > 1 => self.split(ix, rows, seen, &why),
+            _ => {
+                let mut bad: Vec<usize> =
+                    records.map_or_else(|| vec![0], |at| at.iter().map(|at| *at as usize).collect());
+                bad.retain(|at| *at < count);
+                bad.sort_unstable();
+                bad.dedup();
+                let good: Vec<usize> = (0..count).filter(|at| bad.binary_search(at).is_err()).collect();
+                self.replace(ix, rows, seen, &[good], &bad, &why, now);
+            }
+        }
+    }
+
+    /// No record was named: halves are tried.
+    fn split(&mut self, ix: u32, rows: Rows, seen: Instant, why: &Why) {
+        let half = rows.len() / 2;
+        if why.code == Some(MESSAGE_TOO_LARGE) {
+            let topic = self.intake.lanes[ix as usize].topic as usize;
+            let learned = (rows.bytes.len() / 2).max(LEARNED_BATCH_BYTES_MIN);
+            let state = &mut self.intake.topics[topic];
+            if learned < state.batch_bytes_max {
+                state.batch_bytes_max = learned;
+                log::info!("topic {}: batches of at most {learned} bytes from now on ({why})", state.name);
+            }
+        }
+        let (first, second) = ((0..half).collect::<Vec<_>>(), (half..rows.len()).collect::<Vec<_>>());
+        let now = self.clock.now();
+        self.replace(ix, rows, seen, &[first, second], &[], why, now);
+    }
+
+    /// The rejected batch becomes pieces, to be sent first and in order, and suspects.
+    #[allow(clippy::too_many_arguments)] // the parts of one rejection
+    fn replace(
+        &mut self,
+        ix: u32,
+        rows: Rows,
+        seen: Instant,
+        pieces: &[Vec<usize>],
+        bad: &[usize],
+        why: &Why,
+        now: Instant,
+    ) {
+        let pieces: Vec<Rows> =
+            pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| recut(&rows, piece.iter().copied())).collect();
+        let suspects: Vec<Rows> = bad.iter().map(|at| recut(&rows, [*at])).collect();
+        self.intake.held_rows += rows.len();
+        self.intake.held_bytes += pieces.iter().chain(&suspects).map(|rows| rows.bytes.len()).sum::<usize>();
+        self.intake.forget_rows(rows);
+        let lane = &mut self.intake.lanes[ix as usize];
+        for rows in pieces.into_iter().rev() {
+            lane.pieces.push_front(Batch { rows, seen });
+        }
+        let topic = lane.topic as usize;
+        let mut verdict = Verdict::Wait;
+        for row in suspects {
+            verdict = self.intake.topics[topic].breaker.suspect(ix, row, why.clone(), now);
+        }
+        if verdict == Verdict::Trip {
+            self.trip(topic, why, now);
+            return;
+        }
+        self.intake.make_ready(ix);
+        self.forget_replaced(ix);
+        self.reading.room();
+    }
+
+    /// A rejected plan whose lane has nothing to put in its place is simply forgotten.
+    fn forget_replaced(&mut self, ix: u32) {
+        let lane = &mut self.intake.lanes[ix as usize];
+        if !lane.has_rows()
+            && let Some(old) = lane.replacing.take()
+        {
+            self.settling.forget(old);
+        }
+    }
+
+    /// It is the topic or the clock: suspects and everything unsent go back to the table, one record is tried now and then.
+    fn trip(&mut self, topic: usize, why: &Why, now: Instant) {
+        let state = &mut self.intake.topics[topic];
+        if !state.breaker.is_tripped() {
+            log::error!(
+                "topic {}: rejects everything: {why}. Nothing is set aside; its rows stay in the table and one is tried every {} s",
+                state.name,
+                PROBE_EVERY.as_secs()
+            );
+        }
+        let lanes = &self.intake.lanes;
+        for suspect in state.breaker.trip(now, |ix| lanes[ix as usize].flight.is_some()) {
+            self.intake.give_back_rows(suspect.lane, suspect.row);
+        }
+        let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();
+        for ix in lanes {
+            self.intake.give_back(ix);
+            self.forget_replaced(ix);
+        }
+    }
+
+    /// Time-driven decisions of the breakers.
+    pub(super) fn breakers(&mut self, now: Instant) {
+        for topic in 0..self.intake.topics.len() {
+            let breaker = &mut self.intake.topics[topic].breaker;
+            if breaker.deadline().is_none_or(|at| now < at) {
+                continue;
+            }
+            for suspect in breaker.believed(now) {
+                self.set_suspect_aside(suspect);
+            }
+            let state = &mut self.intake.topics[topic];
+            if !state.breaker.probe_due(now) {
+                continue;
+            }
+            let (lanes, outboxes) = (&self.intake.lanes, &self.intake.outboxes);
+            let able = |ix: &u32| {
+                let lane = &lanes[*ix as usize];
+                lane.standing == Standing::Running
+                    && lane.is_idle()
+                    && outboxes.iter().any(|outbox| outbox.ledger.is_marked(Leaver::Lane(*ix)))
+            };
+            if let Some(ix) = state.lanes.iter().flatten().copied().find(able) {
+                state.breaker.probe(ix);
+                self.reading.look_soon(now);
+            }
+        }
+    }
+
+    fn set_suspect_aside(&mut self, suspect: Suspect) {
+        let meta = suspect.row.meta[0];
+        let outbox = self.intake.outbox(meta.key.outbox);
+        log::error!(
+            "outbox {}: row with rowid {} is set aside for this run: {}. It stays in the table; the rows after it go on",
+            outbox.route.name,
+            meta.key.rowid,
+            suspect.why
+        );
+        outbox.ledger.set_aside(RowMark { rowid: meta.key.rowid, print: meta.print });
+        self.figures.outboxes[usize::from(meta.key.outbox.0)].set_aside.fetch_add(1, Relaxed);
+        self.intake.forget_rows(suspect.row);
+    }
+}
+
+/// The plan's rows, without a copy when nobody else holds them any more.
+pub(super) fn take_rows(plan: Arc<Plan>) -> Rows {
+    match Arc::try_unwrap(plan) {
+        Ok(plan) => Arc::try_unwrap(plan.rows).unwrap_or_else(|rows| (*rows).clone()),
+        Err(plan) => (*plan.rows).clone(),
+    }
+}

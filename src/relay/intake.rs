@@ -1,0 +1,430 @@
+//! Taking rows: from a look's row to a record in a lane's buffer, or the reason why it stays in the table for now.
+//!
+//! Promises: bounded memory, rows and bytes, whatever the backlog and however many lanes are stopped; records of one key and one
+//! table enter a lane in rowid order. Does not know: when looks happen, how batches are sent.
+
+use super::Limits;
+use super::backoff::Backoff;
+use super::breaker::Breaker;
+use super::lanes::{Batch, Lane, Phase, Standing};
+use super::ledger::{Known, Leaver, Ledger};
+use super::route::{self, Encoder, Route, Unroutable};
+use crate::model::{Flow, OutboxIx, PartitionStart, RowMark, RowView, Rows, RunId, Target, Topic};
+use crate::telemetry::trouble::Trouble;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// A buffer larger than this is not kept for reuse: it held a row of unusual size.
+const SPARE_BYTES_MAX: usize = 2 << 20;
+/// How many buffers are kept for reuse.
+const SPARE_BUFFERS_MAX: usize = 4;
+/// A new buffer's first size.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// Whether there may be rows that no look has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    No,
+    /// Yes, and they can be read now.
+    Ready,
+    /// Yes, and there was no room for the next one.
+    Full,
+}
+
+/// One outbox of the database.
+#[derive(Debug)]
+pub struct Outbox {
+    pub route: Route,
+    pub ledger: Ledger,
+    /// Whether the last look came to the table's end.
+    pub more: Behind,
+    /// There has been room since the last look from the low marks.
+    pub again: bool,
+    /// Not looked at before this, because of `trouble`.
+    pub retry_at: Option<Instant>,
+    pub trouble: Trouble,
+    /// Set-aside rows have reached their limit; nothing is taken until the daemon is restarted.
+    pub paused: bool,
+    /// When the oldest row that is still in the table and not held was noticed.
+    pub behind_since: Option<Instant>,
+    pub topics: usize,
+}
+
+/// One topic that rows were routed to.
+#[derive(Debug)]
+pub struct TopicState {
+    pub name: Topic,
+    /// By partition; `None` until a row goes there. Empty: not open yet.
+    pub lanes: Vec<Option<u32>>,
+    pub starts: Vec<PartitionStart>,
+    /// Where rows with a null key go until the next batch.
+    pub null_partition: i32,
+    /// The largest batch; shrinks when the broker says so.
+    pub batch_bytes_max: usize,
+    pub breaker: Breaker,
+    pub trouble: Trouble,
+}
+
+impl TopicState {
+    pub fn is_open(&self) -> bool {
+        !self.lanes.is_empty()
+    }
+}
+
+/// What became of a row that a look came to.
+#[derive(Debug)]
+enum Place {
+    Lane(u32),
+    Leave(Leaver),
+    Stop,
+    Unroutable(Unroutable),
+}
+
+/// The part of the relay that looks feed.
+#[derive(Debug)]
+pub struct Intake {
+    pub outboxes: Vec<Outbox>,
+    pub topics: Vec<TopicState>,
+    topic_index: HashMap<Topic, u32>,
+    pub lanes: Vec<Lane>,
+    pub limits: Limits,
+    pub held_rows: usize,
+    pub held_bytes: usize,
+    /// Topics to ask the sink for.
+    pub to_open: Vec<Topic>,
+    /// Lanes with rows and nothing in flight.
+    pub ready: Vec<u32>,
+    /// Rows set aside since the relay last looked, to be logged and counted.
+    pub unroutable: Vec<(OutboxIx, RowMark, Unroutable)>,
+    encoder: Encoder,
+    spare: Vec<Rows>,
+    name: String,
+    random: fastrand::Rng,
+}
+
+impl Intake {
+    pub fn new(run: RunId, routes: Vec<Route>, limits: Limits, random: fastrand::Rng) -> Self {
+        let outboxes = routes
+            .into_iter()
+            .map(|route| Outbox {
+                trouble: Trouble::new(format!("outbox {}", route.name)),
+                route,
+                ledger: Ledger::default(),
+                more: Behind::Ready,
+                again: false,
+                retry_at: None,
+                paused: false,
+                behind_since: None,
+                topics: 0,
+            })
+            .collect();
+        Intake {
+            outboxes,
+            topics: Vec::new(),
+            topic_index: HashMap::new(),
+            lanes: Vec::new(),
+            limits,
+            held_rows: 0,
+            held_bytes: 0,
+            to_open: Vec::new(),
+            ready: Vec::new(),
+            unroutable: Vec::new(),
+            encoder: Encoder::new(run),
+            spare: Vec::new(),
+            name: String::new(),
+            random,
+        }
+    }
+
+    pub fn outbox(&mut self, ix: OutboxIx) -> &mut Outbox {
+        &mut self.outboxes[usize::from(ix.0)]
+    }
+
+    pub fn topic_of(&self, name: &str) -> Option<u32> {
+        self.topic_index.get(name).copied()
+    }
+
+    /// The topic's place in the list; a new one is asked for.
+    pub fn topic(&mut self, name: &str) -> u32 {
+        if let Some(ix) = self.topic_index.get(name) {
+            return *ix;
+        }
+        let ix = self.topics.len() as u32;
+        let name: Topic = name.into();
+        self.topics.push(TopicState {
+            name: name.clone(),
+            lanes: Vec::new(),
+            starts: Vec::new(),
+            null_partition: 0,
+            batch_bytes_max: self.limits.batch_bytes_max,
+            breaker: Breaker::default(),
+            trouble: Trouble::new(format!("topic {name}")),
+        });
+        self.topic_index.insert(name.clone(), ix);
+        self.to_open.push(name);
+        ix
+    }
+
+    /// The sink knows the topic's partitions, or that there are more of them.
+    pub fn opened(&mut self, name: &str, starts: Vec<PartitionStart>) {
+        let ix = self.topic(name);
+        let topic = &mut self.topics[ix as usize];
+        if topic.is_open() && starts.len() < topic.lanes.len() {
+            // Fewer partitions: the topic was re-created. Lanes beyond the end keep their batch and stay.
+            log::warn!("topic {name} has {} partitions now, it had {}", starts.len(), topic.lanes.len());
+        }
+        let count = starts.len().max(topic.lanes.len());
+        topic.lanes.resize(count, None);
+        topic.starts = starts;
+        topic.null_partition = self.random.i32(0..topic.starts.len().max(1) as i32);
+    }
+
+    /// Takes one row of a look, or says why not. `seen`: when its commit was noticed.
+    pub fn take(&mut self, ix: OutboxIx, row: &RowView<'_>, seen: Instant, now: Instant) -> Flow {
+        let mark = RowMark { rowid: row.rowid, print: row.print };
+        let ledger = &mut self.outboxes[usize::from(ix.0)].ledger;
+        let place = match ledger.recognise(row) {
+            Known::Passed => {
+                ledger.came_to(mark);
+                return Flow::Continue;
+            }
+            Known::New => self.place(ix, row, now),
+            Known::Rewritten => match self.place(ix, row, now) {
+                Place::Lane(lane) => Place::Leave(Leaver::Lane(lane)),
+                place => place,
+            },
+        };
+        match place {
+            Place::Stop => return Flow::Stop,
+            Place::Leave(leaver) => {
+                let outbox = self.outbox(ix);
+                outbox.behind_since.get_or_insert(seen);
+                outbox.ledger.leave(leaver, mark);
+            }
+            Place::Unroutable(reason) => {
+                if self.outbox(ix).ledger.is_full() {
+                    self.outbox(ix).paused = true;
+                    return Flow::Stop;
+                }
+                self.outbox(ix).ledger.set_aside(mark);
+                self.unroutable.push((ix, mark, reason));
+            }
+            Place::Lane(lane) => self.put(ix, lane, row, seen),
+        }
+        self.outbox(ix).ledger.came_to(mark);
+        Flow::Continue
+    }
+
+    fn place(&mut self, ix: OutboxIx, row: &RowView<'_>, now: Instant) -> Place {
+        let topic = match self.topic_for(ix, row) {
+            Ok(topic) => topic,
+            Err(reason) => return Place::Unroutable(reason),
+        };
+        let outbox = &self.outboxes[usize::from(ix.0)];
+        if outbox.route.event_id && row.fields[crate::model::field::EVENT_ID].is_none() {
+            return Place::Unroutable(Unroutable::EventIdNull);
+        }
+        let bytes = outbox.route.record_bytes_bound(row);
+        if bytes > self.limits.record_bytes_max {
+            return Place::Unroutable(Unroutable::TooLarge { bytes, max: self.limits.record_bytes_max });
+        }
+        let state = &self.topics[topic as usize];
+        if !state.is_open() {
+            return Place::Leave(Leaver::Topic(topic));
+        }
+        if outbox.ledger.is_marked(Leaver::Topic(topic)) {
+            return Place::Leave(Leaver::Topic(topic));
+        }
+        let count = state.starts.len() as i32;
+        let partition = route::partition(row, count).unwrap_or_else(|| self.partition_for_null(ix, topic, count));
+        let lane = self.lane(topic, partition);
+        if self.outboxes[usize::from(ix.0)].ledger.is_marked(Leaver::Lane(lane)) {
+            return Place::Leave(Leaver::Lane(lane));
+        }
+        self.room(lane, bytes, now)
+    }
+
+    fn topic_for(&mut self, ix: OutboxIx, row: &RowView<'_>) -> Result<u32, Unroutable> {
+        let mut name = std::mem::take(&mut self.name);
+        let outbox = &self.outboxes[usize::from(ix.0)];
+        let known = match outbox.route.literal() {
+            // The one topic of an outbox without a template is looked up by its name as configured: no copy per row.
+            Some(literal) => self.topic_index.get(literal).copied().ok_or(Ok(literal)),
+            None => match outbox.route.topic(row, &mut name) {
+                Ok(()) => self.topic_index.get(name.as_str()).copied().ok_or(Ok(name.as_str())),
+                Err(reason) => Err(Err(reason)),
+            },
+        };
+        let found = match known {
+            Ok(topic) => Ok(topic),
+            Err(Err(reason)) => Err(reason),
+            Err(Ok(_)) if outbox.topics >= outbox.route.topics_max => {
+                Err(Unroutable::TooManyTopics(outbox.route.topics_max))
+            }
+            Err(Ok(new)) => {
+                let new = new.to_owned();
+                self.outbox(ix).topics += 1;
+                Ok(self.topic(&new))
+            }
+        };
+        self.name = name;
+        found
+    }
+
+    /// Rows with a null key go to one partition per batch, and pass by partitions that are in trouble.
+    fn partition_for_null(&mut self, ix: OutboxIx, topic: u32, count: i32) -> i32 {
+        let state = &self.topics[topic as usize];
+        let ledger = &self.outboxes[usize::from(ix.0)].ledger;
+        let first = state.null_partition.min(count - 1);
+        let well =
+            (0..count).map(|step| (first + step) % count).find(|partition| match state.lanes[*partition as usize] {
+                None => true,
+                Some(lane) => {
+                    let standing = &self.lanes[lane as usize];
+                    standing.standing == Standing::Running && !standing.trouble && !ledger.is_marked(Leaver::Lane(lane))
+                }
+            });
+        let partition = well.unwrap_or(first);
+        self.topics[topic as usize].null_partition = partition;
+        partition
+    }
+
+    fn lane(&mut self, topic: u32, partition: i32) -> u32 {
+        let state = &mut self.topics[topic as usize];
+        if let Some(lane) = state.lanes[partition as usize] {
+            return lane;
+        }
+        let lane = self.lanes.len() as u32;
+        state.lanes[partition as usize] = Some(lane);
+        let start = state.starts[partition as usize];
+        let backoff = Backoff::new(self.limits.retry_backoff, self.limits.retry_backoff_max);
+        let target = Target { topic: state.name.clone(), partition };
+        self.lanes.push(Lane::new(target, topic, start.end_offset, start.leader_epoch, backoff));
+        lane
+    }
+
+    fn room(&self, ix: u32, bytes: usize, now: Instant) -> Place {
+        let lane = &self.lanes[ix as usize];
+        let topic = &self.topics[lane.topic as usize];
+        let leave = Place::Leave(Leaver::Lane(ix));
+        if lane.standing != Standing::Running {
+            return leave;
+        }
+        if !topic.breaker.admits(ix, lane) {
+            return leave;
+        }
+        let wait = if lane.room_soon(now) { Place::Stop } else { leave };
+        let free = self.limits.held_bytes_max.saturating_sub(self.held_bytes);
+        if self.held_rows >= self.limits.held_rows_max {
+            return wait;
+        }
+        match &lane.collecting {
+            None => {
+                // A row larger than all the memory there is travels when nothing else of its size does.
+                let alone = lane.is_idle() && bytes > free && self.held_bytes <= self.limits.held_bytes_max / 2;
+                if bytes <= free || alone { Place::Lane(ix) } else { wait }
+            }
+            Some(batch) => {
+                // Each lane may have a quarter of what is free: however many lanes are stuck, there is a share left for the next.
+                let share = batch.rows.bytes.len() + free / 4;
+                let fits = batch.rows.bytes.len() + bytes <= topic.batch_bytes_max.min(share) && bytes <= free;
+                if fits && batch.rows.len() < self.limits.batch_rows_max { Place::Lane(ix) } else { wait }
+            }
+        }
+    }
+
+    fn put(&mut self, ix: OutboxIx, lane_ix: u32, row: &RowView<'_>, seen: Instant) {
+        let lane = &mut self.lanes[lane_ix as usize];
+        let batch = lane.collecting.get_or_insert_with(|| {
+            let mut rows = self.spare.pop().unwrap_or_default();
+            if rows.bytes.capacity() == 0 {
+                rows.bytes.reserve(BUFFER_BYTES);
+            }
+            Batch { rows, seen }
+        });
+        batch.seen = batch.seen.min(seen);
+        let before = batch.rows.bytes.len();
+        let outbox = &mut self.outboxes[usize::from(ix.0)];
+        self.encoder.append(ix, &outbox.route, row, &mut batch.rows);
+        outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
+        self.held_bytes += batch.rows.bytes.len() - before;
+        self.held_rows += 1;
+        if lane.flight.is_none() && !lane.queued {
+            lane.queued = true;
+            self.ready.push(lane_ix);
+        }
+    }
+
+    /// Whether a leaver could take rows now: its rows are worth a look from its low mark.
+    pub fn has_room(&self, leaver: Leaver) -> bool {
+        if self.held_rows >= self.limits.held_rows_max {
+            return false;
+        }
+        match leaver {
+            Leaver::Topic(topic) => self.topics[topic as usize].is_open(),
+            Leaver::Lane(ix) => {
+                let lane = &self.lanes[ix as usize];
+                let topic = &self.topics[lane.topic as usize];
+                let stuck = lane.flight.as_ref().is_some_and(|flight| matches!(flight.phase, Phase::Waiting { .. }));
+                lane.standing == Standing::Running
+                    && topic.breaker.admits(ix, lane)
+                    && lane.collecting.is_none()
+                    && !(lane.trouble && lane.flight.is_some())
+                    && !stuck
+            }
+        }
+    }
+
+    /// Puts a lane with rows and nothing in flight on the list of those to be planned.
+    pub fn make_ready(&mut self, ix: u32) {
+        let lane = &mut self.lanes[ix as usize];
+        if lane.flight.is_none() && lane.has_rows() && !lane.queued {
+            lane.queued = true;
+            self.ready.push(ix);
+        }
+    }
+
+    /// A batch whose rows with null keys went to this lane is about to leave: the next ones go elsewhere.
+    pub fn turn_null_partition(&mut self, topic: u32, partition: i32) {
+        let state = &mut self.topics[topic as usize];
+        if state.null_partition == partition && state.starts.len() > 1 {
+            state.null_partition = self.random.i32(0..state.starts.len() as i32);
+        }
+    }
+
+    /// Everything a lane has collected and not planned goes back to the table, to be read again when it has room.
+    pub fn give_back(&mut self, ix: u32) {
+        let lane = &mut self.lanes[ix as usize];
+        let batches: Vec<Batch> = lane.pieces.drain(..).chain(lane.collecting.take()).collect();
+        for batch in batches {
+            self.give_back_rows(ix, batch.rows);
+        }
+    }
+
+    /// These rows of the lane go back to the table.
+    pub fn give_back_rows(&mut self, ix: u32, rows: Rows) {
+        for at in 0..self.outboxes.len() {
+            let outbox = OutboxIx(at as u16);
+            let mut marks: Vec<RowMark> = rows
+                .meta
+                .iter()
+                .filter(|meta| meta.key.outbox == outbox)
+                .map(|meta| RowMark { rowid: meta.key.rowid, print: meta.print })
+                .collect();
+            marks.sort_unstable_by_key(|mark| mark.rowid);
+            self.outboxes[at].ledger.give_back(Leaver::Lane(ix), &marks);
+        }
+        self.forget_rows(rows);
+    }
+
+    /// Rows that are no longer held: their memory is free again.
+    pub fn forget_rows(&mut self, mut rows: Rows) {
+        self.held_bytes -= rows.bytes.len();
+        self.held_rows -= rows.len();
+        rows.bytes.clear();
+        rows.meta.clear();
+        if self.spare.len() < SPARE_BUFFERS_MAX && rows.bytes.capacity() <= SPARE_BYTES_MAX {
+            self.spare.push(rows);
+        }
+    }
+}

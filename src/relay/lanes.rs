@@ -1,0 +1,206 @@
+//! A lane: one topic-partition of one database, the unit of sending and of order.
+//!
+//! Promises: one batch in flight; a triple stands for one list of rows, for ever (invariant I1); an attempt that may have been
+//! appended sticks until it is acknowledged (I3). Does not know: SQL, sockets, other lanes.
+
+use super::backoff::Backoff;
+use crate::kafka::record_batch::sequence_after;
+use crate::model::{Plan, PlanId, Rows, Target, Triple};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A lane whose batch was not answered for so long is in trouble and travels alone.
+pub const LATE_AFTER: Duration = Duration::from_secs(1);
+/// A full lane whose batch is on its way for less than this will have room soon: a look waits for it instead of passing it by.
+pub const SOON: Duration = Duration::from_millis(50);
+/// The highest epoch before a new producer id is needed; the broker refuses to go beyond.
+const EPOCH_MAX: i16 = 32_766;
+
+/// Rows on their way to become a plan.
+#[derive(Debug)]
+pub struct Batch {
+    pub rows: Rows,
+    /// When the earliest commit among the rows was noticed.
+    pub seen: Instant,
+}
+
+/// Where the one batch in flight stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Planned, not yet in the state file.
+    Unrecorded,
+    /// In the state file, not yet handed over.
+    Unsent,
+    /// Handed over; its outcome will come.
+    Sent { at: Instant },
+    /// The last attempt failed; the same rows go again under the same triple.
+    Waiting { until: Instant },
+}
+
+/// A lane's batch between plan and acknowledgement.
+#[derive(Debug)]
+pub struct Flight {
+    pub plan: Arc<Plan>,
+    pub phase: Phase,
+    pub seen: Instant,
+    /// Any attempt may have been appended (I3: sticks).
+    pub unsure: bool,
+    /// Answers 45, 47 or 59 in a row.
+    pub out_of_sequence: u32,
+}
+
+/// Whether a lane takes and sends rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Running,
+    /// The broker refuses for a reason outside the records: the batch is tried again, slowly; nothing new is taken.
+    Refused,
+    /// What became of the batch can't be told without asking the log: rows are kept, nothing is sent.
+    Halted,
+}
+
+/// Who we are to the partition's leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    producer_id: i64,
+    epoch: i16,
+    next_sequence: i32,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub struct Lane {
+    pub target: Target,
+    /// The lane's topic in the relay's list.
+    pub topic: u32,
+    pub collecting: Option<Batch>,
+    /// What a rejection left to be sent before anything collected.
+    pub pieces: VecDeque<Batch>,
+    pub flight: Option<Flight>,
+    pub standing: Standing,
+    pub trouble: bool,
+    pub backoff: Backoff,
+    /// A rejected plan that the next plan replaces in the state file.
+    pub replacing: Option<PlanId>,
+    pub noted_offset: i64,
+    pub leader_epoch: i32,
+    /// In the relay's list of lanes to be planned.
+    pub queued: bool,
+    identity: Option<Identity>,
+}
+
+impl Lane {
+    pub fn new(target: Target, topic: u32, noted_offset: i64, leader_epoch: i32, backoff: Backoff) -> Self {
+        Lane {
+            target,
+            topic,
+            collecting: None,
+            pieces: VecDeque::new(),
+            flight: None,
+            standing: Standing::Running,
+            trouble: false,
+            backoff,
+            replacing: None,
+            noted_offset,
+            leader_epoch,
+            queued: false,
+            identity: None,
+        }
+    }
+
+    pub fn has_rows(&self) -> bool {
+        self.collecting.is_some() || !self.pieces.is_empty()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.flight.is_none() && !self.has_rows()
+    }
+
+    /// Whether the batch in flight will soon make room.
+    pub fn room_soon(&self, now: Instant) -> bool {
+        match &self.flight {
+            None => self.standing == Standing::Running,
+            Some(flight) => match flight.phase {
+                Phase::Sent { at } => !self.trouble && now.duration_since(at) < SOON,
+                Phase::Unrecorded | Phase::Unsent => !self.trouble,
+                Phase::Waiting { .. } => false,
+            },
+        }
+    }
+
+    /// The next batch to plan, pieces first: they are older.
+    pub fn next_batch(&mut self) -> Option<Batch> {
+        assert!(self.flight.is_none(), "lane {} has a batch in flight", self.target);
+        self.pieces.pop_front().or_else(|| self.collecting.take())
+    }
+
+    /// Whether the lane can number a batch without a new producer id.
+    pub fn has_identity(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// The first identity, or a fresh one after the epochs were used up. A new producer id starts at sequence 0.
+    pub fn introduce(&mut self, producer_id: i64) {
+        assert!(
+            self.identity.is_none_or(|identity| identity.producer_id != producer_id),
+            "a producer id is taken once"
+        );
+        self.identity = Some(Identity { producer_id, epoch: 0, next_sequence: 0 });
+    }
+
+    /// Numbers the next `count` rows; the numbers are spent whatever becomes of them.
+    pub fn number(&mut self, count: usize) -> Triple {
+        let identity = self.identity.as_mut().expect("a lane is introduced before it numbers rows");
+        let triple =
+            Triple { producer_id: identity.producer_id, epoch: identity.epoch, first_sequence: identity.next_sequence };
+        identity.next_sequence = sequence_after(identity.next_sequence, count as i32);
+        triple
+    }
+
+    /// After a rejection, before renumbering: the next epoch, which also fences late copies of the old one.
+    pub fn bump_epoch(&mut self) {
+        if let Some(identity) = &mut self.identity {
+            if identity.epoch >= EPOCH_MAX {
+                self.identity = None;
+            } else {
+                identity.epoch += 1;
+                identity.next_sequence = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane() -> Lane {
+        let target = Target { topic: "t".into(), partition: 0 };
+        Lane::new(target, 0, 0, 0, Backoff::new(Duration::from_millis(1), Duration::from_secs(1)))
+    }
+
+    #[test]
+    fn a_rejection_takes_the_next_epoch_and_starts_at_sequence_zero() {
+        let mut lane = lane();
+        lane.introduce(9);
+        assert_eq!(lane.number(5), Triple { producer_id: 9, epoch: 0, first_sequence: 0 });
+        assert_eq!(lane.number(1), Triple { producer_id: 9, epoch: 0, first_sequence: 5 });
+        lane.bump_epoch();
+        assert_eq!(lane.number(2), Triple { producer_id: 9, epoch: 1, first_sequence: 0 });
+    }
+
+    #[test]
+    fn used_up_epochs_ask_for_a_new_producer_id() {
+        let mut lane = lane();
+        lane.introduce(9);
+        for _ in 0..EPOCH_MAX {
+            lane.bump_epoch();
+        }
+        assert_eq!(lane.number(1).epoch, EPOCH_MAX);
+        lane.bump_epoch();
+        assert!(!lane.has_identity());
+        lane.introduce(10);
+        assert_eq!(lane.number(1), Triple { producer_id: 10, epoch: 0, first_sequence: 0 });
+    }
+}

@@ -1,0 +1,433 @@
+//! Which rows of one outbox are ours at the moment, and from where the next look starts.
+//!
+//! Promises: a row that is held or set aside is not taken twice; a cursor is always a row that was seen and that nobody but the
+//! application can have removed. Does not know: lanes, SQL, time.
+//!
+//! Ids are reused and can be given out of order, so there is no cursor that only grows: the cursor is a row (rowid and
+//! fingerprint) that must still be there when a look starts from it, and with nothing held there is none.
+
+use crate::model::{Fingerprint, RowMark, RowView, Start};
+use std::collections::BTreeMap;
+
+/// At most so many rows of one outbox may be set aside; beyond, the outbox pauses.
+pub const SET_ASIDE_ROWS_MAX: usize = 10_000;
+
+/// Who left rows in the table: a lane without room, or a topic that is not open yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leaver {
+    Lane(u32),
+    Topic(u32),
+}
+
+/// The rows someone left: `low` is its low mark, `high` the last one seen.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    low: i64,
+    high: RowMark,
+}
+
+/// The rows of one outbox that the relay has, has left, or has set aside.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Collected, planned or acknowledged and not yet deleted; sorted by rowid.
+    held: Vec<RowMark>,
+    /// Rows that stay in the table and are not sent again as long as they are unchanged.
+    set_aside: BTreeMap<i64, Fingerprint>,
+    /// The last row the looks have come to.
+    cursor: Option<RowMark>,
+    /// Low marks. A leaver with one takes no row above it, except in a look that started at or below it: that keeps order.
+    marks: BTreeMap<Leaver, Left>,
+    /// Marks that the running look has passed or will pass.
+    covered: Vec<(Leaver, Left)>,
+    /// Where the last look ran out of its budget below the cursor: the next one goes on there. Starting again at a low mark whose
+    /// leaver leaves its row a second time would never come further.
+    resume: Option<i64>,
+    /// The range of rows below the cursor that has to be looked at again (rewritten by the application).
+    revisit: Option<(i64, i64)>,
+}
+
+/// What the ledger says of a row that a look has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Not ours yet.
+    New,
+    /// Held, or set aside and unchanged: to be passed over.
+    Passed,
+    /// Held under this rowid is another version, which is on its way: this one is a new event that has to wait for that one's
+    /// delete, and what is behind it in its lane waits with it.
+    Rewritten,
+}
+
+impl Ledger {
+    pub fn held_rows(&self) -> usize {
+        self.held.len()
+    }
+
+    pub fn set_aside_rows(&self) -> usize {
+        self.set_aside.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.set_aside.len() >= SET_ASIDE_ROWS_MAX
+    }
+
+    pub fn cursor(&self) -> Option<RowMark> {
+        self.cursor
+    }
+
+    pub fn has_marks(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// Whether a row is known. A set-aside row whose content changed is a new event and forgotten here.
+    pub fn recognise(&mut self, row: &RowView<'_>) -> Known {
+        if !self.set_aside.is_empty()
+            && let Some(print) = self.set_aside.get(&row.rowid)
+        {
+            if *print == row.print {
+                return Known::Passed;
+            }
+            self.set_aside.remove(&row.rowid);
+        }
+        match self.held.last() {
+            Some(last) if last.rowid >= row.rowid => {
+                match self.held.binary_search_by_key(&row.rowid, |held| held.rowid) {
+                    Ok(at) if self.held[at].print != row.print => Known::Rewritten,
+                    Ok(_) => Known::Passed,
+                    Err(_) => Known::New,
+                }
+            }
+            _ => Known::New,
+        }
+    }
+
+    /// The row was taken into a lane.
+    pub fn hold(&mut self, mark: RowMark) {
+        match self.held.last() {
+            Some(last) if last.rowid >= mark.rowid => {
+                let at = self
+                    .held
+                    .binary_search_by_key(&mark.rowid, |held| held.rowid)
+                    .expect_err("a row is never held twice");
+                self.held.insert(at, mark);
+            }
+            _ => self.held.push(mark),
+        }
+    }
+
+    /// A look has come to this row; it remains in the table whatever the relay did with it.
+    pub fn came_to(&mut self, mark: RowMark) {
+        if self.cursor.is_none_or(|cursor| cursor.rowid <= mark.rowid) {
+            self.cursor = Some(mark);
+        }
+    }
+
+    /// Whether the leaver must pass over what it meets now, because it left lower rows that this look does not cover.
+    pub fn is_marked(&self, leaver: Leaver) -> bool {
+        !self.marks.is_empty() && self.marks.contains_key(&leaver)
+    }
+
+    /// The row was seen and left in the table.
+    pub fn leave(&mut self, leaver: Leaver, row: RowMark) {
+        Self::merge(&mut self.marks, leaver, Left { low: row.rowid, high: row });
+    }
+
+    fn merge(marks: &mut BTreeMap<Leaver, Left>, leaver: Leaver, left: Left) {
+        let slot = marks.entry(leaver).or_insert(left);
+        slot.low = slot.low.min(left.low);
+        if left.high.rowid > slot.high.rowid {
+            slot.high = left.high;
+        }
+    }
+
+    /// The lowest low mark among the leavers that could take rows now.
+    pub fn lowest_mark(&self, mut has_room: impl FnMut(Leaver) -> bool) -> Option<i64> {
+        self.marks.iter().filter(|(leaver, _)| has_room(**leaver)).map(|(_, left)| left.low).min()
+    }
+
+    /// Where the next look starts, given the lowest low mark of the leavers that have room.
+    pub fn start(&self, low_mark: Option<i64>) -> Start {
+        let back = self.resume.or_else(|| [self.revisit.map(|(low, _)| low), low_mark].into_iter().flatten().min());
+        match (self.cursor, back) {
+            (None, _) => Start::Lowest,
+            (Some(cursor), Some(back)) if back <= cursor.rowid => Start::From(back),
+            (Some(cursor), _) => Start::After(cursor),
+        }
+    }
+
+    /// The next look goes on where the last one stopped.
+    pub fn resumes(&self) -> bool {
+        self.resume.is_some()
+    }
+
+    pub fn wants_revisit(&self) -> bool {
+        self.revisit.is_some()
+    }
+
+    /// The row is below the cursor and has to be looked at again.
+    pub fn revisit(&mut self, rowid: i64) {
+        self.revisit = Some(self.revisit.map_or((rowid, rowid), |(low, high)| (low.min(rowid), high.max(rowid))));
+    }
+
+    /// A look starts: leavers whose low mark lies at or above the start may take rows again.
+    pub fn begin_look(&mut self, start: Start) {
+        let covers = |low: i64| match start {
+            Start::Lowest => true,
+            Start::After(mark) => low > mark.rowid,
+            Start::From(rowid) => low >= rowid,
+        };
+        debug_assert!(self.covered.is_empty());
+        let covered = &mut self.covered;
+        self.marks.retain(|leaver, left| {
+            let covered_now = covers(left.low);
+            if covered_now {
+                covered.push((*leaver, *left));
+            }
+            !covered_now
+        });
+    }
+
+    /// The look ended after this row (`None`: it came to no row; `i64::MAX`: it saw everything). What it did not reach stays marked.
+    /// `goes_on`: only its budget ended it.
+    pub fn end_look(&mut self, last: Option<i64>, goes_on: bool) {
+        let below = |last: i64| self.cursor.is_some_and(|cursor| last < cursor.rowid);
+        self.resume = last.filter(|last| goes_on && below(*last)).map(|last| last.saturating_add(1));
+        for (leaver, mut left) in std::mem::take(&mut self.covered) {
+            if let Some(last) = last {
+                if last >= left.high.rowid {
+                    continue;
+                }
+                left.low = left.low.max(last.saturating_add(1));
+            }
+            Self::merge(&mut self.marks, leaver, left);
+        }
+        if let (Some(last), Some((low, high))) = (last, self.revisit) {
+            self.revisit = (last < high).then(|| (low.max(last.saturating_add(1)), high));
+        }
+    }
+
+    /// The cursor's row was not where it was: begin from the lowest row.
+    pub fn forget_cursor(&mut self) {
+        self.cursor = None;
+        self.revisit = None;
+        self.resume = None;
+    }
+
+    /// Rows that were deleted, or that someone else removed or rewrote. `rowids` is sorted.
+    pub fn removed(&mut self, rowids: &[i64]) {
+        self.release(rowids);
+        if let Some(cursor) = self.cursor
+            && rowids.binary_search(&cursor.rowid).is_ok()
+        {
+            self.cursor = self.fallback(cursor.rowid);
+        }
+    }
+
+    /// Held rows go back to the table, unchanged, to be taken by `leaver` later. `rows` is sorted.
+    pub fn give_back(&mut self, leaver: Leaver, rows: &[RowMark]) {
+        let rowids: Vec<i64> = rows.iter().map(|row| row.rowid).collect();
+        self.release(&rowids);
+        if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
+            Self::merge(&mut self.marks, leaver, Left { low: first.rowid, high: *last });
+        }
+    }
+
+    fn release(&mut self, rowids: &[i64]) {
+        debug_assert!(rowids.is_sorted());
+        let mut out = rowids.iter().copied().peekable();
+        self.held.retain(|held| {
+            while out.peek().is_some_and(|rowid| *rowid < held.rowid) {
+                out.next();
+            }
+            out.peek() != Some(&held.rowid)
+        });
+    }
+
+    /// The highest row not above `rowid` that remains and is known. Never the table's maximum: that may be somebody's new row.
+    fn fallback(&self, rowid: i64) -> Option<RowMark> {
+        let below = self.held.partition_point(|held| held.rowid <= rowid);
+        let held = below.checked_sub(1).map(|at| self.held[at]);
+        let aside =
+            self.set_aside.range(..=rowid).next_back().map(|(rowid, print)| RowMark { rowid: *rowid, print: *print });
+        let left = self.marks.values().map(|left| left.high).filter(|high| high.rowid <= rowid);
+        left.chain(held).chain(aside).max_by_key(|mark| mark.rowid)
+    }
+
+    /// The row stays in the table and is passed over from now on.
+    pub fn set_aside(&mut self, mark: RowMark) {
+        self.release(&[mark.rowid]);
+        self.set_aside.insert(mark.rowid, mark.print);
+    }
+
+    /// After file or table were replaced: only `planned` is still held; where anything else stands is not known.
+    pub fn restart(&mut self, mut planned: Vec<RowMark>) {
+        planned.sort_unstable_by_key(|mark| mark.rowid);
+        planned.dedup_by_key(|mark| mark.rowid);
+        self.held = planned;
+        self.marks.clear();
+        self.forget_cursor();
+        // Set-aside rows stay: they are recognised by rowid and fingerprint, and in a new file both must agree again.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(rowid: i64) -> RowMark {
+        RowMark { rowid, print: Fingerprint(rowid as u128) }
+    }
+
+    fn view(rowid: i64) -> RowView<'static> {
+        RowView { rowid, print: Fingerprint(rowid as u128), fields: &[] }
+    }
+
+    fn take(ledger: &mut Ledger, rowids: &[i64]) {
+        for rowid in rowids {
+            assert_eq!(ledger.recognise(&view(*rowid)), Known::New);
+            ledger.hold(mark(*rowid));
+            ledger.came_to(mark(*rowid));
+        }
+    }
+
+    #[test]
+    fn with_nothing_held_the_next_look_starts_at_the_lowest_row() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.start(None), Start::Lowest);
+        take(&mut ledger, &[1, 2, 3]);
+        assert_eq!(ledger.start(None), Start::After(mark(3)));
+        ledger.removed(&[1, 2, 3]);
+        assert_eq!(ledger.start(None), Start::Lowest, "ids are reused: the next row may be 1 again");
+    }
+
+    #[test]
+    fn after_a_delete_the_cursor_falls_back_to_what_remains() {
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1, 2, 3, 4, 5]);
+        ledger.removed(&[4, 5]);
+        assert_eq!(ledger.cursor(), Some(mark(3)));
+        ledger.removed(&[1]);
+        assert_eq!(ledger.cursor(), Some(mark(3)));
+    }
+
+    #[test]
+    fn rows_that_were_left_anchor_the_cursor() {
+        let stopped = Leaver::Lane(1);
+        let mut ledger = Ledger::default();
+        ledger.begin_look(Start::Lowest);
+        for rowid in 3..=7 {
+            ledger.leave(stopped, mark(rowid));
+            ledger.came_to(mark(rowid));
+        }
+        take(&mut ledger, &[8, 9]);
+        ledger.end_look(Some(i64::MAX), false);
+        ledger.removed(&[8, 9]);
+        let low = ledger.lowest_mark(|_| false);
+        assert_eq!(ledger.start(low), Start::After(mark(7)), "a million rows of a stopped lane are not read again");
+        let low = ledger.lowest_mark(|leaver| leaver == stopped);
+        assert_eq!(ledger.start(low), Start::From(3), "its low mark brings the look back");
+    }
+
+    #[test]
+    fn a_leaver_takes_no_row_above_its_low_mark_until_a_look_covers_it() {
+        let lane = Leaver::Lane(0);
+        let mut ledger = Ledger::default();
+        ledger.begin_look(Start::Lowest);
+        take(&mut ledger, &[1]);
+        for rowid in 2..=9 {
+            ledger.leave(lane, mark(rowid));
+            ledger.came_to(mark(rowid));
+        }
+        ledger.end_look(Some(9), true);
+        ledger.begin_look(Start::After(mark(9)));
+        assert!(ledger.is_marked(lane));
+        ledger.end_look(None, false);
+
+        ledger.begin_look(Start::From(2));
+        assert!(!ledger.is_marked(lane));
+        take(&mut ledger, &[2, 3]);
+        ledger.end_look(Some(3), true);
+        assert_eq!(ledger.lowest_mark(|_| true), Some(4), "what the look did not reach stays marked");
+        ledger.begin_look(Start::From(4));
+        ledger.end_look(Some(i64::MAX), false);
+        assert!(!ledger.has_marks());
+    }
+
+    #[test]
+    fn a_row_that_was_left_and_is_the_cursor_stays_marked_in_a_look_that_starts_after_it() {
+        let mut ledger = Ledger::default();
+        ledger.leave(Leaver::Lane(0), mark(5));
+        ledger.came_to(mark(5));
+        ledger.begin_look(Start::After(mark(5)));
+        ledger.end_look(Some(i64::MAX), false);
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(5));
+    }
+
+    #[test]
+    fn a_look_that_ran_out_of_budget_goes_on_behind_a_row_that_is_left_again() {
+        let lane = Leaver::Lane(0);
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1]);
+        ledger.leave(lane, mark(2));
+        for rowid in 3..=9 {
+            take(&mut ledger, &[rowid]);
+        }
+        ledger.begin_look(ledger.start(ledger.lowest_mark(|_| true)));
+        ledger.leave(lane, mark(2));
+        ledger.end_look(Some(4), true);
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(5));
+        ledger.begin_look(Start::From(5));
+        ledger.end_look(Some(i64::MAX), false);
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(2));
+    }
+
+    #[test]
+    fn lower_rows_are_held_in_order_and_recognised() {
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[10, 20, 15]);
+        assert_eq!(ledger.recognise(&view(15)), Known::Passed);
+        assert_eq!(ledger.recognise(&view(16)), Known::New);
+        assert_eq!(ledger.cursor(), Some(mark(20)));
+        ledger.removed(&[20]);
+        assert_eq!(ledger.cursor(), Some(mark(15)));
+    }
+
+    #[test]
+    fn a_set_aside_row_is_passed_until_it_changes() {
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1, 2]);
+        ledger.set_aside(mark(1));
+        assert_eq!(ledger.recognise(&view(1)), Known::Passed);
+        ledger.removed(&[2]);
+        assert_eq!(ledger.cursor(), Some(mark(1)));
+        let changed = RowView { rowid: 1, print: Fingerprint(99), fields: &[] };
+        assert_eq!(ledger.recognise(&changed), Known::New);
+        assert_eq!(ledger.set_aside_rows(), 0);
+    }
+
+    #[test]
+    fn rows_given_back_are_marked_and_new_again() {
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1, 2, 3]);
+        ledger.give_back(Leaver::Lane(0), &[mark(2), mark(3)]);
+        assert_eq!(ledger.cursor(), Some(mark(3)));
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(2));
+        assert_eq!(ledger.recognise(&view(3)), Known::New);
+    }
+
+    #[test]
+    fn rewritten_rows_are_revisited_once() {
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1, 2, 3, 4]);
+        ledger.removed(&[1, 2, 3]);
+        ledger.revisit(2);
+        ledger.revisit(3);
+        assert_eq!(ledger.start(None), Start::From(2));
+        ledger.begin_look(Start::From(2));
+        ledger.end_look(Some(2), true);
+        assert_eq!(ledger.start(None), Start::From(3));
+        ledger.begin_look(Start::From(3));
+        ledger.end_look(Some(4), true);
+        assert_eq!(ledger.start(None), Start::After(mark(4)));
+    }
+}

@@ -1,0 +1,338 @@
+//! The relay: one per database. It decides which rows are sent, when, and which may be deleted.
+//!
+//! Promises: decisions are pure over the four traits of [`crate::ports`]; every wait is a deadline in its one loop, never a sleep.
+//! Does not know: SQL, sockets, files.
+//!
+//! The life of an event through the files here: `reading` (looks, the sweep) feeds `intake` (route, encode, which lane has room),
+//! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
+//! which rows are ours, `lanes` that of who is in flight, `breaker` tells a bad record from a bad topic.
+
+mod answers;
+mod backoff;
+mod breaker;
+mod intake;
+pub mod lanes;
+pub mod ledger;
+mod reading;
+mod rematch;
+pub mod route;
+mod run;
+mod sending;
+mod settling;
+
+pub use run::{Channels, run};
+
+use crate::model::{OutboxIx, PlanId, RunId, SinkEvent, Topic, Wake, Why};
+use crate::ports::{Clock, Journal, Sink, Source};
+use crate::telemetry::figures::Figures;
+use crate::telemetry::trouble::Trouble;
+use intake::Intake;
+use reading::Reading;
+use route::Route;
+use settling::Settling;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Everything that can wake the relay.
+#[derive(Debug)]
+pub enum Event {
+    Wake(Wake),
+    Sink(SinkEvent),
+    /// The time that [`Relay::deadline`] named has come.
+    Deadline,
+    /// Read nothing more; what is in flight may be acknowledged and deleted until then.
+    Drain {
+        until: Instant,
+    },
+}
+
+/// Sizes and times with a name each; what happens at a limit is said where it is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Record bytes of one batch; Kafka's default `max.message.bytes` is 1,048,588 with the batch's header.
+    pub batch_bytes_max: usize,
+    pub batch_rows_max: usize,
+    /// One record; larger rows are set aside.
+    pub record_bytes_max: usize,
+    /// All rows held by the relay, collected, in flight and not yet deleted: at this size it does not read.
+    pub held_rows_max: usize,
+    pub held_bytes_max: usize,
+    pub retry_backoff: Duration,
+    pub retry_backoff_max: Duration,
+    /// Plans and acknowledgements survive a power cut before they are acted on.
+    pub power_loss: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            batch_bytes_max: 1_000_000,
+            batch_rows_max: 8_192,
+            record_bytes_max: 64 << 20,
+            held_rows_max: 65_536,
+            held_bytes_max: 8 << 20,
+            retry_backoff: Duration::from_millis(100),
+            retry_backoff_max: Duration::from_secs(1),
+            power_loss: true,
+        }
+    }
+}
+
+/// What a relay is made for.
+#[derive(Debug)]
+pub struct RelaySpec {
+    pub run: RunId,
+    /// The first number not used by any plan in the state file.
+    pub first_plan: PlanId,
+    /// In the source's order.
+    pub routes: Vec<Route>,
+    pub limits: Limits,
+    /// Jitter and the choice of partitions for null keys.
+    pub seed: u64,
+}
+
+/// A broken invariant: the daemon stops, rows untouched.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Fatal(pub String);
+
+/// What a relay did, for its last log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub published: u64,
+    pub deleted: u64,
+    /// Rows that were on their way and stay in the table, acknowledged or not.
+    pub left_in_flight: u64,
+    /// Acknowledged rows that could not be deleted in time: they will be published again.
+    pub left_acknowledged: u64,
+}
+
+/// The producer id of this relay, once it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Producer {
+    Unknown,
+    Asked,
+    Known(i64),
+}
+
+/// See the module's words.
+#[derive(Debug)]
+pub struct Relay<S, J, K, C> {
+    source: S,
+    journal: J,
+    sink: K,
+    clock: C,
+    run: RunId,
+    intake: Intake,
+    reading: Reading,
+    settling: Settling,
+    figures: Arc<Figures>,
+    random: fastrand::Rng,
+    producer: Producer,
+    next_plan: u64,
+    /// Lanes with a batch in flight, by plan.
+    plans: BTreeMap<PlanId, u32>,
+    /// Lanes whose flight waits for the state file, for room in the sink, or for its next attempt.
+    waiting: Vec<u32>,
+    /// Nothing is planned before this, after the database or the state file could not be written.
+    dispatch_at: Option<Instant>,
+    /// When lanes in flight are next looked through for late ones.
+    late_check_at: Instant,
+    figures_at: Instant,
+    source_trouble: Trouble,
+    journal_trouble: Trouble,
+    sink_trouble: Trouble,
+    draining: Option<Instant>,
+    summary: Summary,
+}
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    pub fn new(source: S, journal: J, sink: K, clock: C, spec: RelaySpec, figures: Arc<Figures>) -> Self {
+        let mut random = fastrand::Rng::with_seed(spec.seed);
+        let now = clock.now();
+        let mut intake = Intake::new(spec.run, spec.routes, spec.limits, random.fork());
+        for at in 0..intake.outboxes.len() {
+            if let Some(name) = intake.outboxes[at].route.literal().map(str::to_owned) {
+                intake.topic(&name);
+                intake.outboxes[at].topics = 1;
+            }
+        }
+        let database = figures.database.clone();
+        Relay {
+            source,
+            journal,
+            sink,
+            clock,
+            run: spec.run,
+            reading: Reading::new(now),
+            settling: Settling::new(now),
+            intake,
+            figures,
+            random,
+            producer: Producer::Unknown,
+            next_plan: spec.first_plan.0,
+            plans: BTreeMap::new(),
+            waiting: Vec::new(),
+            dispatch_at: None,
+            late_check_at: now,
+            figures_at: now,
+            source_trouble: Trouble::new(format!("database {database}")),
+            journal_trouble: Trouble::new("state file".to_owned()),
+            sink_trouble: Trouble::new("sink".to_owned()),
+            draining: None,
+            summary: Summary::default(),
+        }
+    }
+
+    /// Takes note of an event. Nothing is done until [`Relay::work`]: events that are already there go together.
+    pub fn note(&mut self, event: Event) -> Result<(), Fatal> {
+        let now = self.clock.now();
+        match event {
+            Event::Wake(wake) => {
+                self.figures.wakes.fetch_add(1, Relaxed);
+                self.reading.wake(wake, now);
+            }
+            Event::Sink(event) => self.on_sink(event, now)?,
+            Event::Deadline => {}
+            Event::Drain { until } => self.begin_drain(until),
+        }
+        Ok(())
+    }
+
+    /// Does everything that is due. True: there is nothing left to do, ever (a drain has ended).
+    pub fn work(&mut self) -> Result<bool, Fatal> {
+        let now = self.clock.now();
+        self.figures.turned_ms.store(now.saturating_duration_since(self.figures.started).as_millis() as u64, Relaxed);
+        self.retry_lanes(now);
+        self.breakers(now);
+        if self.draining.is_none() {
+            self.read(now)?;
+        }
+        self.open_topics();
+        self.dispatch(now);
+        self.settle(now)?;
+        self.rest(now);
+        self.update_figures(now);
+        Ok(self.drained(self.clock.now()))
+    }
+
+    /// When the relay must be woken at the latest.
+    pub fn deadline(&self) -> Instant {
+        let now = self.clock.now();
+        let waiting = self.waiting.iter().filter_map(|ix| self.lane_deadline(*ix, now));
+        let breakers = self.intake.topics.iter().filter_map(|topic| topic.breaker.deadline());
+        let mut earliest = self.figures_at + FIGURES_EVERY;
+        for at in waiting.chain(breakers) {
+            earliest = earliest.min(at);
+        }
+        if !self.plans.is_empty() {
+            earliest = earliest.min(self.late_check_at + LATE_CHECK_EVERY);
+        }
+        if !self.intake.ready.is_empty() && self.can_dispatch() {
+            earliest = earliest.min(self.dispatch_at.unwrap_or(now));
+        }
+        if let Some(at) = self.settling.deadline(self.is_quiet_pipeline()) {
+            earliest = earliest.min(at);
+        }
+        match self.draining {
+            Some(until) => earliest.min(until),
+            None => earliest.min(self.reading_deadline(now)),
+        }
+    }
+
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// Nothing is collected and nothing in flight: what was acknowledged can be deleted at once.
+    fn is_quiet_pipeline(&self) -> bool {
+        self.plans.is_empty() && self.intake.ready.is_empty()
+    }
+
+    fn open_topics(&mut self) {
+        for name in std::mem::take(&mut self.intake.to_open) {
+            self.sink.open(&name);
+        }
+    }
+
+    fn opened(&mut self, name: &Topic, starts: Vec<crate::model::PartitionStart>, now: Instant) {
+        self.figures.sink_ready.store(true, Relaxed);
+        self.sink_trouble.over(now);
+        self.intake.opened(name, starts);
+        if let Some(ix) = self.intake.topic_of(name) {
+            self.intake.topics[ix as usize].trouble.over(now);
+        }
+        for outbox in &mut self.intake.outboxes {
+            if outbox.route.literal().is_some_and(|literal| literal == &**name) {
+                outbox.more = intake::Behind::Ready;
+            }
+        }
+        self.reading.look_soon(now);
+    }
+
+    fn begin_drain(&mut self, until: Instant) {
+        if self.draining.is_some() {
+            return;
+        }
+        self.draining = Some(until);
+        self.sink.drain();
+        for ix in 0..self.intake.lanes.len() as u32 {
+            self.intake.give_back(ix);
+        }
+        self.intake.ready.clear();
+        for lane in &mut self.intake.lanes {
+            lane.queued = false;
+            if let Some(rejected) = lane.replacing.take() {
+                self.settling.forget(rejected);
+            }
+        }
+        self.figures.wait_for(Some("drain"));
+    }
+
+    /// Whether a drain has come to its end: everything settled, or the time is over.
+    fn drained(&mut self, now: Instant) -> bool {
+        let Some(until) = self.draining else { return false };
+        let settled = self.plans.is_empty() && self.settling.is_empty();
+        if !settled && now < until {
+            return false;
+        }
+        self.forget_settled(now, true);
+        self.source.let_go();
+        self.summary.left_in_flight = self
+            .plans
+            .values()
+            .filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref())
+            .map(|flight| flight.plan.rows.len() as u64)
+            .sum();
+        self.summary.left_acknowledged = self.settling.rows() as u64;
+        true
+    }
+
+    fn update_figures(&mut self, now: Instant) {
+        self.figures.held_rows.store(self.intake.held_rows as u64, Relaxed);
+        self.figures.held_bytes.store(self.intake.held_bytes as u64, Relaxed);
+        if now < self.figures_at + FIGURES_EVERY {
+            return;
+        }
+        self.figures_at = now;
+        let stopped = self.intake.lanes.iter().filter(|lane| lane.standing != lanes::Standing::Running).count();
+        self.figures.lanes_stopped.store(stopped as u64, Relaxed);
+        self.update_backlog(now);
+    }
+
+    fn source_failed(&mut self, why: &Why, now: Instant) {
+        self.figures.source_ready.store(false, Relaxed);
+        self.source_trouble.happened(now, &why.to_string());
+    }
+
+    fn outboxes(&self) -> impl Iterator<Item = OutboxIx> + use<S, J, K, C> {
+        (0..self.intake.outboxes.len()).map(|at| OutboxIx(at as u16))
+    }
+}
+
+/// How often the slower figures are brought up to date.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
+/// How often lanes in flight are looked through for late ones.
+const LATE_CHECK_EVERY: Duration = Duration::from_millis(100);

@@ -1,0 +1,503 @@
+//! Looks: when the table is read, from where, and what ends a look.
+//!
+//! Promises: looks for news are at least 500 us apart, the first after a pause immediate; a wake's promised commit is waited for;
+//! an idle database is let go. Does not know: how rows are routed, what SQL a look is.
+
+use super::intake::Behind;
+use super::rematch::Rematch;
+use super::{Fatal, Relay};
+use crate::model::{Budget, Flow, JournalMode, Look, LookEnd, OutboxIx, Start, Version, Wake, Why};
+use crate::ports::{Clock, Journal, Sink, Source, SourceError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Looks for news are at least so far apart: at one per wake-up, 30,000 foreign commits a second cost a third of a core.
+const LOOK_EVERY: Duration = Duration::from_micros(500);
+/// The first repetition while a promised commit is not visible; doubled each time.
+const PROMISE_STEP: Duration = Duration::from_micros(50);
+const PROMISE_STEP_MAX: Duration = Duration::from_millis(20);
+/// How long a promise is believed.
+const PROMISE_FOR: Duration = Duration::from_secs(2);
+/// `data_version` while the database is held, `stat` while it is let go: the net below the watch.
+const NET_EVERY: Duration = Duration::from_secs(1);
+/// An idle WAL connection still keeps a SHARED lock: it is closed after this.
+const LET_GO_AFTER: Duration = Duration::from_secs(5);
+/// A look's share of a turn.
+const LOOK_ROWS: usize = 8_192;
+const LOOK_TIME: Duration = Duration::from_millis(4);
+/// A SELECT in a rollback-journal mode keeps the application's COMMIT out.
+const LOOK_TIME_ROLLBACK: Duration = Duration::from_millis(1);
+const SWEEP_ROWS: usize = 1_000;
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// A sweep over a large backlog may take this fraction of the time: one twentieth.
+const SWEEP_PAUSE_FACTOR: u32 = 20;
+/// How often an outbox that is not there, or can't be read, is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// A read that is BUSY for longer is mentioned.
+const BUSY_MENTIONED_AFTER: Duration = Duration::from_secs(5);
+
+/// A commit that was announced and is not visible yet.
+#[derive(Debug)]
+struct Promise {
+    /// The version of the last look before the wake.
+    base: Option<Version>,
+    until: Instant,
+    next: Instant,
+    step: Duration,
+}
+
+/// Where the sweep below the cursors stands.
+#[derive(Debug)]
+struct Sweep {
+    wanted: bool,
+    running: Option<(usize, i64)>,
+    not_before: Instant,
+    spent: Duration,
+}
+
+impl Sweep {
+    /// It could not be finished.
+    fn again(&mut self, now: Instant) {
+        self.running = None;
+        self.wanted = true;
+        self.not_before = now + SWEEP_EVERY;
+    }
+}
+
+/// When to read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// When the earliest commit not yet looked for was noticed.
+    seen: Option<Instant>,
+    promise: Option<Promise>,
+    look_at: Option<Instant>,
+    last_look: Option<Instant>,
+    version: Option<Version>,
+    net_at: Instant,
+    /// The last read that found something, or the last delete.
+    last_use: Instant,
+    pub(super) last_foreign: Option<Instant>,
+    busy_since: Option<Instant>,
+    busy_step: Duration,
+    room: bool,
+    sweep: Sweep,
+    pub(super) rematch: Option<Rematch>,
+    /// The outbox that is looked at first, in turn.
+    first: usize,
+}
+
+impl Reading {
+    pub(super) fn new(now: Instant) -> Self {
+        Reading {
+            seen: None,
+            promise: None,
+            look_at: Some(now),
+            last_look: None,
+            version: None,
+            net_at: now + NET_EVERY,
+            last_use: now,
+            last_foreign: None,
+            busy_since: None,
+            busy_step: PROMISE_STEP,
+            room: false,
+            sweep: Sweep { wanted: false, running: None, not_before: now, spent: Duration::ZERO },
+            rematch: None,
+            first: 0,
+        }
+    }
+
+    pub(super) fn wake(&mut self, wake: Wake, now: Instant) {
+        self.seen = Some(self.seen.map_or(wake.seen, |seen| seen.min(wake.seen)));
+        self.promise = Some(Promise {
+            base: self.version,
+            until: now + PROMISE_FOR,
+            next: now + PROMISE_STEP,
+            step: PROMISE_STEP,
+        });
+        self.look_soon(now);
+    }
+
+    /// A look as soon as the spacing allows.
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        let at = self.last_look.map_or(now, |last| now.max(last + LOOK_EVERY));
+        self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Some lane, topic or memory has room again.
+    pub(super) fn room(&mut self) {
+        self.room = true;
+    }
+
+    pub(super) fn used(&mut self, now: Instant) {
+        self.last_use = now;
+    }
+
+    /// A version was read; says whether somebody else has committed since the one before.
+    fn saw(&mut self, version: Version, now: Instant) -> bool {
+        let foreign =
+            self.version.is_some_and(|old| old.connection == version.connection && old.counter != version.counter);
+        self.version = Some(version);
+        if foreign {
+            self.last_foreign = Some(now);
+            self.sweep.wanted = true;
+        }
+        if let Some(promise) = &mut self.promise {
+            match promise.base {
+                Some(base) if base.connection == version.connection => {
+                    if base.counter != version.counter {
+                        self.promise = None;
+                    }
+                }
+                // A new connection: what it saw first is what the promise is measured from.
+                _ => promise.base = Some(version),
+            }
+        }
+        foreign
+    }
+}
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// Reads whatever is due.
+    pub(super) fn read(&mut self, now: Instant) -> Result<(), Fatal> {
+        if self.reading.busy_since.is_some() && self.reading.look_at.is_some_and(|at| now < at) {
+            return Ok(());
+        }
+        if self.reading.rematch.is_some() {
+            self.rematch_slice(now);
+            return Ok(());
+        }
+        self.look_for_news(now);
+        let news = self.reading.look_at.is_some_and(|at| at <= now);
+        if std::mem::take(&mut self.reading.room) {
+            for outbox in &mut self.intake.outboxes {
+                outbox.again = true;
+            }
+        }
+        let count = self.intake.outboxes.len();
+        let mut looked = false;
+        for turn in 0..count {
+            let at = (self.reading.first + turn) % count;
+            if self.wants_look(at, news, now) {
+                looked = true;
+                if !self.look(OutboxIx(at as u16), now)? {
+                    return Ok(());
+                }
+            }
+        }
+        self.reading.first = (self.reading.first + 1) % count.max(1);
+        if news {
+            self.reading.look_at = None;
+        }
+        if looked {
+            self.reading.last_look = Some(now);
+        }
+        if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
+            self.reading.seen = None;
+        }
+        self.sweep(now)
+    }
+
+    fn wants_look(&self, at: usize, news: bool, now: Instant) -> bool {
+        let outbox = &self.intake.outboxes[at];
+        if outbox.paused || outbox.retry_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        if let Some(literal) = outbox.route.literal()
+            && self.intake.topic_of(literal).is_none_or(|ix| !self.intake.topics[ix as usize].is_open())
+        {
+            // Its only topic is not open: the rows wait in the table, and nothing is read to be left there.
+            return false;
+        }
+        news || outbox.retry_at.is_some()
+            || match outbox.more {
+                Behind::Ready => true,
+                Behind::Full => outbox.again,
+                Behind::No => false,
+            }
+            || (outbox.again
+                && (outbox.ledger.wants_revisit()
+                    || outbox.ledger.lowest_mark(|leaver| self.intake.has_room(leaver)).is_some()))
+    }
+
+    /// Cheap questions that may lead to a look: a promise to be kept, the net once a second.
+    fn look_for_news(&mut self, now: Instant) {
+        let promised = self.reading.promise.as_ref().is_some_and(|promise| promise.next <= now);
+        let net = self.reading.net_at <= now;
+        if !promised && !net {
+            return;
+        }
+        if net {
+            self.reading.net_at = now + NET_EVERY;
+        }
+        if let Some(promise) = &mut self.reading.promise {
+            if promise.until <= now {
+                self.reading.promise = None;
+            } else {
+                promise.step = (promise.step * 2).min(PROMISE_STEP_MAX);
+                promise.next = now + promise.step;
+            }
+        }
+        if !self.source.is_open() {
+            if self.source.stirred() {
+                self.reading.look_soon(now);
+            }
+            return;
+        }
+        match self.source.version() {
+            Ok(Some(version)) => {
+                if self.reading.saw(version, now) {
+                    self.reading.look_soon(now);
+                }
+            }
+            // Busy: the promise asks again. Whatever else it is, the look itself will meet it and say so.
+            Ok(None) | Err(SourceError::Busy(_)) => {}
+            Err(_) => self.reading.look_soon(now),
+        }
+    }
+
+    /// One slice of one outbox. False: the database can't be read at the moment.
+    fn look(&mut self, ix: OutboxIx, now: Instant) -> Result<bool, Fatal> {
+        let low = {
+            let ledger = &self.intake.outboxes[usize::from(ix.0)].ledger;
+            ledger.lowest_mark(|leaver| self.intake.has_room(leaver))
+        };
+        let start = self.intake.outboxes[usize::from(ix.0)].ledger.start(low);
+        let outbox = self.intake.outbox(ix);
+        if !outbox.ledger.resumes() {
+            outbox.again = false;
+        }
+        outbox.ledger.begin_look(start);
+        let (result, last) = self.slice(ix, start, LOOK_ROWS, None, now);
+        let seen_to = match &result {
+            Ok(Look { end: LookEnd::End, .. }) => Some(i64::MAX),
+            _ => last,
+        };
+        let goes_on = matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
+        let outbox = self.intake.outbox(ix);
+        outbox.ledger.end_look(seen_to, goes_on);
+        let look = match result {
+            Ok(look) => look,
+            Err(error) => {
+                outbox.again = true;
+                return self.look_failed(ix, error, now).map(|()| false);
+            }
+        };
+        outbox.retry_at = None;
+        outbox.trouble.over(now);
+        outbox.more = match look.end {
+            LookEnd::End => Behind::No,
+            LookEnd::Budget { .. } => Behind::Ready,
+            LookEnd::Stopped => Behind::Full,
+            LookEnd::MarkGone => {
+                outbox.ledger.forget_cursor();
+                Behind::Ready
+            }
+        };
+        if outbox.more == Behind::No && !outbox.ledger.has_marks() {
+            outbox.behind_since = None;
+        } else {
+            outbox.behind_since.get_or_insert(self.reading.seen.unwrap_or(now));
+        }
+        if outbox.paused {
+            log::error!(
+                "outbox {}: {} rows are set aside, the most there may be; it pauses. Remove their cause or the rows, then restart",
+                outbox.route.name,
+                outbox.ledger.set_aside_rows()
+            );
+        }
+        self.log_unroutable();
+        Ok(true)
+    }
+
+    /// One read transaction, its rows given to the intake. Returns the last row that was dealt with.
+    fn slice(
+        &mut self,
+        ix: OutboxIx,
+        start: Start,
+        rows: usize,
+        before: Option<i64>,
+        now: Instant,
+    ) -> (Result<Look, SourceError>, Option<i64>) {
+        let time = match self.source.journal_mode() {
+            JournalMode::Wal => LOOK_TIME,
+            JournalMode::Rollback => LOOK_TIME_ROLLBACK,
+        };
+        let seen = self.reading.seen.unwrap_or(now);
+        let mut last = None;
+        let intake = &mut self.intake;
+        let result = self.source.look(ix, start, Budget { rows, time, before }, &mut |row| {
+            let flow = intake.take(ix, row, seen, now);
+            if flow == Flow::Continue {
+                last = Some(row.rowid);
+            }
+            flow
+        });
+        self.figures.looks.fetch_add(1, Relaxed);
+        if let Ok(look) = &result {
+            self.figures.longest_read_us.fetch_max(look.held.as_micros() as u64, Relaxed);
+            self.reading.saw(look.version, now);
+            self.reading.busy_since = None;
+            self.reading.busy_step = PROMISE_STEP;
+            if look.rows > 0 {
+                self.reading.used(now);
+            }
+            self.figures.source_ready.store(true, Relaxed);
+            self.source_trouble.over(now);
+        }
+        (result, last)
+    }
+
+    fn log_unroutable(&mut self) {
+        for (ix, mark, reason) in std::mem::take(&mut self.intake.unroutable) {
+            let name = &self.intake.outboxes[usize::from(ix.0)].route.name;
+            log::error!(
+                "outbox {name}: row with rowid {} is set aside for this run: {reason}. It stays in the table; the rows after it go on",
+                mark.rowid
+            );
+            self.figures.outboxes[usize::from(ix.0)].set_aside.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn look_failed(&mut self, ix: OutboxIx, error: SourceError, now: Instant) -> Result<(), Fatal> {
+        match error {
+            SourceError::Busy(text) => {
+                self.busy(&text, now);
+                return Ok(());
+            }
+            SourceError::Yielded => self.reading.look_soon(now),
+            SourceError::Replaced(text) => self.replaced(&text, now),
+            SourceError::NotThere(why) | SourceError::NotAnOutbox { why, .. } => {
+                let outbox = self.intake.outbox(ix);
+                outbox.trouble.happened(now, &why.to_string());
+                outbox.retry_at = Some(now + RETRY_EVERY);
+                outbox.more = Behind::No;
+                self.figures.wait_for(Some("an outbox that can't be read"));
+            }
+            SourceError::Failed(why) => {
+                self.source_failed(&why, now);
+                self.intake.outbox(ix).retry_at = Some(now + RETRY_EVERY);
+            }
+            other @ (SourceError::CommitUnknown(_) | SourceError::Journal(_)) => {
+                return Err(Fatal(format!("a look answered as only a delete can: {other}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Someone holds a lock: the same look again, soon.
+    pub(super) fn busy(&mut self, text: &str, now: Instant) {
+        self.figures.busy.fetch_add(1, Relaxed);
+        let since = *self.reading.busy_since.get_or_insert(now);
+        if now.duration_since(since) >= BUSY_MENTIONED_AFTER {
+            self.source_failed(&Why::new(text), now);
+        }
+        self.reading.look_at = Some(now + self.reading.busy_step);
+        self.reading.busy_step = (self.reading.busy_step * 2).min(PROMISE_STEP_MAX);
+    }
+
+    /// A slice of the sweep from the lowest row to the cursor: it finds rows that were inserted below the cursor.
+    fn sweep(&mut self, now: Instant) -> Result<(), Fatal> {
+        let sweep = &mut self.reading.sweep;
+        let (at, from) = match sweep.running {
+            Some(position) => position,
+            None if sweep.wanted && sweep.not_before <= now => {
+                sweep.wanted = false;
+                sweep.spent = Duration::ZERO;
+                (0, i64::MIN)
+            }
+            None => return Ok(()),
+        };
+        let Some(outbox) = self.intake.outboxes.get(at) else {
+            let pause = self.reading.sweep.spent.saturating_mul(SWEEP_PAUSE_FACTOR).max(SWEEP_EVERY);
+            self.reading.sweep.running = None;
+            self.reading.sweep.not_before = now + pause;
+            return Ok(());
+        };
+        self.reading.sweep.running = Some((at + 1, i64::MIN));
+        let Some(cursor) = outbox.ledger.cursor() else { return Ok(()) };
+        if outbox.retry_at.is_some() {
+            self.reading.sweep.again(now);
+            return Ok(());
+        }
+        if outbox.paused {
+            return Ok(());
+        }
+        let ix = OutboxIx(at as u16);
+        let (result, _) = self.slice(ix, Start::From(from), SWEEP_ROWS, Some(cursor.rowid), now);
+        self.log_unroutable();
+        match result {
+            Ok(look) => {
+                self.reading.sweep.spent += look.held;
+                match look.end {
+                    LookEnd::Budget { last } => self.reading.sweep.running = Some((at, last.saturating_add(1))),
+                    // No room for a row found below the cursor: begin again when there is.
+                    LookEnd::Stopped => self.reading.sweep.again(now),
+                    LookEnd::End | LookEnd::MarkGone => {}
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.reading.sweep.again(now);
+                self.look_failed(ix, error, now)
+            }
+        }
+    }
+
+    /// Housekeeping when there is nothing better to do: plans are forgotten, an idle database is let go.
+    pub(super) fn rest(&mut self, now: Instant) {
+        if self.settling.wants_forgetting(now) && self.is_quiet_pipeline() {
+            self.forget_settled(now, false);
+        }
+        let idle = self.source.is_open()
+            && self.reading.last_use + LET_GO_AFTER <= now
+            && self.settling.is_empty()
+            && self.reading.sweep.running.is_none()
+            && self.reading.rematch.is_none();
+        if idle {
+            self.forget_settled(now, true);
+            log::debug!(
+                "database let go; longest read transaction {} us, longest write transaction {} us",
+                self.figures.longest_read_us.load(Relaxed),
+                self.figures.longest_write_us.load(Relaxed)
+            );
+            self.source.let_go();
+            self.reading.version = None;
+            self.reading.promise = None;
+        }
+        if self.draining.is_none() && self.intake.outboxes.iter().all(|outbox| outbox.retry_at.is_none()) {
+            self.figures.wait_for(None);
+        }
+    }
+
+    pub(super) fn reading_deadline(&self, now: Instant) -> Instant {
+        let reading = &self.reading;
+        let mut earliest = reading.net_at;
+        if let Some(at) = reading.look_at {
+            if reading.busy_since.is_some() {
+                return at;
+            }
+            earliest = earliest.min(at);
+        }
+        if let Some(promise) = &reading.promise {
+            earliest = earliest.min(promise.next);
+        }
+        if self.source.is_open() && self.settling.is_empty() {
+            earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));
+        }
+        let sweep = &reading.sweep;
+        if sweep.running.is_some() || reading.rematch.is_some() || reading.room {
+            return now;
+        }
+        if sweep.wanted {
+            earliest = earliest.min(sweep.not_before);
+        }
+        for (at, outbox) in self.intake.outboxes.iter().enumerate() {
+            if let Some(retry) = outbox.retry_at {
+                earliest = earliest.min(retry);
+            } else if self.wants_look(at, false, now) {
+                return now;
+            }
+        }
+        earliest
+    }
+}

@@ -1,0 +1,213 @@
+//! Dispatch: the only place where plans are made, and the only order: what was read is made durable, the plans go into the state
+//! file in one transaction, then the batches leave.
+//!
+//! Promises: nothing is sent that is not in the state file; a batch once planned keeps its rows and its triple. Does not know: rows.
+
+use super::lanes::{Flight, LATE_AFTER, Lane, Phase, Standing};
+use super::{LATE_CHECK_EVERY, Producer, Relay};
+use crate::model::{Plan, PlanId};
+use crate::ports::{Change, Clock, Journal, Manner, Sink, Source, SourceError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// After a failed sync or a failed write of the state file.
+const DISPATCH_RETRY: Duration = Duration::from_millis(200);
+/// The sink's channel was full.
+const FULL_RETRY: Duration = Duration::from_millis(1);
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// Whether lanes that are ready could be planned now.
+    pub(super) fn can_dispatch(&self) -> bool {
+        self.draining.is_none() && matches!(self.producer, Producer::Known(_))
+    }
+
+    /// Plans and sends what is ready.
+    pub(super) fn dispatch(&mut self, now: Instant) {
+        if self.dispatch_at.is_some_and(|at| now < at) {
+            return;
+        }
+        if !self.intake.ready.is_empty() && self.producer == Producer::Unknown && self.draining.is_none() {
+            self.producer = Producer::Asked;
+            self.sink.producer();
+        }
+        let unrecorded = self.waiting.iter().any(|ix| self.phase_is(*ix, Phase::Unrecorded));
+        let ready = self.can_dispatch() && !self.intake.ready.is_empty();
+        if !ready && !unrecorded {
+            self.send_unsent(now);
+            return;
+        }
+        if let Err(error) = self.source.make_durable() {
+            self.could_not_sync(error, now);
+            return;
+        }
+        self.settling.synced();
+        if ready {
+            self.plan_ready();
+        }
+        if self.record(now) {
+            self.send_unsent(now);
+        }
+    }
+
+    fn phase_is(&self, ix: u32, phase: Phase) -> bool {
+        self.intake.lanes[ix as usize].flight.as_ref().is_some_and(|flight| flight.phase == phase)
+    }
+
+    fn could_not_sync(&mut self, error: SourceError, now: Instant) {
+        match error {
+            SourceError::Busy(_) | SourceError::Yielded => {}
+            SourceError::Replaced(text) => self.replaced(&text, now),
+            other => self.source_trouble.happened(now, &format!("what was read could not be made durable: {other}")),
+        }
+        self.dispatch_at = Some(now + DISPATCH_RETRY);
+    }
+
+    /// Turns what the ready lanes have collected into plans.
+    fn plan_ready(&mut self) {
+        let Producer::Known(producer_id) = self.producer else { return };
+        let first_attempt = self.clock.wall();
+        // Batches that leave make room for the next look.
+        self.reading.room();
+        for ix in std::mem::take(&mut self.intake.ready) {
+            let lane = &mut self.intake.lanes[ix as usize];
+            lane.queued = false;
+            if lane.flight.is_some() || lane.standing != Standing::Running || !lane.has_rows() {
+                continue;
+            }
+            if !lane.has_identity() {
+                lane.introduce(producer_id);
+            }
+            let Some(batch) = lane.next_batch() else { continue };
+            let plan = Plan {
+                id: PlanId(self.next_plan),
+                target: lane.target.clone(),
+                triple: lane.number(batch.rows.len()),
+                run: self.run,
+                noted_offset: lane.noted_offset,
+                leader_epoch: lane.leader_epoch,
+                first_attempt,
+                rows: Arc::new(batch.rows),
+            };
+            self.next_plan += 1;
+            self.plans.insert(plan.id, ix);
+            let (topic, partition) = (lane.topic, lane.target.partition);
+            lane.flight = Some(Flight {
+                plan: Arc::new(plan),
+                phase: Phase::Unrecorded,
+                seen: batch.seen,
+                unsure: false,
+                out_of_sequence: 0,
+            });
+            self.waiting.push(ix);
+            self.intake.turn_null_partition(topic, partition);
+            self.figures.batches.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// One state file transaction: the new plans, the acknowledgements and the settled plans since the last one.
+    pub(super) fn record(&mut self, now: Instant) -> bool {
+        let lanes = &self.intake.lanes;
+        let unrecorded: Vec<(u32, Option<PlanId>, [Arc<Plan>; 1])> = self
+            .waiting
+            .iter()
+            .filter_map(|ix| {
+                let lane = &lanes[*ix as usize];
+                let flight = lane.flight.as_ref().filter(|flight| flight.phase == Phase::Unrecorded)?;
+                Some((*ix, lane.replacing, [flight.plan.clone()]))
+            })
+            .collect();
+        let mut changes: Vec<Change<'_>> = self.settling.changes();
+        for (_, replacing, plan) in &unrecorded {
+            changes.push(match replacing {
+                Some(old) => Change::Replaced { old: *old, new: plan },
+                None => Change::Planned(&plan[0]),
+            });
+        }
+        if changes.is_empty() {
+            return true;
+        }
+        // Acknowledgements alone need no sync: lost in a power cut, the broker is asked again.
+        let sync = self.intake.limits.power_loss && !unrecorded.is_empty();
+        if let Err(error) = self.journal.record(&changes, sync) {
+            self.journal_trouble.happened(now, &error.to_string());
+            self.dispatch_at = Some(now + DISPATCH_RETRY);
+            return false;
+        }
+        self.journal_trouble.over(now);
+        self.dispatch_at = None;
+        drop(changes);
+        self.settling.recorded();
+        for (ix, ..) in unrecorded {
+            let lane = &mut self.intake.lanes[ix as usize];
+            lane.replacing = None;
+            if let Some(flight) = &mut lane.flight {
+                flight.phase = Phase::Unsent;
+            }
+        }
+        true
+    }
+
+    /// Hands over what is planned and recorded.
+    fn send_unsent(&mut self, now: Instant) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|ix| {
+            let lane = &mut self.intake.lanes[*ix as usize];
+            let manner = if lane.trouble { Manner::Alone } else { Manner::Merged };
+            let Some(flight) = &mut lane.flight else { return false };
+            if flight.phase != Phase::Unsent {
+                return !matches!(flight.phase, Phase::Sent { .. });
+            }
+            if self.sink.send(&flight.plan, manner).is_err() {
+                return true;
+            }
+            flight.phase = Phase::Sent { at: now };
+            false
+        });
+        self.waiting = waiting;
+    }
+
+    /// Lanes whose time for another attempt has come, and lanes whose answer is late.
+    pub(super) fn retry_lanes(&mut self, now: Instant) {
+        for ix in &self.waiting {
+            let lane = &mut self.intake.lanes[*ix as usize];
+            if let Some(flight) = &mut lane.flight
+                && let Phase::Waiting { until } = flight.phase
+                && until <= now
+                && lane.standing != Standing::Halted
+            {
+                flight.phase = Phase::Unsent;
+            }
+        }
+        if now < self.late_check_at + LATE_CHECK_EVERY {
+            return;
+        }
+        self.late_check_at = now;
+        let late: Vec<u32> =
+            self.plans.values().copied().filter(|ix| is_late(&self.intake.lanes[*ix as usize], now)).collect();
+        for ix in late {
+            self.in_trouble(ix);
+        }
+    }
+
+    /// The lane travels alone from now on, and what it had collected makes room for the others.
+    pub(super) fn in_trouble(&mut self, ix: u32) {
+        self.intake.lanes[ix as usize].trouble = true;
+        self.intake.give_back(ix);
+    }
+
+    pub(super) fn lane_deadline(&self, ix: u32, now: Instant) -> Option<Instant> {
+        let lane = &self.intake.lanes[ix as usize];
+        match lane.flight.as_ref()?.phase {
+            Phase::Unrecorded => Some(self.dispatch_at.unwrap_or(now)),
+            Phase::Unsent => Some(now + FULL_RETRY),
+            Phase::Sent { .. } => None,
+            Phase::Waiting { until } => (lane.standing != Standing::Halted).then_some(until),
+        }
+    }
+}
+
+fn is_late(lane: &Lane, now: Instant) -> bool {
+    let sent = lane.flight.as_ref().map(|flight| flight.phase);
+    !lane.trouble && matches!(sent, Some(Phase::Sent { at }) if now.duration_since(at) >= LATE_AFTER)
+}

@@ -1,0 +1,390 @@
+//! Settling: acknowledged plans are deleted together, in few, short, polite transactions, and forgotten once that is durable.
+//!
+//! Promises: a row is deleted only after its record was acknowledged and its plan is noted so in the state file; never two deletes
+//! within their spacing while somebody else uses the database. Does not know: how a delete is done.
+
+use super::intake::Behind;
+use super::{Fatal, Relay};
+use crate::model::{Deletion, JournalMode, OutboxIx, Plan, PlanId, RowKey, RowMark};
+use crate::ports::{Change, Clock, DeleteOrder, Journal, Sink, Source, SourceError};
+use crate::relay::answers::take_rows;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Deletes are so far apart while others use the database: closer ones cost the application a tenth of its throughput.
+const DELETE_EVERY: Duration = Duration::from_millis(20);
+const DELETE_EVERY_ROLLBACK: Duration = Duration::from_millis(100);
+/// So many acknowledged rows are deleted without waiting for the spacing's end to come by itself.
+const DELETE_ROWS: usize = 5_000;
+/// A write transaction is made to last no longer than this.
+const WRITE_TIME: Duration = Duration::from_millis(5);
+/// The same while nobody else has used the database for `QUIET_AFTER`.
+const WRITE_TIME_QUIET: Duration = Duration::from_millis(50);
+const QUIET_AFTER: Duration = Duration::from_secs(1);
+/// How often it is asked whether the others are done.
+const POLITE_STEP: Duration = Duration::from_micros(50);
+/// After so long it is our turn.
+const POLITE_FOR: Duration = Duration::from_millis(250);
+/// The same when two full deletes are waiting: else a fast application outruns us.
+const POLITE_FOR_BEHIND: Duration = Duration::from_millis(1);
+/// How often a delete makes way for someone who came while it ran.
+const YIELDS_MAX: u32 = 2;
+const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
+const BUSY_STEP_MAX: Duration = Duration::from_millis(20);
+/// After a failure that is not weather.
+const FAILED_RETRY: Duration = Duration::from_millis(500);
+/// Deleted plans are forgotten by the next dispatch; when there is none, by a sync of their own after this.
+const FORGET_AFTER: Duration = Duration::from_millis(100);
+/// Cost of a row in a write transaction before it was measured.
+const ROW_COST: Duration = Duration::from_micros(2);
+const PLAN_ROWS_MIN: usize = 64;
+const PLAN_ROWS_MAX: usize = 8_192;
+
+#[derive(Debug)]
+struct Acknowledged {
+    plan: Arc<Plan>,
+    offset: i64,
+    at: Instant,
+    /// The state file knows.
+    recorded: bool,
+}
+
+/// Plans between acknowledgement and oblivion.
+#[derive(Debug)]
+pub(super) struct Settling {
+    acknowledged: VecDeque<Acknowledged>,
+    rows: usize,
+    /// Deleted, and the delete may still be lost in a power cut.
+    deleted: Vec<PlanId>,
+    deleted_at: Option<Instant>,
+    /// Can be forgotten.
+    settled: Vec<PlanId>,
+    last_delete: Option<Instant>,
+    /// Not before, because somebody else was there.
+    retry_at: Option<Instant>,
+    polite_since: Option<Instant>,
+    yields: u32,
+    busy_step: Duration,
+    number: u64,
+    row_cost: Duration,
+    others_seen: Instant,
+    started: Instant,
+    spacing: Duration,
+}
+
+impl Settling {
+    pub(super) fn new(now: Instant) -> Self {
+        Settling {
+            acknowledged: VecDeque::new(),
+            rows: 0,
+            deleted: Vec::new(),
+            deleted_at: None,
+            settled: Vec::new(),
+            last_delete: None,
+            retry_at: None,
+            polite_since: None,
+            yields: 0,
+            busy_step: POLITE_STEP,
+            number: 0,
+            row_cost: ROW_COST,
+            others_seen: now,
+            started: now,
+            spacing: DELETE_EVERY,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.acknowledged.is_empty()
+    }
+
+    /// Acknowledged rows not yet deleted.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn acknowledged(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
+        self.rows += plan.rows.len();
+        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: false });
+    }
+
+    /// A plan that was never appended is dropped.
+    pub(super) fn forget(&mut self, plan: PlanId) {
+        self.settled.push(plan);
+    }
+
+    pub(super) fn plans(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
+        self.acknowledged.iter().map(|entry| entry.plan.clone())
+    }
+
+    pub(super) fn renumber(&mut self, new: impl Fn(&Arc<Plan>) -> Arc<Plan>) {
+        for entry in &mut self.acknowledged {
+            entry.plan = new(&entry.plan);
+        }
+    }
+
+    /// A sync of the database began after every delete so far had returned, and has ended.
+    pub(super) fn synced(&mut self) {
+        self.settled.append(&mut self.deleted);
+        self.deleted_at = None;
+    }
+
+    /// What the state file does not know yet.
+    pub(super) fn changes<'a>(&self) -> Vec<Change<'a>> {
+        let acknowledged = self.acknowledged.iter().filter(|entry| !entry.recorded);
+        let acknowledged = acknowledged.map(|entry| Change::Acknowledged { plan: entry.plan.id, offset: entry.offset });
+        acknowledged.chain(self.settled.iter().map(|plan| Change::Settled { plan: *plan })).collect()
+    }
+
+    /// The state file knows everything that [`Settling::changes`] named.
+    pub(super) fn recorded(&mut self) {
+        for entry in &mut self.acknowledged {
+            entry.recorded = true;
+        }
+        self.settled.clear();
+    }
+
+    pub(super) fn wants_forgetting(&self, now: Instant) -> bool {
+        self.deleted_at.is_some_and(|at| at + FORGET_AFTER <= now)
+            || (!self.settled.is_empty() && self.deleted.is_empty())
+    }
+
+    /// Nobody else has used the database for a second.
+    fn quiet(&self, now: Instant) -> bool {
+        now.duration_since(self.others_seen) >= QUIET_AFTER
+    }
+
+    /// When a delete is due, politeness aside.
+    fn due(&self, quiet_pipeline: bool) -> Option<Instant> {
+        let oldest = self.acknowledged.front()?.at;
+        let spaced = self.last_delete.map_or(oldest, |last| last + self.spacing);
+        let wanted = if quiet_pipeline || self.rows >= DELETE_ROWS { oldest } else { oldest + DELETE_EVERY };
+        Some(spaced.max(wanted))
+    }
+
+    pub(super) fn deadline(&self, quiet_pipeline: bool) -> Option<Instant> {
+        let forget = self.deleted_at.map(|at| at + FORGET_AFTER).filter(|_| quiet_pipeline);
+        let delete = self.due(quiet_pipeline).map(|due| self.retry_at.map_or(due, |retry| retry.max(due)));
+        [forget, delete].into_iter().flatten().min()
+    }
+
+    /// How many rows fit into one write transaction of this length.
+    fn rows_in(&self, time: Duration) -> usize {
+        (time.as_nanos() / self.row_cost.as_nanos().max(1)) as usize
+    }
+
+    fn measured(&mut self, rows: usize, held: Duration) {
+        if rows >= PLAN_ROWS_MIN {
+            let cost = held / rows as u32;
+            self.row_cost = (self.row_cost * 3 + cost) / 4;
+        }
+    }
+}
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// Deletes what was acknowledged, if it is time.
+    pub(super) fn settle(&mut self, now: Instant) -> Result<(), Fatal> {
+        if self.reading.rematch.is_some() {
+            return Ok(());
+        }
+        if let Some(foreign) = self.reading.last_foreign {
+            self.settling.others_seen = self.settling.others_seen.max(foreign);
+        }
+        let quiet = self.settling.quiet(now);
+        // In the first second nobody can have been quiet for one; with nobody seen the spacing is not needed either.
+        let alone = quiet || self.settling.others_seen == self.settling.started;
+        self.settling.spacing = match self.source.journal_mode() {
+            _ if alone => Duration::ZERO,
+            JournalMode::Wal => DELETE_EVERY,
+            JournalMode::Rollback => DELETE_EVERY_ROLLBACK,
+        };
+        let due = self.settling.due(self.is_quiet_pipeline());
+        if due.is_none_or(|due| now < due) || self.settling.retry_at.is_some_and(|at| now < at) {
+            return Ok(());
+        }
+        let rows_max = self.settling.rows_in(if quiet { WRITE_TIME_QUIET } else { WRITE_TIME });
+        if self.makes_way(rows_max, now) {
+            return Ok(());
+        }
+        if self.settling.acknowledged.iter().any(|entry| !entry.recorded) && !self.record(now) {
+            self.settling.retry_at = Some(now + FAILED_RETRY);
+            return Ok(());
+        }
+        self.delete(rows_max, now)
+    }
+
+    /// Whether somebody else is at it and it is still polite to wait.
+    fn makes_way(&mut self, rows_max: usize, now: Instant) -> bool {
+        if !self.source.others_active() {
+            return false;
+        }
+        self.settling.others_seen = now;
+        let patience = if self.settling.rows >= 2 * rows_max.min(DELETE_ROWS) { POLITE_FOR_BEHIND } else { POLITE_FOR };
+        let since = *self.settling.polite_since.get_or_insert(now);
+        if now.duration_since(since) >= patience {
+            return false;
+        }
+        self.settling.retry_at = Some(now + POLITE_STEP);
+        true
+    }
+
+    fn delete(&mut self, rows_max: usize, now: Instant) -> Result<(), Fatal> {
+        let mut plans = Vec::new();
+        let mut rows = 0;
+        for entry in &self.settling.acknowledged {
+            if !plans.is_empty() && rows + entry.plan.rows.len() > rows_max {
+                break;
+            }
+            rows += entry.plan.rows.len();
+            plans.push(entry.plan.clone());
+        }
+        self.settling.number += 1;
+        let order = DeleteOrder {
+            number: self.settling.number,
+            plans: &plans,
+            yields: self.settling.yields < YIELDS_MAX,
+            commit_patience: COMMIT_PATIENCE,
+        };
+        let result = self.source.delete(&order, &mut || Ok(()));
+        match result {
+            Ok(deletion) => self.deleted(plans, rows, &deletion)?,
+            Err(SourceError::Busy(_)) => {
+                self.figures.busy.fetch_add(1, Relaxed);
+                self.settling.others_seen = now;
+                self.settling.retry_at = Some(now + self.settling.busy_step);
+                self.settling.busy_step = (self.settling.busy_step * 2).min(BUSY_STEP_MAX);
+            }
+            Err(SourceError::Yielded) => {
+                self.figures.yielded.fetch_add(1, Relaxed);
+                self.settling.others_seen = now;
+                self.settling.yields += 1;
+                self.settling.retry_at = Some(now + POLITE_STEP);
+            }
+            Err(SourceError::Replaced(text)) => self.replaced(&text, now),
+            Err(error) => {
+                // Nothing is lost by waiting: what was acknowledged stays noted, and the guards look again.
+                self.source_trouble.happened(now, &format!("sent rows could not be deleted: {error}"));
+                self.settling.retry_at = Some(now + FAILED_RETRY);
+            }
+        }
+        Ok(())
+    }
+
+    fn deleted(&mut self, plans: Vec<Arc<Plan>>, rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
+        let accounted = deletion.deleted + deletion.changed.len() + deletion.kept.len() + deletion.gone.len();
+        if accounted != rows {
+            return Err(Fatal(format!("a delete of {rows} rows accounts for {accounted}: {deletion:?}")));
+        }
+        let now = self.clock.now();
+        let settling = &mut self.settling;
+        settling.measured(rows, deletion.held);
+        settling.rows -= rows;
+        settling.acknowledged.drain(..plans.len());
+        settling.deleted.extend(plans.iter().map(|plan| plan.id));
+        settling.deleted_at = Some(now);
+        settling.last_delete = Some(now);
+        settling.retry_at = None;
+        settling.polite_since = None;
+        settling.yields = 0;
+        settling.busy_step = POLITE_STEP;
+        self.intake.limits.batch_rows_max = self.settling.rows_in(WRITE_TIME).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
+        self.summary.deleted += deletion.deleted as u64;
+        self.figures.longest_write_us.fetch_max(deletion.held.as_micros() as u64, Relaxed);
+        self.source_trouble.over(now);
+        self.reading.used(now);
+        for outbox in self.outboxes() {
+            self.release(outbox, &plans, deletion);
+        }
+        self.exceptions(&plans, deletion);
+        for plan in plans {
+            self.intake.forget_rows(take_rows(plan));
+        }
+        self.reading.room();
+        Ok(())
+    }
+
+    /// The outbox's rows of these plans are no longer held.
+    fn release(&mut self, outbox: OutboxIx, plans: &[Arc<Plan>], deletion: &Deletion) {
+        let metas = plans.iter().flat_map(|plan| &plan.rows.meta).filter(|meta| meta.key.outbox == outbox);
+        let mut rowids: Vec<i64> = metas.map(|meta| meta.key.rowid).collect();
+        rowids.sort_unstable();
+        let others = [&deletion.changed, &deletion.kept, &deletion.gone];
+        let others = others.iter().flat_map(|keys| keys.iter()).filter(|key| key.outbox == outbox).count();
+        self.figures.outboxes[usize::from(outbox.0)].deleted.fetch_add((rowids.len() - others) as u64, Relaxed);
+        self.intake.outbox(outbox).ledger.removed(&rowids);
+    }
+
+    fn exceptions(&mut self, plans: &[Arc<Plan>], deletion: &Deletion) {
+        for key in &deletion.changed {
+            let outbox = self.intake.outbox(key.outbox);
+            outbox.ledger.revisit(key.rowid);
+            log::debug!(
+                "outbox {}: rowid {} was rewritten on its way; the new version follows",
+                outbox.route.name,
+                key.rowid
+            );
+            self.figures.outboxes[usize::from(key.outbox.0)].changed.fetch_add(1, Relaxed);
+        }
+        for key in &deletion.kept {
+            self.keep(plans, *key);
+        }
+    }
+
+    /// Published, and a trigger keeps it: not sent again.
+    fn keep(&mut self, plans: &[Arc<Plan>], key: RowKey) {
+        let Some(meta) = plans.iter().flat_map(|plan| &plan.rows.meta).find(|meta| meta.key == key) else { return };
+        let outbox = self.intake.outbox(key.outbox);
+        log::error!(
+            "outbox {}: row with rowid {} was published but can't be deleted: a trigger of the table keeps it. It is set aside and \
+             not sent again in this run",
+            outbox.route.name,
+            key.rowid
+        );
+        outbox.ledger.set_aside(RowMark { rowid: key.rowid, print: meta.print });
+        self.figures.outboxes[usize::from(key.outbox.0)].set_aside.fetch_add(1, Relaxed);
+    }
+
+    /// Plans whose deletes are durable leave the state file.
+    pub(super) fn forget_settled(&mut self, now: Instant, last: bool) {
+        if self.settling.deleted.is_empty() && self.settling.changes().is_empty() {
+            return;
+        }
+        if let Err(error) = self.source.make_durable() {
+            if last {
+                log::warn!("the last deletes could not be synced ({error}); their plans stay in the state file");
+            }
+            self.settling.deleted_at = self.settling.deleted_at.map(|_| now);
+            return;
+        }
+        self.settling.synced();
+        self.record(now);
+    }
+
+    pub(super) fn update_backlog(&mut self, now: Instant) {
+        for ix in self.outboxes() {
+            let at = usize::from(ix.0);
+            let outbox = &self.intake.outboxes[at];
+            let figures = self.figures.clone();
+            let figures = &figures.outboxes[at];
+            let caught_up = outbox.more == Behind::No && !outbox.ledger.has_marks() && outbox.retry_at.is_none();
+            let held = outbox.ledger.held_rows() as u64;
+            let behind = outbox.behind_since;
+            if caught_up {
+                figures.backlog_rows.store(held, Relaxed);
+                figures.backlog_exact.store(true, Relaxed);
+            } else if self.source.is_open()
+                && let Ok(backlog) = self.source.backlog(ix)
+            {
+                figures.backlog_rows.store(backlog.rows, Relaxed);
+                figures.backlog_exact.store(backlog.exact, Relaxed);
+            }
+            let flights = self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref().map(|flight| flight.seen));
+            let collected =
+                self.intake.lanes.iter().filter_map(|lane| lane.collecting.as_ref().map(|batch| batch.seen));
+            let oldest = if held > 0 { flights.chain(collected).chain(behind).min() } else { behind };
+            let age = oldest.map_or(-1, |at| now.saturating_duration_since(at).as_millis() as i64);
+            figures.oldest_seen_ms.store(age, Relaxed);
+        }
+    }
+}

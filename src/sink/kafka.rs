@@ -1,0 +1,127 @@
+//! The Kafka sink: the house's plans and events on one side, the producer's batches and reports on the other.
+//!
+//! Promises: translates and nothing else; rows are shared with the producer, never copied. Does not know: the wire, decisions.
+
+use crate::kafka::producer::{Batch, Delivery, Failure, Handle, Producer, Report, Travel};
+use crate::model::{Outcome, PartitionStart, Plan, SinkEvent, Topic, Why};
+use crate::ports::{Full, Manner, Sink};
+use crossbeam_channel::Sender;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use crate::kafka::producer::{KafkaOptions, StartError};
+
+/// The threads that talk to Kafka, shared by the relays of all databases.
+pub struct KafkaSink(Producer<Arc<Plan>, SinkEvent>);
+
+impl KafkaSink {
+    /// Checks the options and starts. Reaches no broker: one that is away is weather, told by events.
+    pub fn start(options: KafkaOptions) -> Result<KafkaSink, StartError> {
+        Producer::start(options).map(KafkaSink)
+    }
+
+    /// One relay's end. The bound of `events` bounds its batches under way as well (three quarters of it; 1,024 without a bound), and
+    /// the relay must go on receiving from it until the sink has stopped.
+    pub fn handle(&self, events: Sender<SinkEvent>) -> KafkaHandle {
+        KafkaHandle(self.0.handle(events))
+    }
+
+    /// Cuts off what is under way (answered `Unsure`, as far as someone listens) and ends the threads. For a gentle end the relays
+    /// `drain` their handles and wait for their outcomes first. False when a thread was still stuck in the system at the deadline.
+    pub fn stop(self, deadline: Instant) -> bool {
+        self.0.stop(deadline)
+    }
+}
+
+/// One relay's end of a [`KafkaSink`].
+pub struct KafkaHandle(Handle<Arc<Plan>, SinkEvent>);
+
+impl Sink for KafkaHandle {
+    fn producer(&mut self) {
+        self.0.producer_id();
+    }
+
+    fn open(&mut self, topic: &Topic) {
+        self.0.open(topic);
+    }
+
+    fn send(&mut self, plan: &Arc<Plan>, manner: Manner) -> Result<(), Full> {
+        let travel = match manner {
+            Manner::Merged => Travel::Merged,
+            Manner::Alone => Travel::Alone,
+        };
+        self.0.send(Arc::clone(plan), travel).map_err(|_| Full)
+    }
+
+    fn drain(&mut self) {
+        self.0.drain();
+    }
+}
+
+impl Batch for Arc<Plan> {
+    fn topic(&self) -> &str {
+        &self.target.topic
+    }
+
+    fn partition(&self) -> i32 {
+        self.target.partition
+    }
+
+    fn producer_id(&self) -> i64 {
+        self.triple.producer_id
+    }
+
+    fn producer_epoch(&self) -> i16 {
+        self.triple.epoch
+    }
+
+    fn base_sequence(&self) -> i32 {
+        self.triple.first_sequence
+    }
+
+    fn record_count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn records(&self) -> &[u8] {
+        &self.rows.bytes
+    }
+}
+
+impl From<Failure> for Why {
+    fn from(failure: Failure) -> Why {
+        Why { code: failure.code, text: failure.text, hint: failure.hint }
+    }
+}
+
+impl From<Report<Arc<Plan>>> for SinkEvent {
+    fn from(report: Report<Arc<Plan>>) -> SinkEvent {
+        match report {
+            Report::ProducerId(id) => SinkEvent::Producer { id },
+            Report::NoProducerId(failure) => SinkEvent::NoProducer { why: failure.into() },
+            Report::Opened { topic, partitions } => {
+                let partitions = partitions
+                    .into_iter()
+                    .map(|p| PartitionStart {
+                        partition: p.partition,
+                        end_offset: p.end_offset,
+                        leader_epoch: p.leader_epoch,
+                    })
+                    .collect();
+                SinkEvent::Opened { topic, partitions }
+            }
+            Report::NotOpened { topic, failure } => SinkEvent::NotOpened { topic, why: failure.into() },
+            Report::Delivered { batch, delivery, at } => {
+                let outcome = match delivery {
+                    Delivery::Stored { base_offset } => Outcome::Stored { offset: base_offset },
+                    Delivery::NotAppended(failure) => Outcome::NotAppended(failure.into()),
+                    Delivery::Unsure(failure) => Outcome::Unsure(failure.into()),
+                    Delivery::Rejected { failure, records } => Outcome::Rejected { why: failure.into(), records },
+                    Delivery::Refused(failure) => Outcome::Refused(failure.into()),
+                    Delivery::OutOfSequence(failure) => Outcome::OutOfSequence(failure.into()),
+                };
+                SinkEvent::Outcome { plan: batch.id, outcome, at }
+            }
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! One application database: waiting for it, locking it, opening it, noticing that it was replaced, letting it go.
+//!
+//! Promises: never creates a file, never switches a journal mode, never asks for a checkpoint; works on the file it holds the
+//! lock of. Does not know: rows (`look`, `transaction`).
+
+use super::delete::Deleter;
+use super::durability::Companions;
+use super::hooks::Hooks;
+use super::lock::{Connected, FileId, Header, Lock, LockError};
+use super::outbox::{Outbox, State};
+use super::scan::Gather;
+use super::traces::Traces;
+use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
+use crate::model::{Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, Version, Why};
+use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
+use rusqlite::{Connection, OpenFlags};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often opening starts again because the file was replaced meanwhile.
+const OPEN_ATTEMPTS: usize = 3;
+
+/// BUSY on a read in WAL mode for longer than this has one explanation.
+const EXCLUSIVE_AFTER: Duration = Duration::from_secs(5);
+
+/// One database with all its outboxes: the only owner of the connection to it.
+#[derive(Debug)]
+pub struct Database {
+    pub(super) options: DatabaseOptions,
+    pub(super) outboxes: Vec<Outbox>,
+    pub(super) own: Arc<OwnCommits>,
+    pub(super) mode: JournalMode,
+    // The order matters: fields are dropped from above, and the lock's descriptor must outlive the connection.
+    pub(super) link: Option<Link>,
+    pub(super) lock: Option<Lock>,
+    read_only: bool,
+    /// The file that was last worked on is gone; whatever comes next under its name is another.
+    vanished: bool,
+    /// A schema version seen by an earlier connection: a change in between counts as well.
+    pub(super) schema_version: Option<i64>,
+    /// To be said by the next call.
+    pub(super) replaced: Option<String>,
+    connections: u64,
+    pub(super) companions: Option<Companions>,
+    /// Looks or deletes have returned that `make_durable` has not covered.
+    pub(super) unsynced: bool,
+    pub(super) busy_since: Option<Instant>,
+    left: Option<Left>,
+    pub(super) gather: Gather,
+    pub(super) deleter: Deleter,
+    pub(super) work: super::transaction::Work,
+}
+
+/// An open connection and what belongs to it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub connection: Connection,
+    pub hooks: Hooks,
+    /// The questions of `handle` are answered.
+    pub unix: bool,
+    pub number: u64,
+    /// `PRAGMA data_version` under which the schema was last checked.
+    pub checked: Option<i64>,
+    /// The journal mode `PRAGMA synchronous` was set for.
+    pub synchronous_for: Option<JournalMode>,
+    pub database: PathBuf,
+    pub page_size: u32,
+    _connected: Connected,
+}
+
+#[derive(Debug)]
+struct Left {
+    database: PathBuf,
+    traces: Traces,
+    doubt: bool,
+}
+
+impl Database {
+    /// Opens nothing yet. `outboxes` by their index, in the order of the list.
+    pub fn new(options: DatabaseOptions, outboxes: Vec<OutboxSpec>) -> Self {
+        Database {
+            options,
+            outboxes: outboxes.into_iter().map(Outbox::new).collect(),
+            own: Arc::default(),
+            mode: JournalMode::Rollback,
+            link: None,
+            lock: None,
+            read_only: false,
+            vanished: false,
+            schema_version: None,
+            replaced: None,
+            connections: 0,
+            companions: None,
+            unsynced: false,
+            busy_since: None,
+            left: None,
+            gather: Gather::default(),
+            deleter: Deleter::default(),
+            work: super::transaction::Work::default(),
+        }
+    }
+
+    /// For `--dry-run`: takes no lock, writes nothing, may run beside a daemon. Only `look` and `version` make sense on it.
+    pub fn open_read_only(options: DatabaseOptions, outboxes: Vec<OutboxSpec>) -> Self {
+        Database { read_only: true, ..Database::new(options, outboxes) }
+    }
+
+    /// What the watch needs to tell our own commits from the application's.
+    pub fn own_commits(&self) -> Arc<OwnCommits> {
+        Arc::clone(&self.own)
+    }
+
+    /// At start: locks the file if it is there, opens it and verifies every outbox. No file, no table and BUSY are waited for
+    /// later and are no error here.
+    pub fn check(&mut self) -> Result<(), OpenError> {
+        match self.ready() {
+            Ok(()) => {}
+            Err(NotReady::LockedBy(pid)) => return Err(OpenError::LockedBy { path: self.subject(), pid }),
+            Err(NotReady::NotADatabase(why)) => return Err(OpenError::NotAnOutbox { outbox: OutboxIx(0), why }),
+            Err(NotReady::NotThere(_) | NotReady::Busy(_)) => return Ok(()),
+            Err(NotReady::Failed(why)) => return Err(OpenError::Failed(why)),
+        }
+        match self.inspect_now() {
+            Ok(()) | Err(SourceError::Busy(_) | SourceError::NotThere(_) | SourceError::Replaced(_)) => {}
+            Err(SourceError::NotAnOutbox { outbox, why }) => return Err(OpenError::NotAnOutbox { outbox, why }),
+            Err(SourceError::Failed(why)) => return Err(OpenError::Failed(why)),
+            Err(other) => return Err(OpenError::Failed(Why::new(other.to_string()))),
+        }
+        for (index, outbox) in self.outboxes.iter().enumerate() {
+            if let State::Unfit(why) = &outbox.state {
+                let why = Why::new(format!("{}: {}", self.subject(), why.text)).hint(why.hint.clone());
+                return Err(OpenError::NotAnOutbox { outbox: OutboxIx(index as u16), why });
+            }
+            let Some(table) = outbox.table() else { continue };
+            let twin =
+                self.outboxes[..index].iter().find(|other| other.table().is_some_and(|other| other.name == table.name));
+            if let Some(twin) = twin {
+                return Err(OpenError::SameTable {
+                    first: twin.spec.name.clone(),
+                    second: outbox.spec.name.clone(),
+                    table: table.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The file as the configuration names it, for messages.
+    pub(super) fn subject(&self) -> String {
+        self.options.path.display().to_string()
+    }
+
+    /// An open connection to the file that now has the name, with the lock on it.
+    pub(super) fn ready(&mut self) -> Result<(), NotReady> {
+        if self.link.is_some() {
+            if !self.has_moved() {
+                return Ok(());
+            }
+            self.close();
+        }
+        self.open()
+    }
+
+    /// Whether the path no longer leads to the file the connection has open. SQLite's own answer knows the path it resolved
+    /// when it opened; ours also sees a symlink that points elsewhere now.
+    pub(super) fn has_moved(&self) -> bool {
+        let (Some(link), Some(lock)) = (&self.link, &self.lock) else { return false };
+        if !lock::file_id(&self.options.path).is_ok_and(|file| file == Some(lock.file())) {
+            return true;
+        }
+        let mut moved = 0;
+        let asked = link.connection.file_control(Some(c"main"), rusqlite::FileControl::HasMoved(&mut moved));
+        asked.is_err() || moved != 0
+    }
+
+    fn open(&mut self) -> Result<(), NotReady> {
+        for _ in 0..OPEN_ATTEMPTS {
+            self.take_lock()?;
+            let Some(lock) = &self.lock else { break };
+            let header = match lock.header() {
+                Ok(Some(header)) => header,
+                Ok(None) if lock.is_empty_file().unwrap_or(false) => {
+                    return Err(NotReady::NotThere(
+                        Why::new(format!("{} is empty", self.subject()))
+                            .hint("waiting for the application to create its tables"),
+                    ));
+                }
+                Ok(None) => return Err(NotReady::NotADatabase(self.not_a_database())),
+                Err(error) => {
+                    return Err(NotReady::Failed(Why::new(format!("{}: reading the header: {error}", self.subject()))));
+                }
+            };
+            let link = self.connect(lock.file(), header)?;
+            self.companions = Some(Companions::of(&link.database));
+            self.mode = header.mode;
+            self.link = Some(link);
+            if !self.has_moved() {
+                self.connections += 1;
+                self.left = None;
+                for outbox in &mut self.outboxes {
+                    outbox.state = State::Unknown;
+                }
+                return Ok(());
+            }
+            self.link = None;
+        }
+        Err(NotReady::Busy(format!("{} is being replaced", self.subject())))
+    }
+
+    /// Holds the lock of the file the path leads to. Another file than before: says so with the next call.
+    fn take_lock(&mut self) -> Result<(), NotReady> {
+        let io = |subject: String, error: &std::io::Error| {
+            let hint = if error.kind() == std::io::ErrorKind::PermissionDenied {
+                "run outboxd under the application's user or group"
+            } else {
+                ""
+            };
+            NotReady::Failed(Why::new(format!("{subject}: {error}")).hint(hint))
+        };
+        let now = lock::file_id(&self.options.path).map_err(|error| io(self.subject(), &error))?;
+        if let (Some(lock), Some(file)) = (&self.lock, now)
+            && lock.file() == file
+        {
+            return Ok(());
+        }
+        if now.is_none() {
+            // A file that was only renamed keeps its lock: it may come back. One that was removed is let go of, or its disk
+            // space would stay taken; as its inode number can be given to the next file, that one counts as another.
+            if self.lock.as_ref().is_some_and(Lock::is_unlinked) {
+                self.lock = None;
+                self.vanished = true;
+            }
+            return Err(NotReady::NotThere(self.absent()));
+        }
+        match Lock::take(&self.options.path, !self.read_only) {
+            Ok(lock) => {
+                let another = self.lock.as_ref().is_some_and(|old| old.file() != lock.file());
+                if another || self.vanished {
+                    self.replaced = Some(format!("{} is another file now", self.subject()));
+                    self.schema_version = None;
+                    self.outboxes.iter_mut().for_each(Outbox::forget);
+                }
+                self.vanished = false;
+                self.lock = Some(lock);
+                Ok(())
+            }
+            Err(LockError::NotThere) => Err(NotReady::NotThere(self.absent())),
+            Err(LockError::LockedBy(pid)) => Err(NotReady::LockedBy(pid)),
+            Err(LockError::NotAFile(what)) => Err(NotReady::NotADatabase(
+                Why::new(format!("{} {what}", self.subject())).hint("name the application's SQLite file"),
+            )),
+            Err(LockError::Io(error)) => Err(io(self.subject(), &error)),
+        }
+    }
+
+    fn absent(&self) -> Why {
+        let directory = self.options.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if directory.is_some_and(|directory| !directory.exists()) {
+            Why::new(format!("{}: its directory does not exist yet", self.subject())).hint("waiting for it")
+        } else {
+            Why::new(format!("{} does not exist yet", self.subject())).hint("waiting for the application to create it")
+        }
+    }
+
+    pub(super) fn not_a_database(&self) -> Why {
+        Why::new(format!("{} is not an SQLite database, or an encrypted one", self.subject()))
+            .hint("outboxd reads plain SQLite files; see what it is with: file PATH")
+    }
+
+    fn connect(&self, file: FileId, header: Header) -> Result<Link, NotReady> {
+        let failed = |error: &rusqlite::Error| match failure::class(error) {
+            failure::Class::Busy => NotReady::Busy(self.busy_text()),
+            failure::Class::NotADatabase => NotReady::NotADatabase(self.not_a_database()),
+            _ => NotReady::Failed(failure::why(&format!("{}: opening", self.subject()), error)),
+        };
+        // Resolved here, so that our idea of where -wal and -journal lie is SQLite's.
+        let database = self.options.path.canonicalize().map_err(|_| NotReady::NotThere(self.absent()))?;
+        // Counted before the file is opened: from then on no descriptor of it may be closed.
+        let connected = Connected::new(file);
+        let mut connection = self.open_connection(&database, header).map_err(|error| failed(&error))?;
+        let hooks = self.configure(&mut connection).map_err(|error| failed(&error))?;
+        if !self.read_only && connection.is_readonly("main").unwrap_or(false) {
+            return Err(NotReady::NotADatabase(
+                Why::new(format!("{} can only be opened for reading", self.subject()))
+                    .hint("run outboxd under the application's user or group; to only look, add --dry-run"),
+            ));
+        }
+        let unix = handle::is_unix_vfs(&connection);
+        if !unix {
+            log::warn!("{}: not SQLite's \"unix\" VFS: other processes' activity can't be seen", self.subject());
+        }
+        Ok(Link {
+            connection,
+            hooks,
+            unix,
+            number: self.connections + 1,
+            checked: None,
+            synchronous_for: None,
+            database,
+            page_size: header.page_size,
+            _connected: connected,
+        })
+    }
+
+    fn open_connection(&self, database: &std::path::Path, header: Header) -> rusqlite::Result<Connection> {
+        let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        if !self.read_only {
+            return Connection::open_with_flags(database, shared | OpenFlags::SQLITE_OPEN_READ_WRITE);
+        }
+        let flags = shared | OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let wal = Companions::of(database).wal;
+        if header.mode == JournalMode::Wal && !wal.exists() {
+            // Nobody has it open, and a reader would create -wal and -shm: read the file alone.
+            let path = database.to_string_lossy();
+            let escaped: String = path
+                .chars()
+                .map(|letter| match letter {
+                    '%' | '?' | '#' => format!("%{:02x}", u32::from(letter)),
+                    other => other.to_string(),
+                })
+                .collect();
+            return Connection::open_with_flags(
+                format!("file:{escaped}?immutable=1"),
+                flags | OpenFlags::SQLITE_OPEN_URI,
+            );
+        }
+        Connection::open_with_flags(database, flags)
+    }
+
+    /// Our pragmas, all of them. None of them reads or locks the file.
+    fn configure(&self, connection: &mut Connection) -> rusqlite::Result<Hooks> {
+        let on = |yes: bool| if yes { "ON" } else { "OFF" };
+        connection.set_prepared_statement_cache_capacity(16 + 8 * self.outboxes.len());
+        connection.execute_batch(&format!(
+            "PRAGMA busy_timeout = 0; PRAGMA wal_autocheckpoint = 0; PRAGMA mmap_size = 0; PRAGMA foreign_keys = {};",
+            on(self.options.foreign_keys)
+        ))?;
+        let secure_delete = format!("PRAGMA secure_delete = {}", on(self.options.secure_delete));
+        connection.execute_batch(&secure_delete)?;
+        Hooks::install(connection)
+    }
+
+    /// Closes the connection and forgets nothing else.
+    pub(super) fn close(&mut self) {
+        if let Some(link) = self.link.take() {
+            let Link { connection, .. } = link;
+            if let Err((_, error)) = connection.close() {
+                log::debug!("{}: closing: {}", self.subject(), failure::text(&error));
+            }
+        }
+    }
+
+    pub(super) fn let_go_now(&mut self) {
+        let Some(link) = &self.link else { return };
+        let database = link.database.clone();
+        let wal = Companions::of(&database).wal;
+        let before = Traces::take(&database, &wal);
+        // Whatever was committed after the last look is found by the version; what comes between this and the close, by the
+        // traces before and after.
+        let unseen = self.someone_writes()
+            || match self.counter() {
+                Ok(counter) => self.link.as_ref().is_none_or(|link| link.checked != Some(counter)),
+                Err(_) => true,
+            };
+        self.close();
+        let after = Traces::take(&database, &wal);
+        self.left = Some(Left { doubt: unseen || before.leaves_doubt(&after), database, traces: after });
+    }
+
+    pub(super) fn stirred_now(&mut self) -> bool {
+        let Some(left) = &self.left else {
+            // Never opened, or lost to an error: only a file that is there is worth a try.
+            return self.link.is_none() && self.options.path.exists();
+        };
+        let wal = Companions::of(&left.database).wal;
+        left.doubt || Traces::take(&left.database, &wal) != left.traces || {
+            let there = lock::file_id(&self.options.path).ok().flatten();
+            there.is_some() && there != self.lock.as_ref().map(Lock::file)
+        }
+    }
+
+    pub(super) fn busy_text(&self) -> String {
+        let long = self.busy_since.is_some_and(|since| since.elapsed() > EXCLUSIVE_AFTER);
+        if long && self.mode == JournalMode::Wal {
+            format!(
+                "{}: the application holds the database exclusively (PRAGMA locking_mode = EXCLUSIVE)",
+                self.subject()
+            )
+        } else {
+            format!("{}: locked by another process", self.subject())
+        }
+    }
+
+    /// What an error of SQLite outside a COMMIT means to the relay.
+    pub(super) fn error(&mut self, outbox: OutboxIx, doing: &str, error: &rusqlite::Error) -> SourceError {
+        match failure::class(error) {
+            failure::Class::Busy => self.busy(),
+            failure::Class::NotADatabase => SourceError::NotAnOutbox { outbox, why: self.not_a_database() },
+            failure::Class::Moved => {
+                self.close();
+                SourceError::Busy(format!("{} is being replaced", self.subject()))
+            }
+            failure::Class::CannotOpen if !self.options.path.exists() => {
+                self.close();
+                SourceError::NotThere(self.absent())
+            }
+            _ => SourceError::Failed(failure::why(&format!("{}: {doing}", self.subject()), error)),
+        }
+    }
+
+    pub(super) fn busy(&mut self) -> SourceError {
+        self.busy_since.get_or_insert_with(Instant::now);
+        SourceError::Busy(self.busy_text())
+    }
+
+    pub(super) fn version_of(&self, counter: i64) -> Version {
+        Version { connection: self.connections, counter }
+    }
+
+    pub(super) fn syncs(&self) -> bool {
+        self.options.durability == Durability::PowerLoss && !self.read_only
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum NotReady {
+    NotThere(Why),
+    Busy(String),
+    LockedBy(Option<u32>),
+    NotADatabase(Why),
+    Failed(Why),
+}
+
+impl NotReady {
+    pub fn for_outbox(self, outbox: OutboxIx, subject: &str) -> SourceError {
+        match self {
+            NotReady::NotThere(why) => SourceError::NotThere(why),
+            NotReady::Busy(text) => SourceError::Busy(text),
+            NotReady::LockedBy(pid) => {
+                SourceError::Busy(format!("{subject} is held by another outboxd{}", super::pid_text(pid)))
+            }
+            NotReady::NotADatabase(why) => SourceError::NotAnOutbox { outbox, why },
+            NotReady::Failed(why) => SourceError::Failed(why),
+        }
+    }
+}
+
+impl Source for Database {
+    fn look(
+        &mut self,
+        outbox: OutboxIx,
+        start: Start,
+        budget: Budget,
+        each: &mut dyn FnMut(&RowView<'_>) -> Flow,
+    ) -> Result<Look, SourceError> {
+        self.look_now(outbox, start, budget, each)
+    }
+
+    fn version(&mut self) -> Result<Option<Version>, SourceError> {
+        self.version_now()
+    }
+
+    fn make_durable(&mut self) -> Result<(), SourceError> {
+        if !self.unsynced || !self.syncs() {
+            return Ok(());
+        }
+        let Some(companions) = &mut self.companions else { return Ok(()) };
+        match companions.sync(self.mode) {
+            Ok(()) => {
+                self.unsynced = false;
+                Ok(())
+            }
+            Err(error) => {
+                Err(SourceError::Failed(Why::new(format!("{}: syncing its log: {error}", self.subject())).hint(
+                    "nothing is published that a power cut could undo; look at the kernel's log for the disk: dmesg",
+                )))
+            }
+        }
+    }
+
+    fn others_active(&mut self) -> bool {
+        let Some(link) = self.link.as_ref().filter(|link| link.unix) else { return false };
+        match self.mode {
+            JournalMode::Wal => handle::external_reader(&link.connection),
+            JournalMode::Rollback => handle::reserved(&link.connection),
+        }
+    }
+
+    fn journal_mode(&self) -> JournalMode {
+        self.mode
+    }
+
+    fn delete(
+        &mut self,
+        order: &DeleteOrder<'_>,
+        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+    ) -> Result<Deletion, SourceError> {
+        self.delete_now(order, before_commit)
+    }
+
+    fn let_go(&mut self) {
+        self.let_go_now();
+    }
+
+    fn is_open(&self) -> bool {
+        self.link.is_some()
+    }
+
+    fn stirred(&mut self) -> bool {
+        self.stirred_now()
+    }
+}

@@ -1,0 +1,250 @@
+//! The guarded delete of one table's rows inside a write transaction: read again, compare, delete in the cheap order.
+//!
+//! Promises: deletes a row only if it is what was sent, at this moment; reports as deleted what the update hook reported.
+//! Does not know: transactions (its caller begins, commits and rolls back), plans.
+
+use super::database::Link;
+use super::failure::{self, Class};
+use super::hooks::Hooks;
+use super::scan::Gather;
+use super::schema::Table;
+use crate::model::Fingerprint;
+use rusqlite::{Connection, Error};
+
+/// Rows that lie at most this far apart are read again by one statement; what lies between is stepped over.
+const RANGE_GAP_ROWIDS: i64 = 16;
+
+/// The share of a page that the rows deleted last fill, in hundredths: measured to free the leaves to the right without
+/// writing them, anywhere from 35 to 60.
+const LAST_ROWS_PAGE_PERCENT: usize = 47;
+
+/// A row to delete, as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub rowid: i64,
+    pub print: Fingerprint,
+}
+
+/// Why the transaction can't go on.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A row's own fault (a trigger, a constraint) in the quick way: roll back and go the careful way.
+    BeCareful,
+    /// RAISE(ROLLBACK): the transaction is gone. With one row, that row is the culprit.
+    RolledBack {
+        rowids: Vec<i64>,
+    },
+    Sqlite(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Sqlite(error)
+    }
+}
+
+/// How rows are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Care {
+    /// Ranges. A statement that fails ends the transaction.
+    Quick,
+    /// Ranges inside savepoints, halved when they fail, until the culprits stand alone.
+    Halving,
+    /// One row at a time inside savepoints: for triggers that roll the whole transaction back.
+    Single,
+}
+
+/// The working memory of deletes, and what the last one found.
+#[derive(Debug, Default)]
+pub(super) struct Deleter {
+    gather: Gather,
+    /// Still there and identical, rising; what the statements are asked to delete.
+    matched: Vec<i64>,
+    /// Stretches of `matched`, as positions, between which other rows lie (or may lie).
+    stretches: Vec<(usize, usize)>,
+    /// The first of `matched` that is not among the first half page.
+    boundary: usize,
+    pub changed: Vec<i64>,
+    pub gone: Vec<i64>,
+    pub kept: Vec<i64>,
+    /// Confirmed by the hooks; counts once the COMMIT has returned OK.
+    pub removed: usize,
+}
+
+impl Deleter {
+    /// `wanted`: sorted by rowid; one rowid twice means two versions of the row were sent. `spared`: rowids not to try, sorted.
+    pub fn table(
+        &mut self,
+        link: &Link,
+        table: &Table,
+        wanted: &[Wanted],
+        spared: &[i64],
+        care: Care,
+    ) -> Result<(), Stop> {
+        let Link { connection, hooks, .. } = link;
+        self.read_again(link, table, wanted, spared)?;
+        hooks.collect(&table.name, self.matched.len());
+        // The rows from the boundary on first, then those before it: the leaves to the right are freed without being written.
+        for (low, high) in self.in_order() {
+            let rowids = &self.matched[low..high];
+            match care {
+                Care::Quick => quick(connection, table, rowids)?,
+                Care::Halving => halving(connection, hooks, table, rowids)?,
+                Care::Single => {
+                    for rowid in rowids.chunks(1) {
+                        halving(connection, hooks, table, rowid)?;
+                    }
+                }
+            }
+        }
+        self.confirm(hooks);
+        Ok(())
+    }
+
+    fn read_again(&mut self, link: &Link, table: &Table, wanted: &[Wanted], spared: &[i64]) -> Result<(), Stop> {
+        let page_size = link.page_size as usize;
+        self.matched.clear();
+        self.stretches.clear();
+        self.changed.clear();
+        self.gone.clear();
+        self.kept.clear();
+        let half_page = page_size * LAST_ROWS_PAGE_PERCENT / 100;
+        let mut page_bytes = 0;
+        self.boundary = 0;
+        let mut statement = link.connection.prepare_cached(&table.range)?;
+        let mut rest = wanted;
+        while let Some(first) = rest.first() {
+            let end = rest
+                .windows(2)
+                .position(|pair| pair[1].rowid.saturating_sub(pair[0].rowid) > RANGE_GAP_ROWIDS)
+                .map_or(rest.len(), |position| position + 1);
+            let (run, after) = rest.split_at(end);
+            rest = after;
+            let last = run[run.len() - 1].rowid;
+            let mut stretch = self.matched.len();
+            let mut position = 0;
+            let mut rows = statement.query([first.rowid, last])?;
+            while let Some(row) = rows.next()? {
+                let rowid: i64 = row.get(0)?;
+                while position < run.len() && run[position].rowid < rowid {
+                    push_once(&mut self.gone, run[position].rowid);
+                    position += 1;
+                }
+                let versions = run[position..].iter().take_while(|wanted| wanted.rowid == rowid).count();
+                let mut matches = false;
+                if versions > 0 {
+                    let print = self.gather.row(row, table, None)?;
+                    matches = run[position..position + versions].iter().any(|wanted| wanted.print == print);
+                    position += versions;
+                    if !matches {
+                        self.changed.push(rowid);
+                    } else if spared.binary_search(&rowid).is_ok() {
+                        matches = false;
+                        self.kept.push(rowid);
+                    }
+                }
+                if matches {
+                    self.matched.push(rowid);
+                    if page_bytes < half_page {
+                        page_bytes += self.gather.cell_size_bytes().min(page_size);
+                        self.boundary = self.matched.len();
+                    }
+                } else {
+                    // A row that must stay: no statement may reach across it.
+                    self.close_stretch(stretch);
+                    stretch = self.matched.len();
+                }
+            }
+            for missing in &run[position..] {
+                push_once(&mut self.gone, missing.rowid);
+            }
+            self.close_stretch(stretch);
+        }
+        self.gather.shrink();
+        Ok(())
+    }
+
+    fn close_stretch(&mut self, start: usize) {
+        if start < self.matched.len() {
+            self.stretches.push((start, self.matched.len()));
+        }
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let boundary = self.boundary;
+        let late = self.stretches.clone();
+        let early = late.clone();
+        early
+            .into_iter()
+            .map(move |(low, high)| (low.max(boundary), high))
+            .chain(late.into_iter().map(move |(low, high)| (low, high.min(boundary))))
+            .filter(|(low, high)| low < high)
+    }
+
+    /// What the hooks reported against what was asked. A trigger may have kept rows (RAISE(IGNORE)), and may have deleted
+    /// others, which are not ours to settle.
+    fn confirm(&mut self, hooks: &Hooks) {
+        let mut record = hooks.record();
+        record.removed.sort_unstable();
+        let removed = &record.removed;
+        let mut position = 0;
+        self.removed = 0;
+        for rowid in &self.matched {
+            while position < removed.len() && removed[position] < *rowid {
+                position += 1;
+            }
+            if removed.get(position) == Some(rowid) {
+                self.removed += 1;
+            } else {
+                self.kept.push(*rowid);
+            }
+        }
+    }
+}
+
+fn push_once(list: &mut Vec<i64>, rowid: i64) {
+    if list.last() != Some(&rowid) {
+        list.push(rowid);
+    }
+}
+
+/// Deletes all rows from the first to the last; the caller has just seen that there are no others between.
+fn range(connection: &Connection, table: &Table, rowids: &[i64]) -> Result<(), Error> {
+    let mut statement = connection.prepare_cached(&table.delete)?;
+    statement.execute([rowids[0], rowids[rowids.len() - 1]])?;
+    Ok(())
+}
+
+fn quick(connection: &Connection, table: &Table, rowids: &[i64]) -> Result<(), Stop> {
+    range(connection, table, rowids).map_err(|error| match failure::class(&error) {
+        Class::Statement => Stop::BeCareful,
+        _ => Stop::Sqlite(error),
+    })
+}
+
+/// What fails for a reason of its own rows is undone to the savepoint and tried again by halves. A single row that fails stays;
+/// the hooks then do not report it.
+fn halving(connection: &Connection, hooks: &Hooks, table: &Table, rowids: &[i64]) -> Result<(), Stop> {
+    connection.prepare_cached("SAVEPOINT outboxd")?.execute([])?;
+    let mark = hooks.mark();
+    match range(connection, table, rowids) {
+        Ok(()) => {
+            connection.prepare_cached("RELEASE outboxd")?.execute([])?;
+            Ok(())
+        }
+        Err(error) if failure::class(&error) != Class::Statement => Err(Stop::Sqlite(error)),
+        Err(_) if connection.is_autocommit() => Err(Stop::RolledBack { rowids: rowids.to_vec() }),
+        Err(error) => {
+            connection.prepare_cached("ROLLBACK TO outboxd")?.execute([])?;
+            connection.prepare_cached("RELEASE outboxd")?.execute([])?;
+            hooks.undo_to(mark);
+            if rowids.len() == 1 {
+                log::warn!("{} rowid {} can't be deleted: {}", table.name, rowids[0], failure::text(&error));
+                return Ok(());
+            }
+            let (low, high) = rowids.split_at(rowids.len() / 2);
+            halving(connection, hooks, table, high)?;
+            halving(connection, hooks, table, low)
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a power cut could still undo, made durable: the -wal, the -journal or the directory, through descriptors of our own.
+//!
+//! Promises: opens none of the files SQLite locks. Does not know: which rows were read.
+
+use crate::model::JournalMode;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// The companions of one database file, by its resolved path.
+#[derive(Debug)]
+pub(super) struct Companions {
+    directory: PathBuf,
+    pub wal: PathBuf,
+    pub journal: PathBuf,
+    open_wal: Option<OpenWal>,
+}
+
+#[derive(Debug)]
+struct OpenWal {
+    descriptor: OwnedFd,
+    device: u64,
+    inode: u64,
+    /// The directory was synced after this -wal was found in it.
+    entered: bool,
+    /// A sync of it failed. The kernel reports that once and then forgets the pages: a later success proves nothing.
+    failed: Option<i32>,
+}
+
+impl Companions {
+    pub fn of(database: &Path) -> Self {
+        let with = |suffix: &str| {
+            let mut name = database.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let directory = match database.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Companions { directory, wal: with("-wal"), journal: with("-journal"), open_wal: None }
+    }
+
+    pub fn sync(&mut self, mode: JournalMode) -> io::Result<()> {
+        match mode {
+            JournalMode::Wal => self.sync_wal(),
+            JournalMode::Rollback => self.sync_journal(),
+        }
+    }
+
+    fn sync_wal(&mut self) -> io::Result<()> {
+        let directory = self.directory.clone();
+        let Some(wal) = self.wal()? else {
+            return Ok(()); // checkpointed and removed by its last user: everything is in the database, synced
+        };
+        if let Some(errno) = wal.failed {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        if let Err(error) = rustix::fs::fdatasync(&wal.descriptor) {
+            wal.failed = Some(error.raw_os_error());
+            return Err(error.into());
+        }
+        if !wal.entered {
+            sync_directory(&directory)?;
+            wal.entered = true;
+        }
+        Ok(())
+    }
+
+    /// The application's journal mode is not known: DELETE, TRUNCATE and PERSIST are each connection's own business. What can be
+    /// seen is the journal after its commit. Gone (DELETE): the unlink must last, or the journal comes back hot and undoes the
+    /// transaction. There (TRUNCATE, PERSIST): its truncation must last; for PERSIST SQLite has done it already.
+    fn sync_journal(&mut self) -> io::Result<()> {
+        match rustix::fs::open(&self.journal, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(journal) => rustix::fs::fdatasync(&journal).map_err(io::Error::from),
+            Err(Errno::NOENT) => sync_directory(&self.directory),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Our own descriptor on the -wal, opened anew when another file has its name.
+    fn wal(&mut self) -> io::Result<Option<&mut OpenWal>> {
+        let stat = match rustix::fs::stat(&self.wal) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => {
+                self.open_wal = None;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let same = self.open_wal.as_ref().is_some_and(|wal| (wal.device, wal.inode) == (stat.st_dev, stat.st_ino));
+        if !same {
+            self.open_wal = None;
+            let descriptor = match rustix::fs::open(&self.wal, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(descriptor) => descriptor,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let stat = rustix::fs::fstat(&descriptor)?;
+            self.open_wal =
+                Some(OpenWal { descriptor, device: stat.st_dev, inode: stat.st_ino, entered: false, failed: None });
+        }
+        Ok(self.open_wal.as_mut())
+    }
+
+    /// The -wal's salt-1 as its header has it now.
+    pub fn wal_salt1(&mut self) -> Option<u32> {
+        let wal = self.wal().ok()??;
+        let mut bytes = [0u8; 4];
+        let read = rustix::io::pread(&wal.descriptor, &mut bytes, 16).ok()?;
+        (read == bytes.len()).then(|| u32::from_be_bytes(bytes))
+    }
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    let descriptor = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(rustix::fs::fsync(&descriptor)?)
+}

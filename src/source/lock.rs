@@ -1,0 +1,208 @@
+//! One daemon per database: flock on the database file, and which file a path names.
+//!
+//! Promises: a descriptor of a database is never closed while a connection of this process has that file open (POSIX locks
+//! belong to the process, one close drops all of SQLite's). Does not know: SQL.
+
+use crate::model::JournalMode;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+/// A file by device and inode: paths through symlinks and hard links to one file are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl FileId {
+    fn of_stat(stat: &rustix::fs::Stat) -> Self {
+        FileId { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// The file a path leads to, symlinks followed; `None` when there is none (yet).
+pub fn file_id(path: &Path) -> std::io::Result<Option<FileId>> {
+    match rustix::fs::stat(path) {
+        Ok(stat) => Ok(Some(FileId::of_stat(&stat))),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether two paths name one database: the same file, or, while neither exists, the same name in the same directory.
+pub fn same_file(a: &Path, b: &Path) -> std::io::Result<bool> {
+    match (file_id(a)?, file_id(b)?) {
+        (Some(a), Some(b)) => Ok(a == b),
+        (None, None) => Ok(future_name(a) == future_name(b)),
+        _ => Ok(false),
+    }
+}
+
+/// Where a file that does not exist yet would appear: its directory with symlinks resolved, as far as it exists, and its name.
+pub(super) fn future_name(path: &Path) -> std::path::PathBuf {
+    // A dangling symlink leads to the name it points at, which is what SQLite would open.
+    if let Ok(target) = std::fs::read_link(path) {
+        let target = match path.parent() {
+            Some(directory) => directory.join(target),
+            None => target,
+        };
+        return absolute(&target);
+    }
+    absolute(path)
+}
+
+fn absolute(path: &Path) -> std::path::PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (path.parent().and_then(|directory| directory.canonicalize().ok()), path.file_name()) {
+        (Some(directory), Some(name)) => directory.join(name),
+        _ => path,
+    }
+}
+
+/// Connections of this process by file.
+static CONNECTED: LazyLock<Mutex<HashMap<FileId, usize>>> = LazyLock::new(Mutex::default);
+
+/// Says that a connection of this process has the file open, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Connected(FileId);
+
+impl Connected {
+    pub fn new(file: FileId) -> Self {
+        *CONNECTED.lock().unwrap_or_else(PoisonError::into_inner).entry(file).or_default() += 1;
+        Connected(file)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = connected.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                connected.remove(&self.0);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum LockError {
+    NotThere,
+    LockedBy(Option<u32>),
+    NotAFile(&'static str),
+    Io(std::io::Error),
+}
+
+/// The descriptor that holds the lock. Also where the database header is read from: a read through it disturbs nothing.
+#[derive(Debug)]
+pub(super) struct Lock {
+    descriptor: Option<OwnedFd>,
+    file: FileId,
+}
+
+impl Lock {
+    /// Opens the file and, with `exclusive`, takes the lock. Opening never waits and never creates.
+    pub fn take(path: &Path, exclusive: bool) -> Result<Lock, LockError> {
+        let stat = rustix::fs::stat(path).map_err(of_errno)?;
+        // Before opening: a FIFO or a device must not be opened at all.
+        match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::RegularFile => {}
+            rustix::fs::FileType::Directory => return Err(LockError::NotAFile("is a directory")),
+            _ => return Err(LockError::NotAFile("is not a regular file")),
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let descriptor = rustix::fs::open(path, flags, Mode::empty()).map_err(of_errno)?;
+        let stat = rustix::fs::fstat(&descriptor).map_err(of_errno)?;
+        let lock = Lock { descriptor: Some(descriptor), file: FileId::of_stat(&stat) };
+        if exclusive {
+            match rustix::fs::flock(lock.fd(), FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(LockError::LockedBy(holder(lock.file))),
+                Err(error) => return Err(LockError::Io(error.into())),
+            }
+        }
+        Ok(lock)
+    }
+
+    pub fn file(&self) -> FileId {
+        self.file
+    }
+
+    fn fd(&self) -> &OwnedFd {
+        self.descriptor.as_ref().expect("only `drop` takes it")
+    }
+
+    /// No name leads to the file any more.
+    pub fn is_unlinked(&self) -> bool {
+        rustix::fs::fstat(self.fd()).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    /// The database header as it is in the file; `None` when the file is shorter.
+    pub fn header(&self) -> std::io::Result<Option<Header>> {
+        let mut bytes = [0u8; 100];
+        let read = rustix::io::pread(self.fd(), &mut bytes, 0)?;
+        Ok((read == bytes.len()).then(|| Header::parse(&bytes)))
+    }
+
+    pub fn is_empty_file(&self) -> std::io::Result<bool> {
+        Ok(rustix::fs::fstat(self.fd())?.st_size == 0)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let Some(descriptor) = self.descriptor.take() else { return };
+        let connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if connected.contains_key(&self.file) {
+            // Another connection of this process has the same file open (two paths became one file while we ran). Closing would
+            // drop its POSIX locks; a descriptor that stays open only costs its number. The flock is given up.
+            let _ = rustix::fs::flock(&descriptor, FlockOperation::Unlock);
+            let _ = descriptor.into_raw_fd();
+        }
+    }
+}
+
+fn of_errno(error: Errno) -> LockError {
+    match error {
+        Errno::NOENT | Errno::NOTDIR => LockError::NotThere,
+        other => LockError::Io(other.into()),
+    }
+}
+
+/// What we read of the first 100 bytes (SQLite's file format, section 1.3).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub page_size: u32,
+    pub mode: JournalMode,
+}
+
+impl Header {
+    fn parse(bytes: &[u8; 100]) -> Header {
+        let page_size = match u16::from_be_bytes([bytes[16], bytes[17]]) {
+            1 => 65536,
+            size => u32::from(size),
+        };
+        Header {
+            page_size,
+            // The file format's read version: 2 is WAL.
+            mode: if bytes[19] == 2 { JournalMode::Wal } else { JournalMode::Rollback },
+        }
+    }
+}
+
+/// The PID that holds the flock, from /proc/locks: best effort, blind across PID namespaces.
+fn holder(file: FileId) -> Option<u32> {
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let wanted =
+        format!("{:02x}:{:02x}:{}", rustix::fs::major(file.device), rustix::fs::minor(file.device), file.inode);
+    locks.lines().find_map(|line| {
+        // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, _, _, pid, place) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
+        (kind == "FLOCK" && place == wanted).then(|| pid.parse().ok()).flatten()
+    })
+}

@@ -1,0 +1,97 @@
+//! One outbox table over time: what it is now, and whether it is still what it was.
+//!
+//! Promises: a change that makes remembered rowids or fingerprints meaningless is noticed at the first look after it.
+//! Does not know: what is remembered of its rows.
+
+use super::OutboxSpec;
+use super::schema::{self, Found, Table};
+use crate::model::Why;
+use rusqlite::{Connection, Result};
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub spec: OutboxSpec,
+    pub state: State,
+    /// The table as last read, also while it is away.
+    known: Option<Box<Table>>,
+    /// It was seen missing or unfit since.
+    was_away: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// Not looked at on this connection.
+    Unknown,
+    Fit(Box<Table>),
+    NotThere(Why),
+    Unfit(Why),
+}
+
+impl Outbox {
+    pub fn new(spec: OutboxSpec) -> Self {
+        Outbox { spec, state: State::Unknown, known: None, was_away: false }
+    }
+
+    pub fn table(&self) -> Option<&Table> {
+        match &self.state {
+            State::Fit(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// Another file: nothing known of the table holds any more.
+    pub fn forget(&mut self) {
+        self.state = State::Unknown;
+        self.known = None;
+        self.was_away = false;
+    }
+
+    /// Reads the schema again. Says why, when rows read before can no longer be recognised by rowid and fingerprint.
+    ///
+    /// `changed`: the schema version is not the one of the last inspection on any connection.
+    pub fn inspect(&mut self, connection: &Connection, changed: bool) -> Result<Option<String>> {
+        let first_stored = self.known.as_deref().map(|table| table.stored.as_slice());
+        let table = match schema::read(connection, &self.spec, first_stored)? {
+            Found::Table(table) => table,
+            Found::NotThere(why) => {
+                self.was_away = true;
+                self.state = State::NotThere(why);
+                return Ok(None);
+            }
+            Found::Unfit(why) => {
+                self.was_away = true;
+                self.state = State::Unfit(why);
+                return Ok(None);
+            }
+        };
+        let name = &table.name;
+        let replaced = match &self.known {
+            Some(_) if self.was_away => Some(format!("{name} was re-created")),
+            Some(known) if known.stored != table.stored => Some(format!("{name} lost or renamed a column")),
+            Some(known) if known.rowid_is_key != table.rowid_is_key => Some(format!("{name} was re-created")),
+            Some(known) if !continues(&known.sql, &table.sql) && !continues(&table.sql, &known.sql) => {
+                Some(format!("{name} was re-created with another definition"))
+            }
+            Some(_) if changed && !table.rowid_is_key => {
+                Some(format!("the schema changed, and a VACUUM may have renumbered the rows of {name}"))
+            }
+            _ => None,
+        };
+        self.was_away = false;
+        self.known = Some(table.clone());
+        self.state = State::Fit(table);
+        Ok(replaced)
+    }
+}
+
+/// Whether the new CREATE statement can have come from the old one by ADD COLUMN, which puts the new column before the closing
+/// parenthesis and changes nothing else; the other way round, by DROP COLUMN. (A RENAME of the table is seen as its vanishing.)
+fn continues(old: &str, new: &str) -> bool {
+    if old == new {
+        return true;
+    }
+    match old.rfind(')') {
+        Some(end) => new.starts_with(old[..end].trim_end()),
+        None => false,
+    }
+}

@@ -1,0 +1,245 @@
+//! What a table is, as the schema says it, and whether it can be an outbox.
+//!
+//! Promises: reads the schema only; whatever it refuses it names with the next thing to do. Does not know: rows.
+
+use super::{OutboxSpec, failure};
+use crate::model::{Why, field};
+use rusqlite::{Connection, OptionalExtension, Result};
+
+/// A table that can be an outbox, and the statements to work on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Table {
+    /// As the schema spells it, which is what the update hook reports.
+    pub name: String,
+    /// The CREATE statement: what tells a re-created table from the one read before.
+    pub sql: String,
+    /// `id` is the rowid. Otherwise VACUUM may renumber rows, and the unique key identifies them.
+    pub rowid_is_key: bool,
+    /// What the fingerprint is made of, in this order: the stored columns' names when the table was first read.
+    pub stored: Vec<String>,
+    /// How many columns the statements below give after the rowid: the stored ones, then virtual generated ones that a field needs.
+    pub columns: usize,
+    /// By [`field`]: the position among those columns.
+    pub fields: Vec<Option<usize>>,
+    /// `?1`: lowest rowid, `?2`: limit.
+    pub scan: String,
+    /// `?1`, `?2`: lowest and highest rowid.
+    pub range: String,
+    /// `?1`, `?2`: lowest and highest rowid.
+    pub delete: String,
+}
+
+/// What lies under a table's name.
+#[derive(Debug)]
+pub(super) enum Found {
+    Table(Box<Table>),
+    NotThere(Why),
+    Unfit(Why),
+}
+
+struct Column {
+    name: String,
+    is_key: bool,
+    is_stored: bool,
+}
+
+/// `first_stored`: the columns of the first read, kept while they all exist, so that an ADD COLUMN changes no fingerprint.
+pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Option<&[String]>) -> Result<Found> {
+    let Some((name, kind, without_rowid)) = table_kind(connection, &spec.table)? else {
+        return Ok(Found::NotThere(Why::new(format!("there is no table {} yet", spec.table)).hint(format!(
+            "waiting for the application to create it; the database's tables: {}",
+            tables(connection)?
+        ))));
+    };
+    if kind == "view" {
+        return Ok(unfit(
+            &name,
+            "is a view; an outbox must be a table, its rows are deleted",
+            "name the table behind the view",
+        ));
+    }
+    if kind != "table" {
+        return Ok(unfit(&name, "is a virtual table; hooks don't report its deletes", "use an ordinary table"));
+    }
+    if without_rowid {
+        return Ok(unfit(
+            &name,
+            "is a WITHOUT ROWID table; hooks don't report its deletes",
+            "create it without the words WITHOUT ROWID",
+        ));
+    }
+    let sql: String = connection.query_row(
+        "SELECT coalesce(sql, '') FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
+        [&name],
+        |row| row.get(0),
+    )?;
+    let columns = columns(connection, &name)?;
+    let indexes = indexes(connection, &name)?;
+
+    let keys: Vec<&Column> = columns.iter().filter(|column| column.is_key).collect();
+    let rowid_is_key = keys.len() == 1 && !indexes.iter().any(|index| index.origin == "pk");
+    if !rowid_is_key && !indexes.iter().any(|index| index.unique && !index.partial) {
+        return Ok(unfit(
+            &name,
+            "has neither an INTEGER PRIMARY KEY nor a unique column: after a VACUUM its rows could not be told apart",
+            "add one, best: id INTEGER PRIMARY KEY AUTOINCREMENT",
+        ));
+    }
+    let rowid = if rowid_is_key { Some(quote(&keys[0].name)) } else { free_rowid_name(&columns) };
+    let Some(rowid) = rowid else {
+        return Ok(unfit(
+            &name,
+            "has columns named rowid, oid and _rowid_, which hide the row's number",
+            "rename one of them",
+        ));
+    };
+
+    let mut stored: Vec<String> =
+        columns.iter().filter(|column| column.is_stored).map(|column| column.name.clone()).collect();
+    if let Some(first) = first_stored
+        && first.iter().all(|name| stored.contains(name))
+    {
+        stored = first.to_vec();
+    }
+    let mut selected = stored.clone();
+    let mut fields = Vec::with_capacity(spec.fields.len());
+    for (position, wanted) in spec.fields.iter().enumerate() {
+        let Some(wanted) = wanted else {
+            fields.push(None);
+            continue;
+        };
+        let Some(column) = find(&columns, wanted) else { return Ok(missing(&name, &columns, wanted, position)) };
+        let at = selected.iter().position(|name| *name == column.name).unwrap_or_else(|| {
+            selected.push(column.name.clone());
+            selected.len() - 1
+        });
+        fields.push(Some(at));
+    }
+
+    let table = quote(&name);
+    let list: String = selected.iter().flat_map(|name| [", ".to_owned(), quote(name)]).collect();
+    // NOT INDEXED: the order is the rowid's, found in the table itself; a covering index would only bring a sort.
+    let scan =
+        format!("SELECT {rowid}{list} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 ORDER BY {rowid} LIMIT ?2");
+    let range = format!(
+        "SELECT {rowid}{list} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 AND {rowid} <= ?2 ORDER BY {rowid}"
+    );
+    let delete = format!("DELETE FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 AND {rowid} <= ?2");
+    for statement in [&scan, &range, &delete] {
+        if let Err(error) = connection.prepare(statement) {
+            if failure::class(&error) != failure::Class::Statement {
+                return Err(error);
+            }
+            // Found before the first row is published: otherwise it would be published and never deleted.
+            return Ok(unfit(
+                &name,
+                &format!("can't be read and deleted from by outboxd: {}", failure::text(&error)),
+                "a trigger, index, generated column or collation needs what only the application defines; \
+                 make it use SQLite's own functions",
+            ));
+        }
+    }
+    Ok(Found::Table(Box::new(Table {
+        name,
+        sql,
+        rowid_is_key,
+        columns: selected.len(),
+        stored,
+        fields,
+        scan,
+        range,
+        delete,
+    })))
+}
+
+fn unfit(table: &str, what: &str, hint: &str) -> Found {
+    Found::Unfit(Why::new(format!("{table} {what}")).hint(hint))
+}
+
+fn missing(table: &str, columns: &[Column], wanted: &str, position: usize) -> Found {
+    let nearest = columns
+        .iter()
+        .map(|column| (strsim::jaro_winkler(&column.name.to_lowercase(), &wanted.to_lowercase()), &column.name))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let key = match position {
+        field::ID => "outbox.columns.id",
+        field::AGGREGATE_ID => "outbox.columns.aggregate_id",
+        field::EVENT_TYPE => "outbox.columns.event_type",
+        field::PAYLOAD => "outbox.columns.payload",
+        field::KEY => "outbox.columns.key",
+        field::EVENT_ID => "outbox.columns.event_id",
+        _ => "outbox.headers or the topic's template",
+    };
+    let near = nearest.map_or_else(String::new, |(_, name)| format!("did you mean {name}? "));
+    Found::Unfit(
+        Why::new(format!("{table} has no column {wanted}"))
+            .hint(format!("{near}its columns are {}; set {key} in the configuration", names.join(", "))),
+    )
+}
+
+/// Names match as in SQL: exactly, else without regard to ASCII case.
+fn find<'a>(columns: &'a [Column], wanted: &str) -> Option<&'a Column> {
+    columns
+        .iter()
+        .find(|column| column.name == wanted)
+        .or_else(|| columns.iter().find(|column| column.name.eq_ignore_ascii_case(wanted)))
+}
+
+/// Name, type and whether it is WITHOUT ROWID; `None` when there is no such table.
+fn table_kind(connection: &Connection, table: &str) -> Result<Option<(String, String, bool)>> {
+    connection
+        .query_row(
+            "SELECT name, type, wr FROM pragma_table_list(?1) WHERE schema = 'main' AND type <> 'shadow'",
+            [table],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .optional()
+}
+
+fn tables(connection: &Connection) -> Result<String> {
+    let mut statement = connection.prepare(
+        "SELECT name FROM main.sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
+         ORDER BY name LIMIT 20",
+    )?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>>>()?;
+    Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+}
+
+fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>> {
+    let mut statement =
+        connection.prepare("SELECT name, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
+    statement
+        .query_map([table], |row| {
+            let hidden: i64 = row.get(2)?;
+            // 2 is a virtual generated column, 3 a stored one.
+            Ok(Column { name: row.get(0)?, is_key: row.get::<_, i64>(1)? > 0, is_stored: hidden == 0 || hidden == 3 })
+        })?
+        .collect()
+}
+
+struct Index {
+    unique: bool,
+    origin: String,
+    partial: bool,
+}
+
+fn indexes(connection: &Connection, table: &str) -> Result<Vec<Index>> {
+    let mut statement = connection.prepare("SELECT \"unique\", origin, partial FROM pragma_index_list(?1, 'main')")?;
+    statement
+        .query_map([table], |row| Ok(Index { unique: row.get(0)?, origin: row.get(1)?, partial: row.get(2)? }))?
+        .collect()
+}
+
+/// A name of the rowid that no column of the table hides.
+fn free_rowid_name(columns: &[Column]) -> Option<String> {
+    ["rowid", "_rowid_", "oid"]
+        .into_iter()
+        .find(|name| !columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)))
+        .map(str::to_owned)
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

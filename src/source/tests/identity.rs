@@ -1,0 +1,200 @@
+use super::*;
+
+#[test]
+fn nothing_there_yet_is_waited_for() {
+    let world = World::new();
+    let deep = world.directory.path().join("not").join("yet.sqlite");
+    let mut database = Database::new(DatabaseOptions { path: deep, ..world.options() }, vec![spec("users_outbox")]);
+    database.check().unwrap();
+    assert!(matches!(look(&mut database, Start::Lowest, 1), Err(SourceError::NotThere(_))));
+
+    let mut database = world.database();
+    database.check().unwrap();
+    assert!(matches!(look(&mut database, Start::Lowest, 1), Err(SourceError::NotThere(_))));
+    assert!(!world.path.exists(), "it must not be created");
+    std::fs::write(&world.path, b"").unwrap();
+    database.check().unwrap();
+    assert!(matches!(look(&mut database, Start::Lowest, 1), Err(SourceError::NotThere(_))));
+    let mut app = App::start(&world.path);
+    app.exec("CREATE TABLE other (id);");
+    let Err(SourceError::NotThere(why)) = look(&mut database, Start::Lowest, 1) else { panic!() };
+    assert!(why.hint.contains("other"), "{why}");
+    app.exec(SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    assert_eq!(rowids(&all(&mut database)), [1]);
+}
+
+fn replaced_once(database: &mut Database) {
+    let result = look(database, Start::Lowest, 9);
+    assert!(matches!(result, Err(SourceError::Replaced(_))), "{result:?}");
+}
+
+#[test]
+fn a_file_moved_away_takes_no_deletes() {
+    for mode in ["WAL", "DELETE"] {
+        let (world, mut app) = World::with(mode, SCHEMA);
+        app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+        let mut database = world.database();
+        let seen = all(&mut database);
+        let aside = world.directory.path().join("aside.sqlite");
+        // In the middle of the transaction, where only the last look before COMMIT can see it.
+        let result = database.delete(&order(&[plan(&seen)]), &mut || {
+            std::fs::rename(&world.path, &aside).unwrap();
+            Ok(())
+        });
+        assert!(matches!(result, Err(SourceError::NotThere(_))), "{mode}: {result:?}");
+        assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
+        std::fs::rename(&aside, &world.path).unwrap();
+        assert_eq!(rowids(&all(&mut database)), [1], "{mode}: the same file is back");
+        app.close();
+    }
+}
+
+#[test]
+fn a_file_replaced_by_rename_is_taken_up_again() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    let mut database = world.database();
+    let seen = all(&mut database);
+    let other = world.directory.path().join("other.sqlite");
+    let mut next = App::start(&other);
+    next.exec(SCHEMA);
+    next.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    next.close();
+    std::fs::rename(&other, &world.path).unwrap();
+    let result = delete(&mut database, &seen);
+    assert!(matches!(result, Err(SourceError::Replaced(_))), "{result:?}");
+    assert_eq!(rowids(&all(&mut database)), [1], "said once");
+    std::fs::remove_file(&world.path).unwrap();
+    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
+    let mut third = App::start(&world.path);
+    third.exec(SCHEMA);
+    replaced_once(&mut database);
+    assert_eq!(all(&mut database).len(), 0);
+}
+
+#[test]
+fn a_symlink_that_points_elsewhere_is_another_file() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    let (second, mut other) = World::with("WAL", SCHEMA);
+    other.exec("INSERT INTO users_outbox VALUES (5,'a','t','p');");
+    let link = world.directory.path().join("link");
+    std::os::unix::fs::symlink(&world.path, &link).unwrap();
+    assert!(same_file(&link, &world.path).unwrap());
+    assert!(!same_file(&link, &second.path).unwrap());
+    let mut database =
+        Database::new(DatabaseOptions { path: link.clone(), ..world.options() }, vec![spec("users_outbox")]);
+    assert_eq!(rowids(&all(&mut database)), [1]);
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&second.path, &link).unwrap();
+    replaced_once(&mut database);
+    assert_eq!(rowids(&all(&mut database)), [5]);
+}
+
+#[test]
+fn a_second_daemon_is_refused_with_the_pid_of_the_first_also_through_a_symlink() {
+    let (world, _app) = World::with("WAL", SCHEMA);
+    let link = world.directory.path().join("link");
+    std::os::unix::fs::symlink(&world.path, &link).unwrap();
+    let mut first = world.database();
+    first.check().unwrap();
+    first.let_go();
+    // In a process of its own: the lock belongs to open files, and closing one here would drop SQLite's locks.
+    let other = Command::new("flock")
+        .args(["--nonblock", "--conflict-exit-code", "9"])
+        .arg(&link)
+        .arg("true")
+        .status()
+        .unwrap();
+    assert_eq!(other.code(), Some(9), "kept while let go");
+    let mut second = Database::new(DatabaseOptions { path: link, ..world.options() }, vec![spec("users_outbox")]);
+    let Err(OpenError::LockedBy { pid, .. }) = second.check() else { panic!() };
+    assert_eq!(pid, Some(std::process::id()));
+    drop(first);
+    // A test beside this one may be between fork and exec, with a copy of the descriptor.
+    wait_until("the lock is free", || second.check().is_ok());
+}
+
+#[test]
+fn added_columns_leave_fingerprints_alone_and_renamed_ones_do_not() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'b','t','p');");
+    let mut database = world.database();
+    let seen = all(&mut database);
+    app.exec("ALTER TABLE users_outbox ADD COLUMN note TEXT DEFAULT 'x';");
+    assert_eq!(all(&mut database), seen);
+    assert_eq!(delete(&mut database, &seen[..1]).unwrap().deleted, 1);
+    app.exec("CREATE INDEX i ON users_outbox(note); CREATE TABLE unrelated (x); VACUUM;");
+    assert_eq!(all(&mut database), seen[1..]);
+    app.exec("DROP INDEX i; ALTER TABLE users_outbox DROP COLUMN note;");
+    assert_eq!(all(&mut database), seen[1..]);
+    app.exec("ALTER TABLE users_outbox ADD COLUMN gen TEXT AS (payload || '!') VIRTUAL;");
+    assert_eq!(all(&mut database), seen[1..]);
+    assert_eq!(delete(&mut database, &seen[1..]).unwrap().deleted, 1);
+}
+
+#[test]
+fn a_table_created_again_is_another_table() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    let mut database = world.database();
+    all(&mut database);
+    app.exec("DROP TABLE users_outbox; CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, eventType TEXT, aggregateId TEXT, payload TEXT);");
+    replaced_once(&mut database);
+    all(&mut database);
+    app.exec("DROP TABLE users_outbox;");
+    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
+    app.exec(SCHEMA);
+    replaced_once(&mut database);
+    all(&mut database);
+    app.exec("DROP TABLE users_outbox; CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, eventType TEXT);");
+    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotAnOutbox { .. })));
+}
+
+#[test]
+fn a_vacuum_renumbers_only_tables_whose_key_is_not_the_rowid() {
+    let schema = "CREATE TABLE users_outbox (id TEXT PRIMARY KEY, aggregateId TEXT, eventType TEXT, payload TEXT);";
+    let (world, mut app) = World::with("WAL", schema);
+    app.exec("INSERT INTO users_outbox VALUES ('x','a','t','p'),('y','a','t','p'),('z','a','t','p');");
+    let mut database = world.database();
+    let before = all(&mut database);
+    app.exec("DELETE FROM users_outbox WHERE id = 'x'; VACUUM;");
+    let result = delete(&mut database, &before[1..]);
+    assert!(matches!(result, Err(SourceError::Replaced(_))), "{result:?}");
+    assert_eq!(all(&mut database).len(), 2);
+    app.exec("VACUUM;");
+    database.let_go();
+    app.exec("VACUUM;");
+    replaced_once(&mut database);
+    all(&mut database);
+}
+
+#[test]
+fn letting_go_remembers_how_it_was_left() {
+    for mode in ["WAL", "DELETE"] {
+        let (world, mut app) = World::with(mode, SCHEMA);
+        app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+        let mut database = world.database();
+        let settle = |database: &mut Database| {
+            wait_until("nobody has been there", || {
+                all(database);
+                database.let_go();
+                !database.stirred()
+            });
+        };
+        settle(&mut database);
+        assert!(!database.is_open());
+        assert!(!database.stirred());
+        app.exec("INSERT INTO users_outbox VALUES (2,'a','t','p');");
+        assert!(database.stirred(), "{mode}");
+        all(&mut database);
+        // Committed after our last look and before we let go.
+        app.exec("INSERT INTO users_outbox VALUES (3,'a','t','p');");
+        database.let_go();
+        assert!(database.stirred(), "{mode}");
+        // Alone: our own opening and closing makes and removes a -wal, which must not look like somebody.
+        app.close();
+        settle(&mut database);
+        assert!(!database.stirred(), "{mode}");
+    }
+}

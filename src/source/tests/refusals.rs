@@ -1,0 +1,192 @@
+use super::*;
+use crate::model::Why;
+
+/// Why the only outbox is refused at start; the same is said when it is found later.
+fn refused(world: &World, mut database: Database) -> Why {
+    let Err(OpenError::NotAnOutbox { outbox, why }) = database.check() else {
+        panic!("{} was accepted", world.path.display())
+    };
+    assert_eq!(outbox, OUTBOX);
+    let later = look(&mut database, Start::Lowest, 1);
+    assert!(matches!(later, Err(SourceError::NotAnOutbox { .. })), "{later:?}");
+    assert!(!why.hint.is_empty(), "{why}");
+    why
+}
+
+fn refused_schema(schema: &str) -> Why {
+    let (world, _app) = World::with("WAL", schema);
+    refused(&world, world.database())
+}
+
+const COLUMNS: &str = "aggregateId, eventType, payload";
+
+#[test]
+fn what_is_no_ordinary_table_is_refused() {
+    for (schema, says) in [
+        (
+            format!("CREATE TABLE t (id INTEGER PRIMARY KEY, {COLUMNS}); CREATE VIEW users_outbox AS SELECT * FROM t;"),
+            "view",
+        ),
+        (format!("CREATE TABLE users_outbox (id TEXT PRIMARY KEY, {COLUMNS}) WITHOUT ROWID;"), "WITHOUT ROWID"),
+        (format!("CREATE VIRTUAL TABLE users_outbox USING fts5(id, {COLUMNS});"), "virtual"),
+    ] {
+        let why = refused_schema(&schema);
+        assert!(why.text.contains(says), "{why}");
+    }
+}
+
+#[test]
+fn a_table_without_any_key_is_refused() {
+    for schema in [
+        format!("CREATE TABLE users_outbox (id INTEGER, {COLUMNS});"),
+        format!(
+            "CREATE TABLE users_outbox (id INTEGER, {COLUMNS}); CREATE UNIQUE INDEX i ON users_outbox(id) WHERE id > 0;"
+        ),
+    ] {
+        assert!(refused_schema(&schema).text.contains("unique"));
+    }
+    for schema in [
+        format!("CREATE TABLE users_outbox (id INT PRIMARY KEY, {COLUMNS});"),
+        format!("CREATE TABLE users_outbox (id INTEGER PRIMARY KEY DESC, {COLUMNS});"),
+        format!("CREATE TABLE users_outbox (id BIGINT UNIQUE, {COLUMNS});"),
+        format!("CREATE TABLE users_outbox (id UUID, {COLUMNS}); CREATE UNIQUE INDEX i ON users_outbox(id);"),
+        format!("CREATE TABLE users_outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, {COLUMNS});"),
+        format!("CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, rowid, oid, _rowid_, {COLUMNS});"),
+        format!("CREATE TABLE users_outbox (id TEXT PRIMARY KEY, rowid, oid, {COLUMNS});"),
+        format!("CREATE TABLE \"Users_Outbox\" (\"ID\" INTEGER PRIMARY KEY, {COLUMNS});"),
+    ] {
+        let (world, mut app) = World::with("WAL", &schema);
+        app.exec("INSERT INTO users_outbox (id, aggregateId, eventType, payload) VALUES (7,'a','t','p');");
+        let mut database = world.database();
+        database.check().unwrap();
+        let seen = all(&mut database);
+        assert_eq!(seen[0].fields[0].as_deref(), Some(&b"7"[..]), "{schema}");
+        assert_eq!(delete(&mut database, &seen).unwrap().deleted, 1, "{schema}");
+    }
+    let why =
+        refused_schema(&format!("CREATE TABLE users_outbox (id TEXT PRIMARY KEY, rowid, oid, _rowid_, {COLUMNS});"));
+    assert!(why.text.contains("_rowid_"));
+}
+
+#[test]
+fn a_missing_column_is_named_with_the_nearest_and_all() {
+    let why = refused_schema("CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, aggregate_id, eventType, payload);");
+    assert!(why.text.ends_with("users_outbox has no column aggregateId"), "{why}");
+    assert_eq!(
+        why.hint,
+        "did you mean aggregate_id? its columns are id, aggregate_id, eventType, payload; \
+         set outbox.columns.aggregate_id in the configuration"
+    );
+}
+
+#[test]
+fn a_trigger_that_only_the_application_can_run_is_found_before_anything_is_published() {
+    let why = refused_schema(&format!(
+        "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, {COLUMNS}); CREATE TABLE log (x);
+         CREATE TRIGGER k AFTER DELETE ON users_outbox BEGIN INSERT INTO log VALUES (app_function(old.id)); END;"
+    ));
+    assert!(why.text.contains("app_function"), "{why}");
+}
+
+#[test]
+fn a_virtual_generated_column_can_be_a_field() {
+    let (world, mut app) = World::with(
+        "WAL",
+        "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, aggregateId, eventType, raw, payload AS ('<' || raw || '>') VIRTUAL, price AS (1.5) VIRTUAL);",
+    );
+    app.exec("INSERT INTO users_outbox (aggregateId, eventType, raw) VALUES ('a','t','x');");
+    let mut columns = spec("users_outbox");
+    columns.fields.push(Some("price".to_owned()));
+    let mut database = Database::new(world.options(), vec![columns]);
+    let seen = all(&mut database);
+    assert_eq!(seen[0].fields[3].as_deref(), Some(&b"<x>"[..]));
+    assert_eq!(seen[0].fields[6].as_deref(), Some(&b"1.5"[..]));
+    assert_eq!(delete(&mut database, &seen).unwrap().deleted, 1);
+}
+
+#[test]
+fn what_is_no_database_is_refused_and_left_as_it_is() {
+    for bytes in [vec![b'x'; 8192], b"short".to_vec(), vec![0; 4096]] {
+        let world = World::new();
+        std::fs::write(&world.path, &bytes).unwrap();
+        let why = refused(&world, world.database());
+        assert!(why.text.contains("not an SQLite database"), "{why}");
+        assert_eq!(std::fs::read(&world.path).unwrap(), bytes);
+    }
+    let world = World::new();
+    std::fs::create_dir(&world.path).unwrap();
+    assert!(refused(&world, world.database()).text.contains("directory"));
+    let world = World::new();
+    assert!(Command::new("mkfifo").arg(&world.path).status().unwrap().success());
+    assert!(refused(&world, world.database()).text.contains("not a regular file"));
+}
+
+#[test]
+fn one_table_twice_is_refused() {
+    let (world, _app) = World::with("WAL", SCHEMA);
+    let mut database = Database::new(world.options(), vec![spec("users_outbox"), spec("USERS_OUTBOX")]);
+    let error = database.check().unwrap_err();
+    assert!(matches!(error, OpenError::SameTable { .. }), "{error}");
+}
+
+#[test]
+fn one_unfit_outbox_does_not_stop_the_others() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'); CREATE TABLE other AS SELECT * FROM users_outbox;");
+    let mut database = Database::new(world.options(), vec![spec("users_outbox"), spec("other"), spec("third")]);
+    let seen = all(&mut database);
+    let second = look_in(&mut database, crate::model::OutboxIx(1), Start::Lowest, budget(1));
+    assert!(matches!(second, Err(SourceError::NotAnOutbox { outbox: crate::model::OutboxIx(1), .. })));
+    let third = look_in(&mut database, crate::model::OutboxIx(2), Start::Lowest, budget(1));
+    assert!(matches!(third, Err(SourceError::NotThere(_))));
+    let plans = [plan_of(crate::model::OutboxIx(1), &seen), plan_of(crate::model::OutboxIx(2), &seen), plan(&seen)];
+    let deletion = database.delete(&order(&plans), &mut || Ok(())).unwrap();
+    assert_eq!((deletion.deleted, deletion.changed.len(), deletion.gone.len()), (1, 1, 1));
+}
+
+/// Runs one test of this binary again in a process of its own, under a shell's settings.
+pub(super) fn rerun(test: &str, prepare: &str, variables: &[(&str, &str)]) -> std::process::Output {
+    let binary = std::env::current_exe().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{prepare} exec \"$0\" --exact {test} --nocapture --test-threads=1")]).arg(binary);
+    command.envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+const READ_ONLY: &str = "OUTBOXD_TEST_READ_ONLY";
+
+#[test]
+fn a_file_that_can_only_be_read_is_refused() {
+    if let Ok(path) = std::env::var(READ_ONLY) {
+        // In a process without the right to write.
+        let options = DatabaseOptions { path: path.into(), ..World::new().options() };
+        let Err(OpenError::NotAnOutbox { why, .. }) = Database::new(options, vec![spec("users_outbox")]).check() else {
+            panic!("accepted")
+        };
+        assert!(why.text.contains("only be opened for reading"), "{why}");
+        println!("refused as it should be");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let (world, app) = World::with("DELETE", SCHEMA);
+    app.close();
+    std::fs::set_permissions(&world.path, std::fs::Permissions::from_mode(0o444)).unwrap();
+    std::fs::set_permissions(world.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = world.directory.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
+        command
+    } else {
+        Command::new(&copy)
+    };
+    let output = command
+        .args(["--exact", "source::tests::refusals::a_file_that_can_only_be_read_is_refused", "--nocapture"])
+        .env(READ_ONLY, &world.path)
+        .current_dir(world.directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("refused as it should be"), "{output:?}");
+}

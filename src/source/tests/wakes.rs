@@ -1,0 +1,143 @@
+use super::*;
+use crossbeam_channel::{Receiver, bounded};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for a wake that should not come to come, in most runs; a test that passes by luck hides nothing for ever.
+const QUIET: Duration = Duration::from_millis(60);
+
+fn watch(path: &Path, own: Arc<OwnCommits>) -> (Watch, Receiver<crate::model::Wake>) {
+    let (sender, receiver) = bounded(1);
+    let watch = Watch::start(path, sender, own).unwrap();
+    receiver.recv_timeout(PATIENCE).expect("the first wake comes at once");
+    (watch, receiver)
+}
+
+/// No wake is under way.
+fn quiet(wakes: &Receiver<crate::model::Wake>) {
+    let deadline = Instant::now() + PATIENCE;
+    while wakes.recv_timeout(QUIET).is_ok() {
+        assert!(Instant::now() < deadline, "wakes without end");
+    }
+}
+
+#[test]
+fn a_commit_wakes_in_every_journal_mode() {
+    for mode in ["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"] {
+        let (world, mut app) = World::with(mode, SCHEMA);
+        let (watch, wakes) = watch(&world.path, Arc::default());
+        for round in 0..5 {
+            quiet(&wakes);
+            app.exec(&format!("INSERT INTO users_outbox VALUES ({round},'a','t','p');"));
+            wakes.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{mode}: round {round}"));
+        }
+        watch.stop();
+    }
+}
+
+#[test]
+fn our_own_deletes_do_not_wake_in_wal_mode() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p');");
+    let mut database = world.database();
+    let seen = all(&mut database);
+    let (_watch, wakes) = watch(&world.path, database.own_commits());
+    quiet(&wakes);
+    delete(&mut database, &seen[..1]).unwrap();
+    // The watch may read the frame before it is told whose it is: then it wakes once, and there is no second.
+    let _ = wakes.recv_timeout(QUIET);
+    assert!(wakes.recv_timeout(QUIET).is_err());
+    app.exec("INSERT INTO users_outbox VALUES (3,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    // A checkpoint and a restart of the log hide nothing.
+    app.run("PRAGMA wal_checkpoint(RESTART);");
+    app.exec("INSERT INTO users_outbox VALUES (4,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    app.run("PRAGMA wal_checkpoint(TRUNCATE);");
+    app.exec("INSERT INTO users_outbox VALUES (5,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn an_uncommitted_spill_does_not_hide_the_commit() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    let (_watch, wakes) = watch(&world.path, Arc::default());
+    quiet(&wakes);
+    app.exec(
+        "PRAGMA cache_size=2; BEGIN; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20000)
+         INSERT INTO users_outbox SELECT i,'a','t',hex(zeroblob(50)) FROM n;",
+    );
+    quiet(&wakes);
+    app.exec("COMMIT;");
+    wakes.recv_timeout(PATIENCE).unwrap();
+    app.exec("BEGIN; UPDATE users_outbox SET payload = 'x'; ROLLBACK;");
+    quiet(&wakes);
+    app.exec("INSERT INTO users_outbox VALUES (-1,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_database_that_comes_later_wakes_also_with_its_directory() {
+    let world = World::new();
+    let directory = world.directory.path().join("deep").join("down");
+    let path = directory.join("db.sqlite");
+    let (_watch, wakes) = watch(&path, Arc::default());
+    quiet(&wakes);
+    std::fs::create_dir_all(&directory).unwrap();
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    let mut app = App::start(&path);
+    app.run("PRAGMA journal_mode=WAL;");
+    app.exec(SCHEMA);
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+    app.close();
+    quiet(&wakes);
+    std::fs::remove_dir_all(&directory).unwrap();
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    std::fs::create_dir_all(&directory).unwrap();
+    let mut app = App::start(&path);
+    app.exec(SCHEMA);
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_symlink_is_followed_to_the_real_directory() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link.db");
+    std::os::unix::fs::symlink(&world.path, &link).unwrap();
+    let (_watch, wakes) = watch(&link, Arc::default());
+    quiet(&wakes);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    let (second, mut other) = World::with("DELETE", SCHEMA);
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&second.path, &link).unwrap();
+    wakes.recv_timeout(PATIENCE).unwrap();
+    quiet(&wakes);
+    other.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    wakes.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_file_renamed_into_place_wakes() {
+    let (world, mut app) = World::with("DELETE", SCHEMA);
+    let (next, _next_app) = World::with("DELETE", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    let (_watch, wakes) = watch(&world.path, Arc::default());
+    quiet(&wakes);
+    let aside = world.directory.path().join("copy");
+    std::fs::copy(&next.path, &aside).unwrap();
+    quiet(&wakes);
+    std::fs::rename(&aside, &world.path).unwrap();
+    wakes.recv_timeout(PATIENCE).unwrap();
+}

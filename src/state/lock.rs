@@ -1,0 +1,67 @@
+//! One daemon for a state file: `flock` on the file itself.
+//!
+//! Promises: held as long as the value lives, and gone with the process. Does not know: SQLite, whose POSIX locks are another kind.
+
+use super::StateError;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    pub device: u64,
+    pub inode: u64,
+}
+
+/// How often the file may be replaced between opening and locking before that is an error.
+const REPLACED_MAX: usize = 10;
+
+impl Lock {
+    /// Makes the file if it is not there.
+    pub fn take(path: &Path) -> Result<Lock, StateError> {
+        let io = |doing| move |error| StateError::Io { path: path.to_owned(), doing, error };
+        for _ in 0..REPLACED_MAX {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o640)
+                .open(path)
+                .map_err(io("opened"))?;
+            let meta = file.metadata().map_err(io("opened"))?;
+            if !meta.is_file() {
+                return Err(io("opened")(io::Error::other("this is not a regular file")));
+            }
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let pid = holder(meta.dev(), meta.ino());
+                    return Err(StateError::Locked { path: path.to_owned(), pid });
+                }
+                Err(error) => return Err(io("locked")(error.into())),
+            }
+            // Whoever replaced it in between has locked another inode.
+            if std::fs::metadata(path).is_ok_and(|now| now.dev() == meta.dev() && now.ino() == meta.ino()) {
+                return Ok(Lock { _file: file, device: meta.dev(), inode: meta.ino() });
+            }
+        }
+        Err(io("locked")(io::Error::other("the file is being replaced all the time")))
+    }
+}
+
+/// Who holds the flock, as far as `/proc/locks` shows it.
+fn holder(device: u64, inode: u64) -> Option<u32> {
+    let wanted = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    std::fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+        // 1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF
+        let mut words = line.split_whitespace().skip(1);
+        (words.next() == Some("FLOCK")).then_some(())?;
+        let mut words = words.skip(2);
+        let pid = words.next()?.parse().ok()?;
+        (words.next() == Some(wanted.as_str())).then_some(pid)
+    })
+}

@@ -1,0 +1,241 @@
+//! outboxd's own memory: a SQLite file with what is planned, sent and not yet durably deleted.
+//!
+//! Promises: one short transaction for each call of [`Journal::record`]; a bounded file; a file that is damaged is set aside,
+//! never trusted. Does not know: Kafka's wire, the application's tables, what follows from a plan.
+//!
+//! It may be lost: then a crash costs exactness (rows are sent again as new), never an event. It must not be *wrong*: a plan
+//! taken for true that is not could make a row be deleted unsent. So a file that was copied or restored (other device or
+//! inode) has its plans dropped, and a newer version's file is not touched.
+//!
+//! [`Journal::record`]: crate::ports::Journal::record
+
+mod codec;
+mod journal;
+mod lock;
+mod plans;
+mod schema;
+
+pub use codec::{Damaged, OpenRow};
+pub use journal::{NullJournal, StateJournal};
+pub use plans::{OpenPlan, PlanState};
+
+use crate::model::RunId;
+use lock::Lock;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// How long an operator's shell on the state file may hold us up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a checkpoint the -wal shrinks to this.
+const WAL_SIZE_MAX_BYTES: u64 = 16 << 20;
+
+/// Why the state file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("another outboxd{} works with the state file {path}", match pid { Some(pid) => format!(" (PID {pid})"), None => String::new() }, path = path.display())]
+    Locked { path: PathBuf, pid: Option<u32> },
+    #[error("the state file {path} was written by a newer outboxd: its version is {found}, this one knows up to {known}", path = path.display())]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("{path} is a database, but not a state file of outboxd", path = path.display())]
+    Foreign { path: PathBuf },
+    #[error("the state file {path} can't be {doing}", path = path.display())]
+    Io {
+        path: PathBuf,
+        doing: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("the state file {path} can't be {doing}", path = path.display())]
+    Sqlite {
+        path: PathBuf,
+        doing: &'static str,
+        #[source]
+        error: rusqlite::Error,
+    },
+}
+
+impl StateError {
+    /// What to type next.
+    pub fn hint(&self) -> String {
+        match self {
+            StateError::Locked { pid: Some(pid), .. } => {
+                format!("let it do the work, or stop it first: kill {pid} (it drains)")
+            }
+            StateError::Locked { path, pid: None } => format!("see who holds it: fuser {}", path.display()),
+            StateError::Newer { path, .. } => format!(
+                "run that newer outboxd; or, if events sent twice are no harm, move it away: mv {0} {0}.old",
+                path.display()
+            ),
+            StateError::Foreign { .. } => {
+                "name another file with [state] path, or with `--state FILE`; it is made when it is not there".into()
+            }
+            StateError::Io { path, .. } => {
+                let directory = path.parent().unwrap_or(Path::new("/")).display();
+                format!("this user must be able to write in its directory: ls -ld {directory}")
+            }
+            StateError::Sqlite { path, .. } => {
+                format!("see what is there: ls -l {0}*; df {0}", path.display())
+            }
+        }
+    }
+}
+
+/// The open state file, shared by all relays of the daemon.
+///
+/// One connection behind a mutex, not one for each relay: SQLite has one writer at a time anyway, and so relays never see BUSY.
+#[derive(Clone, Debug)]
+pub struct StateFile {
+    shared: Arc<Mutex<Shared>>,
+    path: Arc<Path>,
+    /// Whether the machine has not been booted since the file was last opened. False for a new file.
+    same_boot: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    connection: Connection,
+    /// What `PRAGMA synchronous` is at the moment.
+    synchronous_full: bool,
+    /// The blob of a plan's rows, reused.
+    blob: Vec<u8>,
+    /// Last: its descriptor must not be closed before SQLite's own, because one close drops all of SQLite's POSIX locks.
+    _lock: Lock,
+}
+
+impl StateFile {
+    /// Opens or makes the file. One that is damaged is renamed to `<path>.corrupt-<unix time>`, loudly, and a new one made.
+    pub fn open(path: &Path, run: RunId) -> Result<StateFile, StateError> {
+        match Self::attempt(path, run) {
+            Err(StateError::Sqlite { error, .. }) if is_damage(&error) => {
+                set_aside(path, &error)?;
+                Self::attempt(path, run)
+            }
+            other => other,
+        }
+    }
+
+    fn attempt(path: &Path, run: RunId) -> Result<StateFile, StateError> {
+        let lock = Lock::take(path)?;
+        let sqlite = |doing| move |error| StateError::Sqlite { path: path.to_owned(), doing, error };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite("opened"))?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite("opened"))?;
+        schema::recognise(&connection, path)?;
+        prepare(&connection).map_err(sqlite("opened"))?;
+        schema::migrate(&mut connection).map_err(sqlite("brought up to date"))?;
+        let same_boot = plans::begin_run(&mut connection, path, run, lock.device, lock.inode)
+            .map_err(sqlite("brought up to date"))?;
+        sync_directory(path)?;
+        let shared = Shared { connection, synchronous_full: false, blob: Vec::new(), _lock: lock };
+        Ok(StateFile { shared: Arc::new(Mutex::new(shared)), path: path.into(), same_boot })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether what an earlier run noted last may have been lost in a power cut: not if this is still the same boot.
+    pub fn same_boot(&self) -> bool {
+        self.same_boot
+    }
+
+    /// The memory of one relay. `database`: its path, resolved; `tables`: of its outboxes, by their place.
+    pub fn journal(&self, database: &Path, tables: &[&str]) -> Result<StateJournal, StateError> {
+        StateJournal::new(self.clone(), database, tables)
+    }
+
+    /// What an earlier run left: planned or acknowledged, and not known to be deleted.
+    pub fn open_plans(&self) -> Result<Vec<OpenPlan>, StateError> {
+        plans::open_plans(&self.shared().connection).map_err(self.sqlite("read"))
+    }
+
+    /// The rows of such a plan, in the order of the batch. `Err(Damaged)` inside: the plan proves nothing.
+    pub fn rows(&self, plan: &OpenPlan) -> Result<Result<Vec<OpenRow>, Damaged>, StateError> {
+        plans::rows(&self.shared().connection, plan).map_err(self.sqlite("read"))
+    }
+
+    /// Forgets plans.
+    pub fn drop_plans(&self, plans: &[OpenPlan]) -> Result<(), StateError> {
+        plans::drop_plans(&mut self.shared().connection, plans).map_err(self.sqlite("written"))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        // A panic inside rolled its transaction back: what it guards is whole.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sqlite(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StateError {
+        let path = self.path.to_path_buf();
+        move |error| StateError::Sqlite { path, doing, error }
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    // WAL: a record is one sequential write. Where the file system can't do it, SQLite stays in its old mode, which works too.
+    connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "mmap_size", 0)?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    connection.query_row(&format!("PRAGMA journal_size_limit = {WAL_SIZE_MAX_BYTES}"), [], |_| Ok(()))?;
+    // Small: a plan and an index of nothing. 512 KiB.
+    connection.pragma_update(None, "cache_size", -512)?;
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(damage(&verdict)) }
+}
+
+fn damage(verdict: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(verdict.lines().last().unwrap_or(verdict).to_owned()),
+    )
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+fn set_aside(path: &Path, error: &rusqlite::Error) -> Result<(), StateError> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let aside = with_suffix(path, &format!(".corrupt-{now}"));
+    log::error!(
+        "the state file {} is damaged ({error}); it is kept as {} and a new one is made: what an earlier run had in flight \
+         is sent again",
+        path.display(),
+        aside.display()
+    );
+    for suffix in ["-wal", ""] {
+        match std::fs::rename(with_suffix(path, suffix), with_suffix(&aside, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StateError::Io { path: path.to_owned(), doing: "set aside", error });
+            }
+            _ => {}
+        }
+    }
+    // Shared memory is only an index of the -wal, and belongs to whoever has the file open: nobody now.
+    let _ = std::fs::remove_file(with_suffix(path, "-shm"));
+    Ok(())
+}
+
+/// A new file's name must survive a power cut like its contents.
+fn sync_directory(path: &Path) -> Result<(), StateError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| StateError::Io {
+        path: path.to_owned(),
+        doing: "made durable",
+        error,
+    })
+}
+
+#[cfg(test)]
+mod tests;

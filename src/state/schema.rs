@@ -1,0 +1,88 @@
+//! The tables of the state file, and how an older file becomes a newer one.
+//!
+//! Promises: forward only, each step in the same transaction as its version number. Does not know: what is in the tables.
+
+use super::StateError;
+use rusqlite::{Connection, TransactionBehavior};
+use std::path::Path;
+
+/// "outb": tells the file from the application's.
+const APPLICATION_ID: i64 = 0x6f75_7462;
+
+/// Step n brings a file of version n to version n + 1. Steps are never changed once released, only added.
+const STEPS: &[&str] = &[
+    // 0 -> 1
+    "
+    -- One row. device, inode: of this file, so that a copy is recognised.
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        device INTEGER NOT NULL,
+        inode INTEGER NOT NULL,
+        boot_id TEXT NOT NULL,
+        run BLOB NOT NULL
+    );
+    -- A relay serves one database; path: resolved.
+    CREATE TABLE relay (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+    CREATE TABLE outbox (
+        id INTEGER PRIMARY KEY,
+        relay INTEGER NOT NULL REFERENCES relay,
+        table_name TEXT NOT NULL,
+        UNIQUE (relay, table_name)
+    );
+    -- id: relay << 48 | the plan's number. The rows are apart, because an UPDATE of the outcome would rewrite them.
+    CREATE TABLE plan (
+        id INTEGER PRIMARY KEY,
+        device INTEGER NOT NULL,
+        inode INTEGER NOT NULL,
+        topic TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        producer_id INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        first_sequence INTEGER NOT NULL,
+        run BLOB NOT NULL,
+        noted_offset INTEGER NOT NULL,
+        leader_epoch INTEGER NOT NULL,
+        first_attempt_ms INTEGER NOT NULL,
+        row_count INTEGER NOT NULL,
+        acknowledged INTEGER NOT NULL DEFAULT 0,
+        acknowledged_offset INTEGER
+    );
+    CREATE TABLE plan_rows (id INTEGER PRIMARY KEY, rows BLOB NOT NULL);
+    ",
+];
+
+/// The version this program writes.
+pub const VERSION: i64 = STEPS.len() as i64;
+
+/// Whether this is a file to work on at all: an empty one or ours, of a version we know. Writes nothing.
+pub fn recognise(connection: &Connection, path: &Path) -> Result<(), StateError> {
+    let number =
+        |pragma: &str| {
+            connection
+                .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
+                .map_err(|error| StateError::Sqlite { path: path.to_owned(), doing: "read", error })
+        };
+    let (application, version, schema) =
+        (number("application_id")?, number("user_version")?, number("schema_version")?);
+    if application != APPLICATION_ID && (application, version, schema) != (0, 0, 0) {
+        return Err(StateError::Foreign { path: path.to_owned() });
+    }
+    if version > VERSION {
+        return Err(StateError::Newer { path: path.to_owned(), found: version, known: VERSION });
+    }
+    Ok(())
+}
+
+/// Takes the missing steps.
+pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version < VERSION {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        for step in &STEPS[version as usize..] {
+            transaction.execute_batch(step)?;
+        }
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
+}

@@ -1,0 +1,157 @@
+//! Whether the daemon is alive and whether it is ready, judged from the relays' figures.
+//!
+//! Promises: one judgement for `/healthz`, `/readyz` and systemd's watchdog. Does not know: who asks.
+
+use super::figures::Figures;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// A loop that has not turned for so long, and is in no named wait, is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// All relays of the daemon.
+#[derive(Clone, Debug)]
+pub struct Health {
+    relays: Arc<[Arc<Figures>]>,
+}
+
+/// A judgement and its reasons, a line for each relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub good: bool,
+    pub text: String,
+}
+
+impl Health {
+    pub fn new(relays: impl Into<Arc<[Arc<Figures>]>>) -> Self {
+        Health { relays: relays.into() }
+    }
+
+    pub fn relays(&self) -> &[Arc<Figures>] {
+        &self.relays
+    }
+
+    /// Alive: every loop turned in the last ten seconds, or is in a named wait.
+    pub fn alive(&self) -> Verdict {
+        self.judge(|relay| {
+            let ago = since_turn(relay);
+            match waiting_for(relay) {
+                Some(what) => (true, format!("waiting for {what}")),
+                None if ago <= STUCK_AFTER => (true, "running".into()),
+                None => (false, format!("its loop has not turned for {} s", ago.as_secs())),
+            }
+        })
+    }
+
+    /// Ready: every database could be read and every sink has answered.
+    pub fn ready(&self) -> Verdict {
+        self.judge(|relay| {
+            let lacks = match (relay.source_ready.load(Relaxed), relay.sink_ready.load(Relaxed)) {
+                (true, true) => return (true, "ready".into()),
+                (false, true) => "the database is not readable yet",
+                (true, false) => "the sink has not answered yet",
+                (false, false) => "the database is not readable yet, and the sink has not answered yet",
+            };
+            (false, waiting_for(relay).map_or_else(|| lacks.to_owned(), |what| format!("{lacks}; waiting for {what}")))
+        })
+    }
+
+    fn judge(&self, of: impl Fn(&Figures) -> (bool, String)) -> Verdict {
+        let mut verdict = Verdict { good: true, text: String::new() };
+        for relay in self.relays.iter() {
+            let (good, text) = of(relay);
+            verdict.good &= good;
+            let _ = writeln!(verdict.text, "{}: {text}", relay.database);
+        }
+        verdict
+    }
+
+    /// One line for `systemctl status`: totals, and what the first relay that waits is waiting for.
+    pub fn status(&self) -> String {
+        let sum = |of: fn(&super::figures::OutboxFigures) -> u64| {
+            self.relays.iter().flat_map(|relay| &relay.outboxes).map(of).sum::<u64>()
+        };
+        let exact =
+            self.relays.iter().flat_map(|relay| &relay.outboxes).all(|outbox| outbox.backlog_exact.load(Relaxed));
+        let mut line = format!(
+            "published {}, waiting {}{}",
+            sum(|outbox| outbox.published.load(Relaxed)),
+            if exact { "" } else { "about " },
+            sum(|outbox| outbox.backlog_rows.load(Relaxed)),
+        );
+        let set_aside = sum(|outbox| outbox.set_aside.load(Relaxed));
+        if set_aside > 0 {
+            let _ = write!(line, ", set aside {set_aside}");
+        }
+        if let Some((relay, what)) = self.relays.iter().find_map(|relay| Some((relay, waiting_for(relay)?))) {
+            let _ = write!(line, "; {}: waiting for {what}", relay.database);
+        }
+        line
+    }
+}
+
+fn since_turn(relay: &Figures) -> Duration {
+    relay.started.elapsed().saturating_sub(Duration::from_millis(relay.turned_ms.load(Relaxed)))
+}
+
+fn waiting_for(relay: &Figures) -> Option<String> {
+    relay.waiting_for.lock().ok().and_then(|what| what.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn relay(database: &str) -> Arc<Figures> {
+        Arc::new(Figures::new(database.into(), vec!["users".into()]))
+    }
+
+    #[test]
+    fn a_stuck_loop_is_named() {
+        let good = relay("/a");
+        let mut stuck = Figures::new("/b".into(), vec!["x".into()]);
+        stuck.started = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        stuck.turned_ms.store(30_000, Relaxed);
+        let stuck = Arc::new(stuck);
+        let health = Health::new(vec![good, stuck.clone()]);
+        let verdict = health.alive();
+        assert!(!verdict.good);
+        assert_eq!(verdict.text, "/a: running\n/b: its loop has not turned for 30 s\n");
+        stuck.wait_for(Some("the table users_outbox"));
+        assert_eq!(
+            health.alive(),
+            Verdict { good: true, text: "/a: running\n/b: waiting for the table users_outbox\n".into() }
+        );
+    }
+
+    #[test]
+    fn ready_needs_both_ends() {
+        let relay = relay("/a");
+        let health = Health::new(vec![relay.clone()]);
+        assert!(!health.ready().good);
+        relay.source_ready.store(true, Relaxed);
+        relay.wait_for(Some("Kafka"));
+        assert_eq!(health.ready().text, "/a: the sink has not answered yet; waiting for Kafka\n");
+        relay.sink_ready.store(true, Relaxed);
+        assert_eq!(health.ready(), Verdict { good: true, text: "/a: ready\n".into() });
+    }
+
+    #[test]
+    fn the_status_line_adds_up() {
+        let (a, b) = (relay("/a"), relay("/b"));
+        a.outboxes[0].published.store(5, Relaxed);
+        b.outboxes[0].published.store(6, Relaxed);
+        b.outboxes[0].backlog_rows.store(20_000, Relaxed);
+        a.outboxes[0].backlog_exact.store(true, Relaxed);
+        b.wait_for(Some("Kafka"));
+        let health = Health::new(vec![a, b.clone()]);
+        assert_eq!(health.status(), "published 11, waiting about 20000; /b: waiting for Kafka");
+        b.outboxes[0].backlog_exact.store(true, Relaxed);
+        b.outboxes[0].set_aside.store(1, Relaxed);
+        b.wait_for(None);
+        assert_eq!(health.status(), "published 11, waiting 20000, set aside 1");
+    }
+}

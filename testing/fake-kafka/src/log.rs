@@ -1,0 +1,206 @@
+//! One replica's log: batches in the format v2, with the offsets and the leader epoch a broker writes into them.
+//!
+//! It promises that what was appended is kept byte for byte but for those two fields, which the CRC does not cover. It does not
+//! know producers, replication or error codes. Field positions are those of Kafka's message format page, "Record Batch".
+
+use bytes::{Bytes, BytesMut};
+
+use crate::record::{self, Malformed, Record};
+
+/// Bytes before a batch's first record.
+pub const BATCH_HEADER_BYTES: usize = 61;
+/// Bytes of base offset and length, which `batch_length` does not count.
+const LENGTH_END: usize = 12;
+const CRC_COVERS_FROM: usize = 21;
+const CONTROL: i16 = 0x20;
+const COMPRESSION_MASK: i16 = 0x07;
+
+/// The fixed fields of a batch, as found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    pub base_offset: i64,
+    pub batch_length: i32,
+    pub partition_leader_epoch: i32,
+    pub magic: i8,
+    pub crc: u32,
+    pub attributes: i16,
+    pub last_offset_delta: i32,
+    pub base_timestamp: i64,
+    pub max_timestamp: i64,
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub base_sequence: i32,
+    pub record_count: i32,
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("the caller checked the header's length")
+}
+
+impl BatchHeader {
+    /// `None` when there are fewer bytes than a header has.
+    pub fn parse(bytes: &[u8]) -> Option<BatchHeader> {
+        if bytes.len() < BATCH_HEADER_BYTES {
+            return None;
+        }
+        Some(BatchHeader {
+            base_offset: i64::from_be_bytes(field(bytes, 0)),
+            batch_length: i32::from_be_bytes(field(bytes, 8)),
+            partition_leader_epoch: i32::from_be_bytes(field(bytes, 12)),
+            magic: i8::from_be_bytes(field(bytes, 16)),
+            crc: u32::from_be_bytes(field(bytes, 17)),
+            attributes: i16::from_be_bytes(field(bytes, 21)),
+            last_offset_delta: i32::from_be_bytes(field(bytes, 23)),
+            base_timestamp: i64::from_be_bytes(field(bytes, 27)),
+            max_timestamp: i64::from_be_bytes(field(bytes, 35)),
+            producer_id: i64::from_be_bytes(field(bytes, 43)),
+            producer_epoch: i16::from_be_bytes(field(bytes, 51)),
+            base_sequence: i32::from_be_bytes(field(bytes, 53)),
+            record_count: i32::from_be_bytes(field(bytes, 57)),
+        })
+    }
+
+    /// The whole batch's size in bytes by its own length field, which may be a lie.
+    pub fn size_bytes(&self) -> i64 {
+        i64::from(self.batch_length) + LENGTH_END as i64
+    }
+
+    pub fn has_producer(&self) -> bool {
+        self.producer_id >= 0
+    }
+
+    pub fn is_control(&self) -> bool {
+        self.attributes & CONTROL != 0
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.attributes & COMPRESSION_MASK != 0
+    }
+
+    /// Sequence of the last record: sequences wrap from 2^31-1 to 0, inside a batch too.
+    pub fn last_sequence(&self) -> i32 {
+        if self.base_sequence < 0 { -1 } else { add_to_sequence(self.base_sequence, self.last_offset_delta) }
+    }
+}
+
+/// `sequence + increment`, wrapping from `i32::MAX` to 0.
+pub fn add_to_sequence(sequence: i32, increment: i32) -> i32 {
+    ((i64::from(sequence) + i64::from(increment)) & i64::from(i32::MAX)) as i32
+}
+
+/// CRC-32C of everything after the crc field.
+pub fn checksum(batch: &[u8]) -> u32 {
+    crc32c::crc32c(&batch[CRC_COVERS_FROM..])
+}
+
+/// A batch that is in a log.
+#[derive(Clone, Debug)]
+pub struct StoredBatch {
+    pub header: BatchHeader,
+    pub bytes: Bytes,
+}
+
+impl StoredBatch {
+    /// The batch as a leader writes it: its base offset and leader epoch filled in.
+    pub fn place(sent: &[u8], base_offset: i64, leader_epoch: i32) -> StoredBatch {
+        let mut bytes = BytesMut::from(sent);
+        bytes[0..8].copy_from_slice(&base_offset.to_be_bytes());
+        bytes[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+        let header = BatchHeader::parse(&bytes).expect("only validated batches are placed");
+        StoredBatch { header, bytes: bytes.freeze() }
+    }
+
+    pub fn base_offset(&self) -> i64 {
+        self.header.base_offset
+    }
+
+    pub fn last_offset(&self) -> i64 {
+        self.header.base_offset + i64::from(self.header.last_offset_delta)
+    }
+
+    /// The records inside.
+    pub fn records(&self) -> Result<Vec<Record>, Malformed> {
+        if self.header.is_compressed() {
+            return Err(Malformed("compressed, and this broker has no codecs"));
+        }
+        record::decode(&self.bytes[BATCH_HEADER_BYTES..], self.header.record_count)
+    }
+}
+
+/// A log of one replica. Offsets may have holes (a compacted topic), never repeat.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    batches: Vec<StoredBatch>,
+    start: i64,
+    end: i64,
+}
+
+impl Log {
+    /// First offset that can be read.
+    pub fn start(&self) -> i64 {
+        self.start
+    }
+
+    /// Offset the next record gets.
+    pub fn end(&self) -> i64 {
+        self.end
+    }
+
+    pub fn batches(&self) -> &[StoredBatch] {
+        &self.batches
+    }
+
+    pub fn append(&mut self, batch: StoredBatch) {
+        assert!(batch.base_offset() >= self.end, "a batch at {} behind the log end {}", batch.base_offset(), self.end);
+        self.end = batch.last_offset() + 1;
+        self.batches.push(batch);
+    }
+
+    /// The batch that holds `offset`, or the first one after it.
+    pub fn index_from(&self, offset: i64) -> usize {
+        self.batches.partition_point(|batch| batch.last_offset() < offset)
+    }
+
+    /// Removes everything at and above `offset`. True when something was removed.
+    pub fn truncate_to(&mut self, offset: i64) -> bool {
+        let keep = self.batches.partition_point(|batch| batch.base_offset() < offset);
+        let cut = keep < self.batches.len();
+        self.batches.truncate(keep);
+        self.end = self.end.min(offset.max(self.start));
+        cut
+    }
+
+    /// Retention or DeleteRecords: nothing below `offset` can be read any more. Batches go whole.
+    pub fn delete_before(&mut self, offset: i64) {
+        self.start = offset.clamp(self.start, self.end);
+        self.batches.retain(|batch| batch.last_offset() >= self.start);
+    }
+
+    /// Compaction: the batch at `base_offset` is gone, the log's ends stay. True when there was one.
+    pub fn compact_away(&mut self, base_offset: i64) -> bool {
+        let before = self.batches.len();
+        self.batches.retain(|batch| batch.base_offset() != base_offset);
+        before != self.batches.len()
+    }
+
+    /// First offset from which this log and `leader`'s differ, by offset and leader epoch of the batches.
+    pub fn common_prefix_end(&self, leader: &Log) -> i64 {
+        let mine = self.batches.iter().filter(|batch| batch.base_offset() >= leader.start);
+        let mut theirs = leader.batches.iter().peekable();
+        for batch in mine {
+            while theirs.next_if(|other| other.base_offset() < batch.base_offset()).is_some() {}
+            match theirs.next() {
+                Some(other)
+                    if other.base_offset() == batch.base_offset()
+                        && other.header.partition_leader_epoch == batch.header.partition_leader_epoch => {}
+                _ => return batch.base_offset(),
+            }
+        }
+        self.end.min(leader.end)
+    }
+
+    /// An empty log that begins where `leader`'s does: a new replica.
+    pub fn starting_at(start: i64) -> Log {
+        Log { batches: Vec::new(), start, end: start }
+    }
+}

@@ -1,0 +1,355 @@
+//! The daemon and the demo as processes: what is printed, what is left, how they end.
+
+mod common;
+
+use common::{OUTBOX, Place, Running, closed_port, names, outboxd, run};
+use rustix::process::Signal;
+use std::io::{Read, Write};
+
+fn stdout_run(database: &str) -> Running {
+    Running::start(outboxd(&["run", "--database", database, "--table", "users_outbox", "--topic", "users", "--stdout"]))
+}
+
+fn rows(place: &Place, database: &str) -> i64 {
+    let connection = rusqlite::Connection::open(place.path(database)).unwrap();
+    connection.busy_timeout(common::PATIENCE).unwrap();
+    connection.query_row("SELECT count(*) FROM users_outbox", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn stdout_prints_each_record_and_deletes_it() {
+    for mode in ["WAL", "DELETE"] {
+        let place = Place::new();
+        let insert = "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES (7, 'Made', x'00ff'), (NULL, 'ü', 'text');";
+        let database = place.database("db", &format!("PRAGMA journal_mode = {mode}; {OUTBOX} {insert}"));
+        let mut daemon = stdout_run(&database);
+        daemon.wait_until("two lines", |daemon| daemon.stdout().lines().count() == 2);
+        place.database("db", "INSERT INTO users_outbox (aggregateId) VALUES ('later')");
+        daemon.wait_until("a third line", |daemon| daemon.stdout().lines().count() == 3);
+        daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+        daemon.signal(Signal::INT);
+        let daemon = daemon.finish();
+        assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+        let lines: Vec<serde_json::Value> =
+            daemon.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["topic"], "users");
+        assert_eq!(lines[0]["key"], "7");
+        assert_eq!(lines[0]["value"], serde_json::json!({"base64": "AP8="}));
+        assert_eq!(lines[1]["key"], serde_json::Value::Null);
+        assert_eq!(lines[1]["value"], "text");
+        assert_eq!(lines[2]["key"], "later");
+        let last = daemon.stderr.lines().last().unwrap();
+        assert!(
+            last.ends_with("drained: published 3, deleted 3, left in the tables: 0 rows"),
+            "{}",
+            daemon.everything()
+        );
+        assert!(!place.path("db-outboxd").exists(), "--stdout keeps no state");
+    }
+}
+
+#[test]
+fn a_database_and_a_table_that_come_later_are_taken_up() {
+    let place = Place::new();
+    let mut daemon = stdout_run(&place.text("db"));
+    daemon.wait_until("the start", |daemon| !daemon.stderr().is_empty());
+    place.database("db", "CREATE TABLE users (id INTEGER PRIMARY KEY)");
+    place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    daemon.wait_until("a line", |daemon| daemon.stdout().lines().count() == 1);
+}
+
+#[test]
+fn a_drain_without_kafka_is_quick_and_counts_what_is_left() {
+    let place = Place::new();
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x'), ('y')"));
+    let server = format!("127.0.0.1:{}", closed_port());
+    let mut daemon = Running::start(outboxd(&[
+        "run",
+        "--database",
+        &database,
+        "--table",
+        "users_outbox",
+        "--topic",
+        "users",
+        "--bootstrap-servers",
+        &server,
+    ]));
+    daemon.wait_until("the refused connection", |daemon| daemon.stderr().contains(&server));
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    let last = daemon.stderr.lines().last().unwrap();
+    assert!(last.ends_with("drained: published 0, deleted 0, left in the tables: 2 rows"), "{}", daemon.everything());
+    assert_eq!(rows(&place, "db"), 2);
+}
+
+#[test]
+fn metrics_and_health_of_a_running_daemon() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let text = format!(
+        "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users.{{eventType}}\"\n[http]\nlisten = \"127.0.0.1:0\""
+    );
+    let config = place.write("c.toml", &text);
+    let mut daemon = Running::start(outboxd(&["run", "--config", &config, "--stdout"]));
+    daemon.wait_until("the address", |daemon| daemon.stderr().contains("listening on http://"));
+    let log = daemon.stderr();
+    let address = log.split("listening on http://").nth(1).unwrap().split('/').next().unwrap();
+    let ask = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    place.database("db", "INSERT INTO users_outbox (eventType) VALUES ('Made'), ('Gone')");
+    let published = format!("outboxd_published_total{{database=\"{database}\",outbox=\"users_outbox\"}} 2\n");
+    daemon.wait_until("the figures", |_| ask("/metrics").contains(&published));
+    assert!(ask("/healthz").starts_with("HTTP/1.1 200 "), "{}", ask("/healthz"));
+    daemon.wait_until("readiness", |_| ask("/readyz").starts_with("HTTP/1.1 200 "));
+    let topics: Vec<String> = daemon
+        .stdout()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["topic"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(topics.contains(&"users.Made".to_owned()) && topics.contains(&"users.Gone".to_owned()), "{topics:?}");
+}
+
+#[test]
+fn a_dry_run_shows_and_touches_nothing() {
+    let place = Place::new();
+    let values: Vec<String> = (1..=7).map(|n| format!("('u{n}', 'a b', 'xyz')")).collect();
+    let insert = format!("INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES {};", values.join(","));
+    let database = place.database("db", &format!("{OUTBOX} {insert}"));
+    let before = std::fs::read(&database).unwrap();
+    let dry =
+        |topic: &str| run(&["run", "--database", &database, "--table", "users_outbox", "--topic", topic, "--dry-run"]);
+    let finished = dry("users");
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    let expected = "DIR/db users_outbox: 7 rows are waiting
+  rowid 1: topic users, key \"u1\", 3 bytes
+  rowid 2: topic users, key \"u2\", 3 bytes
+  rowid 3: topic users, key \"u3\", 3 bytes
+  rowid 4: topic users, key \"u4\", 3 bytes
+  rowid 5: topic users, key \"u5\", 3 bytes
+  ...
+";
+    assert_eq!(place.neutral(&finished.stdout), expected);
+    let bad = dry("users.{eventType}");
+    assert!(bad.stdout.contains("rowid 1: would be set aside: \"users.a b\" is no topic name"), "{}", bad.everything());
+    assert_eq!(std::fs::read(&database).unwrap(), before);
+    assert_eq!(names(place.folder.path()), ["db"]);
+
+    // Beside a daemon, and where there is nothing yet.
+    let mut daemon = stdout_run(&place.text("db"));
+    daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+    let beside = dry("users");
+    assert_eq!(place.neutral(&beside.stdout), "DIR/db users_outbox: nothing is waiting\n", "{}", beside.everything());
+    let none = place.text("none");
+    let finished = run(&["run", "--database", &none, "--table", "t", "--topic", "t", "--dry-run"]);
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    assert!(finished.stdout.contains("not there yet"), "{}", finished.everything());
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let place = Place::new();
+    let database =
+        place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES (zeroblob(300000))"));
+    // A reader that does not read: the record can't be written, so the drain can't end by itself.
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    // One byte of it proves that the sink is writing.
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0]).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    while !line.contains("draining") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "the log ended before the drain");
+    }
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(rows(&place, "db"), 1);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it() {
+    let place = Place::new();
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{log}");
+    let report = "Error: the records can't be written any more
+Caused by: Broken pipe (os error 32)
+Hint: the rest stays in the table; start it again with a reader that stays
+";
+    assert!(log.ends_with(report), "{log}");
+    assert_eq!(rows(&place, "db"), 1);
+}
+
+/// A plan as a killed daemon leaves it.
+fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str, number: u64) {
+    use outboxd::model::{Fingerprint, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
+    use outboxd::ports::{Change, Journal};
+    let row = RowMeta {
+        key: RowKey { outbox: OutboxIx(0), rowid: 1 },
+        print: Fingerprint(1),
+        record: Span::default(),
+        message: 1,
+        event_id: Span::default(),
+    };
+    let plan = Plan {
+        id: PlanId(number),
+        target: Target { topic: "users".into(), partition: 2 },
+        triple: Triple { producer_id: 4711, epoch: 0, first_sequence: 17 },
+        run: RunId(1),
+        noted_offset: 0,
+        leader_epoch: 0,
+        first_attempt: std::time::SystemTime::now(),
+        rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
+    };
+    let mut journal = state.journal(&place.path(database), &["users_outbox"]).unwrap();
+    journal.record(&[Change::Planned(&plan)], true).unwrap();
+}
+
+#[test]
+fn what_a_kill_left_is_told_and_sent_again_and_other_databases_plans_are_kept() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), outboxd::model::RunId(1)).unwrap();
+    leave_a_plan(&place, &state, "db", 1);
+    leave_a_plan(&place, &state, "other", 1);
+    drop(state);
+    let server = format!("127.0.0.1:{}", closed_port());
+    let mut daemon = Running::start(outboxd(&[
+        "run",
+        "--database",
+        &database,
+        "--table",
+        "users_outbox",
+        "--topic",
+        "users",
+        "--bootstrap-servers",
+        &server,
+    ]));
+    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("the plan is kept"));
+    let log = place.neutral(&daemon.stderr());
+    let ours = "DIR/db: an earlier run left 1 rows for users-2 in flight (producer id 4711, epoch 0, from sequence 17): they are sent again as new";
+    let others = "DIR/other: an earlier run left 1 rows for users-2 in flight, and this database is no longer configured; the plan is kept";
+    assert!(log.contains(ours) && log.contains(others), "{log}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.finish().status.code(), Some(0));
+    let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), outboxd::model::RunId(2)).unwrap();
+    let left: Vec<_> = state.open_plans().unwrap().into_iter().map(|plan| plan.database).collect();
+    assert_eq!(left, [place.path("other")]);
+}
+
+#[test]
+fn systemd_is_told_ready_watchdog_and_stopping() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let socket = std::os::unix::net::UnixDatagram::bind(place.path("notify")).unwrap();
+    socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    command.env("NOTIFY_SOCKET", place.path("notify")).env("WATCHDOG_USEC", "300000");
+    let daemon = Running::start(command);
+    let until = |what: &str| {
+        let mut bytes = [0; 4096];
+        loop {
+            let length = socket.recv(&mut bytes).unwrap_or_else(|error| panic!("{what} was not told: {error}"));
+            let said = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if said.lines().any(|line| line == what) {
+                return said;
+            }
+        }
+    };
+    let ready = until("READY=1");
+    assert!(ready.contains("STATUS=published 0, waiting"), "{ready}");
+    until("WATCHDOG=1");
+    daemon.signal(Signal::TERM);
+    until("STOPPING=1");
+    assert_eq!(daemon.finish().status.code(), Some(0));
+}
+
+#[test]
+fn the_journal_gets_priorities() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let log = std::fs::File::create(place.path("log")).unwrap();
+    let meta = log.metadata().unwrap();
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino())).stderr(log);
+    let mut child = command.spawn().unwrap();
+    // Signals are listened for before anything else starts, and the database is locked after that.
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while run(&["run", "--database", &database, "--table", "users_outbox", "--topic", "t", "--dry-run"])
+        .status
+        .success()
+        && !std::fs::read_to_string("/proc/locks").unwrap().contains(&format!(" {} ", child.id()))
+    {
+        assert!(std::time::Instant::now() < until, "the database is not locked");
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let text = std::fs::read_to_string(place.path("log")).unwrap();
+    assert!(text.contains("<6>SIGTERM\n"), "{text}");
+    assert!(text.lines().all(|line| line.starts_with('<')), "{text}");
+}
+
+#[test]
+fn the_demo_shows_the_way_and_leaves_nothing() {
+    let place = Place::new();
+    let mut command = outboxd(&["demo"]);
+    command.env("TMPDIR", place.folder.path());
+    let finished = Running::start(command).finish();
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    assert_eq!(finished.stdout.matches("Received packet: ").count(), 10, "{}", finished.everything());
+    let last = finished.stdout.lines().last().unwrap();
+    assert_eq!(
+        last,
+        "10 users signed up, 10 packets received, 0 rows left in users_outbox.",
+        "{}",
+        finished.everything()
+    );
+    assert_eq!(names(place.folder.path()), [""; 0]);
+}
+
+#[test]
+fn an_interrupted_demo_cleans_up() {
+    let place = Place::new();
+    let mut command = outboxd(&["demo"]);
+    command.env("TMPDIR", place.folder.path());
+    let mut demo = Running::start(command);
+    demo.wait_until("a packet", |demo| demo.stdout().contains("Received packet: "));
+    demo.signal(Signal::INT);
+    let finished = demo.finish();
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    assert_eq!(names(place.folder.path()), [""; 0]);
+}
+
+#[test]
+fn the_unit_file_is_understood_by_systemd() {
+    let unit = include_str!("../systemd/outboxd.service");
+    assert!(unit.contains("ExecStart=/usr/bin/outboxd run\n"));
+    let place = Place::new();
+    // systemd wants the program to be there.
+    let path = place.write("outboxd.service", &unit.replace("/usr/bin/outboxd", "/bin/true"));
+    match std::process::Command::new("systemd-analyze").args(["verify", "--man=no", &path]).output() {
+        Ok(verified) => {
+            let said = String::from_utf8_lossy(&verified.stderr);
+            assert!(verified.status.success() && said.is_empty(), "{}: {said}", verified.status);
+        }
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "systemd-analyze: {error}"),
+    }
+}

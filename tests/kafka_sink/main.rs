@@ -1,0 +1,12 @@
+//! The Kafka sink against a broker that does every unpleasant thing on request: what each answer, fault and failure becomes for a relay.
+
+mod answers;
+mod connections;
+mod ends;
+mod leaders;
+mod opening;
+mod ordinary;
+mod real;
+mod rig;
+mod servers;
+mod storm;

@@ -1,0 +1,264 @@
+//! A relay's end of the sink as a test drives it: plans with rising sequences, and the events sorted by what is waited for.
+
+use crossbeam_channel::{Receiver, bounded};
+use fake_kafka::FakeKafka;
+use outboxd::kafka::record_batch::{RecordHeader, append_record};
+use outboxd::model::{
+    Fingerprint, OutboxIx, Outcome, PartitionStart, Plan, PlanId, RowKey, RowMeta, Rows, RunId, SinkEvent, Span,
+    Target, Triple, Why,
+};
+use outboxd::ports::{Manner, Sink};
+use outboxd::sink::kafka::{KafkaHandle, KafkaOptions, KafkaSink};
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Longer than any healthy wait on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+pub fn options(kafka: &FakeKafka) -> KafkaOptions {
+    KafkaOptions { bootstrap_servers: kafka.bootstrap_servers(), ..KafkaOptions::default() }
+}
+
+pub fn class(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Stored { .. } => "stored",
+        Outcome::NotAppended(_) => "not appended",
+        Outcome::Unsure(_) => "unsure",
+        Outcome::Rejected { .. } => "rejected",
+        Outcome::Refused(_) => "refused",
+        Outcome::OutOfSequence(_) => "out of sequence",
+    }
+}
+
+pub fn values(kafka: &FakeKafka, topic: &str, partition: i32) -> Vec<String> {
+    kafka
+        .records(topic, partition)
+        .into_iter()
+        .map(|record| String::from_utf8(record.value.expect("no test sends null")).unwrap())
+        .collect()
+}
+
+pub struct Rig {
+    sink: Rc<RefCell<Option<KafkaSink>>>,
+    pub handle: KafkaHandle,
+    pub events: Receiver<SinkEvent>,
+    /// Read while something else was waited for.
+    early: VecDeque<SinkEvent>,
+    pub producer: i64,
+    /// `NoProducer` and `NotOpened` before the first producer id.
+    pub unexpected: usize,
+    pub last_why: Option<Why>,
+    plans: u64,
+    sequences: HashMap<(String, i32), i32>,
+}
+
+impl Rig {
+    /// With a producer id.
+    pub fn start(kafka: &FakeKafka) -> Rig {
+        Rig::with(options(kafka))
+    }
+
+    pub fn with(options: KafkaOptions) -> Rig {
+        Rig::with_room(options, 256)
+    }
+
+    pub fn with_room(options: KafkaOptions, room: usize) -> Rig {
+        let mut rig = Rig::bare(Rc::new(RefCell::new(Some(KafkaSink::start(options).unwrap()))), room);
+        rig.producer = rig.producer_id();
+        rig
+    }
+
+    /// Without asking for anything.
+    pub fn unready(options: KafkaOptions) -> Rig {
+        Rig::bare(Rc::new(RefCell::new(Some(KafkaSink::start(options).unwrap()))), 256)
+    }
+
+    /// Another relay on the same sink.
+    pub fn second_relay(&self) -> Rig {
+        let mut rig = Rig::bare(Rc::clone(&self.sink), 256);
+        rig.producer = rig.producer_id();
+        rig
+    }
+
+    fn bare(sink: Rc<RefCell<Option<KafkaSink>>>, room: usize) -> Rig {
+        let (sender, events) = bounded(room);
+        let handle = sink.borrow().as_ref().expect("not stopped yet").handle(sender);
+        Rig {
+            sink,
+            handle,
+            events,
+            early: VecDeque::new(),
+            producer: -1,
+            unexpected: 0,
+            last_why: None,
+            plans: 0,
+            sequences: HashMap::new(),
+        }
+    }
+
+    pub fn stop(&mut self) -> bool {
+        let sink = self.sink.borrow_mut().take().expect("not stopped yet");
+        sink.stop(Instant::now() + PATIENCE)
+    }
+
+    /// The next event, whatever it is.
+    pub fn next(&mut self) -> SinkEvent {
+        self.early.pop_front().unwrap_or_else(|| self.receive())
+    }
+
+    fn receive(&self) -> SinkEvent {
+        self.events.recv_timeout(PATIENCE).expect("an event in time")
+    }
+
+    /// The first event that `wanted` accepts; others stay for later.
+    fn find<T>(&mut self, mut wanted: impl FnMut(&SinkEvent) -> Option<T>) -> T {
+        if let Some((at, found)) = self.early.iter().enumerate().find_map(|(at, event)| Some((at, wanted(event)?))) {
+            self.early.remove(at);
+            return found;
+        }
+        loop {
+            let event = self.receive();
+            match wanted(&event) {
+                Some(found) => return found,
+                None => self.early.push_back(event),
+            }
+        }
+    }
+
+    pub fn producer_id(&mut self) -> i64 {
+        self.handle.producer();
+        loop {
+            match self.next() {
+                SinkEvent::Producer { id } => return id,
+                SinkEvent::NoProducer { .. } => self.unexpected += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub fn no_producer(&mut self) -> Why {
+        self.find(|event| match event {
+            SinkEvent::NoProducer { why } => Some(why.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn open(&mut self, topic: &str) -> Vec<PartitionStart> {
+        self.handle.open(&topic.into());
+        self.opened(topic)
+    }
+
+    pub fn opened(&mut self, wanted: &str) -> Vec<PartitionStart> {
+        self.find(|event| match event {
+            SinkEvent::Opened { topic, partitions } if **topic == *wanted => Some(partitions.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn not_opened(&mut self, wanted: &str) -> Why {
+        self.handle.open(&wanted.into());
+        self.find(|event| match event {
+            SinkEvent::NotOpened { topic, why } if **topic == *wanted => Some(why.clone()),
+            _ => None,
+        })
+    }
+
+    /// The lane's next batch: one record for each value.
+    pub fn plan(&mut self, topic: &str, partition: i32, values: &[&str]) -> Arc<Plan> {
+        self.plan_with_key(topic, partition, Some(b"key"), values)
+    }
+
+    pub fn plan_without_keys(&mut self, topic: &str, partition: i32, values: &[&str]) -> Arc<Plan> {
+        self.plan_with_key(topic, partition, None, values)
+    }
+
+    fn plan_with_key(&mut self, topic: &str, partition: i32, key: Option<&[u8]>, values: &[&str]) -> Arc<Plan> {
+        let sequence = self.sequences.entry((topic.to_owned(), partition)).or_insert(0);
+        let first_sequence = *sequence;
+        *sequence += values.len() as i32;
+        self.plans += 1;
+        let mut rows = Rows::default();
+        for (at, value) in values.iter().enumerate() {
+            let headers = [RecordHeader { key: b"id", value: Some(b"header") }];
+            append_record(&mut rows.bytes, at as u32, key, Some(value.as_bytes()), &headers);
+            rows.meta.push(RowMeta {
+                key: RowKey { outbox: OutboxIx(0), rowid: at as i64 },
+                print: Fingerprint(0),
+                record: Span::default(),
+                message: 0,
+                event_id: Span::default(),
+            });
+        }
+        Arc::new(Plan {
+            id: PlanId(self.plans),
+            target: Target { topic: topic.into(), partition },
+            triple: Triple { producer_id: self.producer, epoch: 0, first_sequence },
+            run: RunId(1),
+            noted_offset: 0,
+            leader_epoch: -1,
+            first_attempt: SystemTime::now(),
+            rows: Arc::new(rows),
+        })
+    }
+
+    pub fn send(&mut self, plan: &Arc<Plan>, manner: Manner) {
+        self.handle.send(plan, manner).expect("room in the channel");
+    }
+
+    pub fn outcome(&mut self, wanted: &Arc<Plan>) -> Outcome {
+        let outcome = self.find(|event| match event {
+            SinkEvent::Outcome { plan, outcome, .. } if *plan == wanted.id => Some(outcome.clone()),
+            _ => None,
+        });
+        self.last_why = match &outcome {
+            Outcome::Stored { .. } => None,
+            Outcome::Rejected { why, .. }
+            | Outcome::NotAppended(why)
+            | Outcome::Unsure(why)
+            | Outcome::Refused(why)
+            | Outcome::OutOfSequence(why) => Some(why.clone()),
+        };
+        outcome
+    }
+
+    pub fn try_once(&mut self, plan: &Arc<Plan>) -> Outcome {
+        self.send(plan, Manner::Merged);
+        self.outcome(plan)
+    }
+
+    /// As a relay does it: the same plan again, after a pause, until it is stored. The offset.
+    pub fn until_stored(&mut self, plan: &Arc<Plan>) -> i64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.try_once(plan) {
+                Outcome::Stored { offset } => return offset,
+                Outcome::NotAppended(_) | Outcome::Unsure(_) if Instant::now() < deadline => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// No outcome of this plan has come yet.
+    pub fn nothing_for(&mut self, wanted: &Arc<Plan>) -> bool {
+        self.early.extend(self.events.try_iter());
+        !self.early.iter().any(|event| matches!(event, SinkEvent::Outcome { plan, .. } if *plan == wanted.id))
+    }
+
+    /// The next two events say the same.
+    pub fn no_event_differs(&mut self, first: &Why) -> bool {
+        (0..2).all(|_| matches!(self.next(), SinkEvent::NotOpened { why, .. } if why == *first))
+    }
+}

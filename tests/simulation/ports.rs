@@ -1,0 +1,365 @@
+//! The relay's four ports, over the world.
+
+use crate::world::{Append, Happening, Parcel, World};
+use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
+use outboxd::model::{
+    Backlog, Budget, Deletion, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart, Plan, RowView,
+    Rows, SinkEvent, Start, Topic, Version, Why,
+};
+use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+pub type Shared = Rc<RefCell<World>>;
+
+#[derive(Clone, Debug)]
+pub struct SimClock(pub Shared);
+
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        self.0.borrow().now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.0.borrow().elapsed
+    }
+}
+
+#[derive(Debug)]
+pub struct SimSource(pub Shared);
+
+impl SimSource {
+    fn open(&self) {
+        let mut world = self.0.borrow_mut();
+        if !world.open {
+            world.open = true;
+            world.connection += 1;
+        }
+    }
+
+    fn version_now(&self) -> Version {
+        let world = self.0.borrow();
+        Version { connection: world.connection, counter: world.counter }
+    }
+}
+
+impl Source for SimSource {
+    fn look(
+        &mut self,
+        outbox: OutboxIx,
+        start: Start,
+        budget: Budget,
+        each: &mut dyn FnMut(&RowView<'_>) -> Flow,
+    ) -> Result<Look, SourceError> {
+        self.open();
+        if self.0.borrow_mut().chance(40) {
+            return Err(SourceError::Busy("a lock".to_owned()));
+        }
+        if self.0.borrow_mut().chance(400) {
+            return Err(SourceError::Failed(Why::new("disk I/O error")));
+        }
+        let version = self.version_now();
+        let rows: BTreeMap<i64, _> = {
+            let world = self.0.borrow();
+            let table = &world.tables[usize::from(outbox.0)];
+            match start {
+                Start::Lowest => table.clone(),
+                Start::After(mark) => table.range(mark.rowid..).map(|(rowid, row)| (*rowid, row.clone())).collect(),
+                Start::From(rowid) => table.range(rowid..).map(|(rowid, row)| (*rowid, row.clone())).collect(),
+            }
+        };
+        let mut look = Look { rows: 0, end: LookEnd::End, version, held: Duration::from_micros(20) };
+        let mut rows = rows.into_iter();
+        if let Start::After(mark) = start {
+            match rows.next() {
+                Some((rowid, row)) if rowid == mark.rowid && row.print() == mark.print => {}
+                _ => return Ok(Look { end: LookEnd::MarkGone, ..look }),
+            }
+        }
+        let limit = budget.rows.min(self.0.borrow_mut().random.usize(1..40));
+        let mut last = 0;
+        for (rowid, row) in rows {
+            if budget.before.is_some_and(|before| rowid >= before) {
+                break;
+            }
+            if look.rows >= limit {
+                look.end = LookEnd::Budget { last };
+                return Ok(look);
+            }
+            let payload = row.payload();
+            let id = rowid.to_string();
+            let key = row.key.as_deref().map(str::as_bytes);
+            let fields = [Some(id.as_bytes()), key, Some(b"event".as_slice()), Some(payload.as_slice()), key, None];
+            if each(&RowView { rowid, print: row.print(), fields: &fields }) == Flow::Stop {
+                look.end = LookEnd::Stopped;
+                return Ok(look);
+            }
+            look.rows += 1;
+            last = rowid;
+        }
+        Ok(look)
+    }
+
+    fn version(&mut self) -> Result<Option<Version>, SourceError> {
+        Ok(self.is_open().then(|| self.version_now()))
+    }
+
+    fn make_durable(&mut self) -> Result<(), SourceError> {
+        if self.0.borrow_mut().chance(60) { Err(SourceError::Failed(Why::new("fdatasync: no space"))) } else { Ok(()) }
+    }
+
+    fn others_active(&mut self) -> bool {
+        self.0.borrow_mut().chance(6)
+    }
+
+    fn journal_mode(&self) -> JournalMode {
+        JournalMode::Wal
+    }
+
+    fn delete(
+        &mut self,
+        order: &DeleteOrder<'_>,
+        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+    ) -> Result<Deletion, SourceError> {
+        self.open();
+        let world = &mut *self.0.borrow_mut();
+        if world.chance(10) {
+            return Err(SourceError::Busy("a lock".to_owned()));
+        }
+        if order.yields && world.chance(10) {
+            return Err(SourceError::Yielded);
+        }
+        before_commit().map_err(SourceError::Journal)?;
+        let unknown = world.chance(50);
+        if unknown && world.random.bool() {
+            return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
+        }
+        let mut deletion = Deletion { held: Duration::from_micros(200), ..Deletion::default() };
+        world.deletes += 1;
+        for plan in order.plans {
+            assert!(
+                world.acknowledged_plans.contains(&plan.id),
+                "a plan is acknowledged in the state file before its delete"
+            );
+            for meta in &plan.rows.meta {
+                let table = &mut world.tables[usize::from(meta.key.outbox.0)];
+                match table.get(&meta.key.rowid) {
+                    None => deletion.gone.push(meta.key),
+                    Some(row) if row.print() != meta.print => deletion.changed.push(meta.key),
+                    Some(row) if row.kept => deletion.kept.push(meta.key),
+                    Some(row) => {
+                        let fate = world.fates.get_mut(&row.uid).expect("every version has a fate");
+                        assert!(fate.acknowledged, "P1: version {} is deleted and was never acknowledged", row.uid);
+                        fate.deleted_by_us = true;
+                        table.remove(&meta.key.rowid);
+                        deletion.deleted += 1;
+                    }
+                }
+            }
+        }
+        if unknown {
+            return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
+        }
+        Ok(deletion)
+    }
+
+    fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {
+        Ok(Backlog { rows: self.0.borrow().tables[usize::from(outbox.0)].len() as u64, exact: true })
+    }
+
+    fn let_go(&mut self) {
+        let world = &mut *self.0.borrow_mut();
+        world.open = false;
+        world.disk_changed = false;
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.borrow().open
+    }
+
+    fn stirred(&mut self) -> bool {
+        self.0.borrow().disk_changed
+    }
+}
+
+#[derive(Debug)]
+pub struct SimJournal(pub Shared);
+
+impl Journal for SimJournal {
+    fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
+        let world = &mut *self.0.borrow_mut();
+        if world.chance(50) {
+            return Err(JournalError { path: "state.db".to_owned(), text: "database or disk is full".to_owned() });
+        }
+        for change in changes {
+            match change {
+                Change::Planned(plan) => {
+                    assert!(sync, "a plan must survive a power cut before it is sent");
+                    assert!(world.recorded.insert(plan.id), "a plan is recorded once");
+                }
+                Change::Replaced { old, new } => {
+                    assert!(world.recorded.remove(old), "only a recorded plan is replaced");
+                    for plan in *new {
+                        assert!(world.recorded.insert(plan.id));
+                    }
+                }
+                Change::Acknowledged { plan, .. } => {
+                    assert!(world.recorded.contains(plan));
+                    world.acknowledged_plans.insert(*plan);
+                }
+                Change::Settled { plan } => {
+                    assert!(world.recorded.remove(plan), "plan {} is forgotten once", plan.0);
+                    world.acknowledged_plans.remove(plan);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub struct SimSink(pub Shared);
+
+impl Sink for SimSink {
+    fn producer(&mut self) {
+        let world = &mut *self.0.borrow_mut();
+        if world.chance(3) {
+            world.plan(Duration::from_millis(1), Happening::Sink(SinkEvent::NoProducer { why: Why::new("no broker") }));
+        }
+        let id = world.next_producer;
+        world.next_producer += 1;
+        world.plan(Duration::from_millis(2), Happening::Sink(SinkEvent::Producer { id }));
+    }
+
+    fn open(&mut self, topic: &Topic) {
+        let world = &mut *self.0.borrow_mut();
+        let after = world.micros(100..500_000);
+        let partitions = (0..3).map(|partition| PartitionStart { partition, end_offset: 0, leader_epoch: 0 }).collect();
+        world.plan(after, Happening::Sink(SinkEvent::Opened { topic: topic.clone(), partitions }));
+    }
+
+    fn send(&mut self, plan: &Arc<Plan>, _manner: Manner) -> Result<(), Full> {
+        let world = &mut *self.0.borrow_mut();
+        if world.chance(30) {
+            return Err(Full);
+        }
+        assert!(world.recorded.contains(&plan.id), "plan {} is sent and not in the state file", plan.id.0);
+        let parcel = Parcel {
+            plan: plan.id,
+            topic: plan.target.topic.to_string(),
+            partition: plan.target.partition,
+            producer: plan.triple.producer_id,
+            epoch: plan.triple.epoch,
+            first: plan.triple.first_sequence,
+            rows: plan.rows.clone(),
+        };
+        let after = world.micros(300..8_000);
+        world.plan(after, Happening::Answer(parcel));
+        Ok(())
+    }
+
+    fn drain(&mut self) {}
+}
+
+/// The records of a batch as (uid, poison), read with the wire's own reader.
+pub fn contents(rows: &Rows) -> Vec<(u64, bool)> {
+    let fields = BatchFields {
+        producer_id: 0,
+        producer_epoch: 0,
+        base_sequence: 0,
+        timestamp_ms: 0,
+        record_count: rows.len() as i32,
+    };
+    let mut bytes = encode_header(&fields, &rows.bytes).to_vec();
+    bytes.extend_from_slice(&rows.bytes);
+    let mut out = Vec::new();
+    for piece in BatchReader::new(&bytes) {
+        let Ok(Piece::Batch(batch)) = piece else { panic!("a whole batch: {piece:?}") };
+        assert!(batch.checksum_matches());
+        for (at, record) in batch.records().expect("uncompressed").enumerate() {
+            let record = record.expect("a record");
+            assert_eq!(record.offset, at as i64, "offset deltas have no gaps");
+            let value = String::from_utf8(record.value.expect("a value").to_vec()).expect("text");
+            let (poison, rest) = value.strip_prefix("poison-").map_or((false, value.as_str()), |rest| (true, rest));
+            let uid = rest.split('-').next().and_then(|uid| uid.parse().ok()).expect("a uid");
+            out.push((uid, poison));
+        }
+    }
+    assert_eq!(out.len(), rows.len());
+    out
+}
+
+/// The broker deals with a batch: a fault, a rejection, or Kafka's own rules.
+pub fn answer(world: &mut World, parcel: &Parcel) -> Outcome {
+    let contents = contents(&parcel.rows);
+    let why = || Why::new("the weather");
+    match world.random.u32(0..if world.weather.faults { 60 } else { 1 }) {
+        1..=3 => return Outcome::NotAppended(why()),
+        4 | 5 => {
+            // Lost before or after the append; sometimes the request arrives much later.
+            let late = world.micros(0..3_000_000);
+            match world.random.u32(0..3) {
+                0 => {}
+                1 => drop(append(world, parcel, &contents)),
+                _ => world.plan(late, Happening::LateCopy(parcel.clone())),
+            }
+            return Outcome::Unsure(why());
+        }
+        6 => return Outcome::Refused(why()),
+        7 => return Outcome::OutOfSequence(Why::new("45 from a leader that is no longer one").code(45)),
+        _ => {}
+    }
+    if world.weather.closed_until.is_some_and(|until| world.elapsed < until) {
+        world.closed_out.extend(contents.iter().map(|(uid, _)| *uid));
+        return Outcome::Rejected { why: Why::new("the clock").code(32), records: None };
+    }
+    append(world, parcel, &contents)
+}
+
+/// The partition's leader validates and appends.
+pub fn append(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> Outcome {
+    let bad: Vec<u32> =
+        contents.iter().enumerate().filter(|(_, (_, poison))| *poison).map(|(at, _)| at as u32).collect();
+    if !bad.is_empty() {
+        let named = world.random.bool() && (bad.len() < contents.len() || contents.len() == 1);
+        return Outcome::Rejected { why: Why::new("invalid record").code(87), records: named.then_some(bad) };
+    }
+    let uids: Vec<u64> = contents.iter().map(|(uid, _)| *uid).collect();
+    let log = world.logs.entry((parcel.topic.clone(), parcel.partition)).or_default();
+    match log.append(&uids, parcel.producer, parcel.epoch, parcel.first) {
+        Append::Stored(offset) => Outcome::Stored { offset },
+        Append::OutOfSequence(code) => Outcome::OutOfSequence(Why::new("sequence").code(code)),
+    }
+}
+
+/// Keeps the book of which lanes have to stop: an answer that can't be believed after an unsure attempt.
+pub fn judge(world: &mut World, parcel: &Parcel, outcome: &Outcome) {
+    let doubted = match outcome {
+        Outcome::Unsure(_) => {
+            world.unsure.insert(parcel.plan);
+            false
+        }
+        Outcome::OutOfSequence(_) => {
+            let times = world.out_of_sequence.entry(parcel.plan).or_default();
+            *times += 1;
+            *times >= 5
+        }
+        Outcome::Rejected { .. } => {
+            world.unsure.contains(&parcel.plan) || world.out_of_sequence.contains_key(&parcel.plan)
+        }
+        _ => false,
+    };
+    if doubted {
+        world.halted.insert((parcel.topic.clone(), parcel.partition));
+    }
+}
+
+/// What a Stored means to the checks: exactly these contents were acknowledged.
+pub fn acknowledge(world: &mut World, parcel: &Parcel) {
+    for (uid, _) in contents(&parcel.rows) {
+        world.fates.get_mut(&uid).expect("every version has a fate").acknowledged = true;
+    }
+}
