@@ -437,17 +437,19 @@ fn under_load(scene: &Scene, second_kafka: &str, hurt: impl FnOnce(&Progress<'_>
 // --- durability = "power-loss" ---
 
 fn durable_before_sent_wal(version: &str) {
-    durable_before_sent(version, "wal", &|name, what| name == "fdatasync" && what.ends_with(".db-wal"));
+    durable_before_sent(version, "wal", &|name, what| name == "fdatasync" && what.ends_with("app.db-wal"));
 }
 
 fn durable_before_sent_delete(version: &str) {
-    // The commit of a DELETE journal is the removal of its name: the folder is what must be on disk.
-    durable_before_sent(version, "delete", &|name, what| name == "fsync" && !what.contains(".db"));
+    // The commit of a DELETE journal is the removal of its name: the folder is what must be on disk, also when the application's
+    // next transaction has put another journal there meanwhile.
+    durable_before_sent(version, "delete", &|name, what| name == "fsync" && !what.contains("app.db"));
 }
 
 fn durable_before_sent_truncate(version: &str) {
     durable_before_sent(version, "truncate", &|name, what| {
-        (name == "fdatasync" || name == "fsync") && what.ends_with(".db-journal")
+        // The daemon's own deletes may remove the journal; then that is what must last.
+        (name == "fdatasync" && what.ends_with("app.db-journal")) || (name == "fsync" && !what.contains("app.db"))
     });
 }
 
@@ -488,7 +490,7 @@ fn durable_before_sent(version: &str, journal: &str, is_sync: &dyn Fn(&str, &str
                 names.contains(&call.name.as_str()) && place(call.descriptor()) && call.arguments.contains(&mark)
             })
         };
-        let read = first(&["pread64", "read"], &|what| what.contains(".db"));
+        let read = first(&["pread64", "read"], &|what| what.contains("app.db"));
         let sent = first(&["write", "writev", "sendto", "sendmsg"], &|what| what.starts_with("TCP"));
         let sent = sent.unwrap_or_else(|| panic!("{mark} was never sent, says {}", trace.display()));
         let read = read.unwrap_or_else(|| panic!("{mark} was never read, says {}", trace.display()));

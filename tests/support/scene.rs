@@ -82,9 +82,11 @@ impl Scene {
     // --- the application ---
 
     /// `outbox-app create` with further options, such as `--journal delete`.
+    /// In a folder of its own: the daemon watches it, and logs and traces beside it would wake it for ever.
     #[track_caller]
     pub fn database(&self, options: &str) -> PathBuf {
-        let path = self.path(&format!("app-{}.db", self.number()));
+        let path = self.path(&format!("data-{}/app.db", self.number()));
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
         let mut command = Command::new(app::binary());
         command.arg("create").arg("--db").arg(&path).args(options.split_whitespace());
         self.note(&show(&command));
