@@ -294,3 +294,65 @@ Hint: see who has it: ss -ltnp | grep {address}; or choose another under [http]:
         ),
     );
 }
+
+#[test]
+fn what_is_there_and_cannot_be_an_outbox() {
+    let place = Place::new();
+    let columns = "(id INTEGER PRIMARY KEY, aggregateId, eventType, payload)";
+    place.write("garbage", &"not a database ".repeat(400));
+    std::fs::create_dir(place.path("folder")).unwrap();
+    place.database("view", &format!("CREATE TABLE t {columns}; CREATE VIEW users_outbox AS SELECT * FROM t"));
+    place.database("column", "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, aggregateId, eventType)");
+    place.database("keyless", "CREATE TABLE users_outbox (id, aggregateId, eventType, payload)");
+    place.database("rowless", &format!("CREATE TABLE users_outbox {columns} WITHOUT ROWID"));
+    place.database(
+        "trigger",
+        &format!(
+            "CREATE TABLE users_outbox {columns}; CREATE TABLE log (x);
+             CREATE TRIGGER t AFTER DELETE ON users_outbox BEGIN INSERT INTO log VALUES (app_function(old.id)); END"
+        ),
+    );
+    for (name, report) in [
+        (
+            "garbage",
+            "Error: DIR/garbage is not an SQLite database, or an encrypted one
+Hint: outboxd reads plain SQLite files; see what it is with: file PATH
+",
+        ),
+        ("folder", "Error: DIR/folder is a directory\nHint: name the application's SQLite file\n"),
+        (
+            "view",
+            "Error: DIR/view: users_outbox is a view; an outbox must be a table, its rows are deleted
+Hint: name the table behind the view
+",
+        ),
+        (
+            "column",
+            "Error: DIR/column: users_outbox has no column payload
+Hint: its columns are id, aggregateId, eventType; set outbox.columns.payload in the configuration
+",
+        ),
+        (
+            "keyless",
+            "Error: DIR/keyless: users_outbox has neither an INTEGER PRIMARY KEY nor a unique column: after a VACUUM its rows could not be told apart
+Hint: add one, best: id INTEGER PRIMARY KEY AUTOINCREMENT
+",
+        ),
+        (
+            "rowless",
+            "Error: DIR/rowless: users_outbox is a WITHOUT ROWID table; hooks don't report its deletes
+Hint: create it without the words WITHOUT ROWID
+",
+        ),
+        (
+            "trigger",
+            "Error: DIR/trigger: users_outbox can't be read and deleted from by outboxd: no such function: app_function (SQLite error 1)
+Hint: a trigger, index, generated column or collation needs what only the application defines; make it use SQLite's own functions
+",
+        ),
+    ] {
+        let database = place.text(name);
+        run(&flags(&database, &["--stdout"])).expect(2, &place, report);
+        run(&flags(&database, &["--dry-run"])).expect(2, &place, report);
+    }
+}

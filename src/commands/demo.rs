@@ -122,7 +122,7 @@ fn play(
 /// The application's process.
 struct Playing {
     child: Child,
-    /// Closed when the child has ended: it holds the other end of its stdin's twin.
+    /// Closed when the child has ended, and with it its stdout.
     ended: Receiver<()>,
     lines: Option<std::thread::JoinHandle<()>>,
 }

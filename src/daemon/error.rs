@@ -15,8 +15,8 @@ pub enum DaemonError {
     State(#[from] StateError),
     #[error("{}: {plans} batches with {rows} rows are open in it, and --stdout keeps no plans", path.display())]
     OpenPlans { path: PathBuf, plans: usize, rows: usize },
-    #[error(transparent)]
-    Source(#[from] OpenError),
+    #[error("{}", without_hint(.0))]
+    Source(OpenError),
     #[error("Kafka's producer can't be started")]
     Kafka(#[from] StartError),
     #[error("the address {address} can't be listened on")]
@@ -37,6 +37,20 @@ pub enum DaemonError {
     Random(getrandom::Error),
     #[error("the relay of {database} failed: {text}")]
     Relay { database: String, text: String },
+}
+
+/// The hint is told apart.
+fn without_hint(error: &OpenError) -> String {
+    match error {
+        OpenError::NotAnOutbox { why, .. } | OpenError::Failed(why) => why.text.clone(),
+        OpenError::LockedBy { .. } | OpenError::SameTable { .. } => error.to_string(),
+    }
+}
+
+impl From<OpenError> for DaemonError {
+    fn from(error: OpenError) -> Self {
+        DaemonError::Source(error)
+    }
 }
 
 impl DaemonError {

@@ -4,7 +4,7 @@
 
 use crate::config::{self, Part};
 use crate::model::{OutboxIx, RunId, field};
-use crate::ports::Source;
+use crate::ports::{Source, SourceError};
 use crate::relay::Limits;
 use crate::relay::route::{Route, TemplatePart, TopicTemplate};
 use crate::sink::kafka::KafkaOptions;
@@ -118,9 +118,12 @@ pub fn waiting(databases: &[config::Database], health: &Health) -> String {
     let (mut rows, mut exact) = (0, true);
     for (database, figures) in databases.iter().zip(health.relays()) {
         let mut source = Database::open_read_only(database_options(database), outbox_specs(database));
+        // Reads the schema; what is wrong with it shows below.
+        let _ = source.check();
         for (index, last) in figures.outboxes.iter().enumerate() {
             let (now, counted) = match source.backlog(OutboxIx(index as u16)) {
                 Ok(backlog) => (backlog.rows, backlog.exact),
+                Err(SourceError::NotThere(_)) => (0, true),
                 Err(_) => (last.backlog_rows.load(Relaxed), false),
             };
             rows += now;

@@ -87,7 +87,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     // Validation comes before the duplicate check: a batch that was stored can be answered so.
                     self.halt(ix, flight, &why);
                 } else {
-                    self.rejected(ix, flight, why, records, now);
+                    self.rejected(ix, flight, &why, records, now);
                 }
             }
         }
@@ -177,7 +177,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
-    fn rejected(&mut self, ix: u32, flight: Flight, why: Why, records: Option<Vec<u32>>, now: Instant) {
+    fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
         let Flight { plan, seen, .. } = flight;
         self.plans.remove(&plan.id);
         let rows = take_rows(plan.clone());
@@ -198,11 +198,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
         if all || self.intake.topics[topic].breaker.is_tripped() {
             self.intake.give_back_rows(ix, rows);
-            self.trip(topic, &why, now);
+            self.trip(topic, why, now);
             return;
         }
         match records {
-            None if count > 1 => self.split(ix, rows, seen, &why),
+            None if count > 1 => self.split(ix, rows, seen, why),
             _ => {
                 let mut bad: Vec<usize> =
                     records.map_or_else(|| vec![0], |at| at.iter().map(|at| *at as usize).collect());
@@ -210,7 +210,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 bad.sort_unstable();
                 bad.dedup();
                 let good: Vec<usize> = (0..count).filter(|at| bad.binary_search(at).is_err()).collect();
-                self.replace(ix, rows, seen, &[good], &bad, &why, now);
+                self.replace(ix, rows, seen, &[good], &bad, why, now);
             }
         }
     }

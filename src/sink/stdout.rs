@@ -403,6 +403,70 @@ mod tests {
         assert!(sink.stop(Instant::now() + Duration::from_secs(10)));
     }
 
+    /// Holds every write until it is told to go on.
+    struct Slow(Receiver<()>, Sender<()>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1.send(()).unwrap();
+            self.0.recv().unwrap();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_drain_keeps_what_is_not_begun_and_is_one_relays_own() {
+        let (go_on, told) = bounded(16);
+        let (tell, writing) = bounded(16);
+        let sink = StdoutSink::to(Slow(told, tell)).unwrap();
+        let (sender, events) = bounded(16);
+        let mut handle = sink.handle(sender);
+        let (sender, other_events) = bounded(16);
+        let mut other = sink.handle(sender);
+        let batch = |id| plan(id, "users", &[(None, Some(b"v"), &[])]);
+        handle.send(&batch(1), Manner::Merged).unwrap();
+        writing.recv_timeout(Duration::from_secs(10)).unwrap();
+        handle.send(&batch(2), Manner::Merged).unwrap();
+        other.send(&batch(3), Manner::Merged).unwrap();
+        handle.drain();
+        go_on.send(()).unwrap();
+        go_on.send(()).unwrap();
+        assert_eq!(stored(&next(&events)), (1, 0));
+        assert!(matches!(next(&events), SinkEvent::Outcome { plan: PlanId(2), outcome: Outcome::NotAppended(_), .. }));
+        assert_eq!(stored(&next(&other_events)), (3, 1));
+        assert!(sink.stop(Instant::now() + Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_relay_is_full_by_its_own_batches_only() {
+        let (go_on, told) = bounded(2 * WAITING_MAX);
+        let (tell, writing) = bounded(2 * WAITING_MAX);
+        let sink = StdoutSink::to(Slow(told, tell)).unwrap();
+        let (sender, events) = bounded(2 * WAITING_MAX);
+        let mut handle = sink.handle(sender);
+        let (sender, other_events) = bounded(2 * WAITING_MAX);
+        let mut other = sink.handle(sender);
+        let batch = |id| plan(id, "users", &[(None, Some(b"v"), &[])]);
+        for id in 0..WAITING_MAX as u64 {
+            handle.send(&batch(id), Manner::Merged).unwrap();
+        }
+        assert_eq!(handle.send(&batch(1_000), Manner::Merged), Err(Full));
+        other.send(&batch(2_000), Manner::Merged).unwrap();
+        for _ in 0..=WAITING_MAX {
+            go_on.send(()).unwrap();
+        }
+        assert_eq!(stored(&next(&events)), (0, 0));
+        handle.send(&batch(1_000), Manner::Merged).unwrap();
+        go_on.send(()).unwrap();
+        assert_eq!(stored(&next(&other_events)).0, 2_000);
+        assert!(sink.stop(Instant::now() + Duration::from_secs(10)));
+        drop(writing);
+    }
+
     #[test]
     fn a_full_channel_does_not_block_the_relay() {
         let sink = StdoutSink::to(io::sink()).unwrap();

@@ -11,8 +11,8 @@ use super::outbox::{Outbox, State};
 use super::scan::Gather;
 use super::traces::Traces;
 use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
-use crate::model::{Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, Version, Why};
-use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
+use crate::model::{JournalMode, OutboxIx, Version, Why};
+use crate::ports::SourceError;
 use rusqlite::{Connection, OpenFlags};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -234,6 +234,11 @@ impl Database {
             return Err(NotReady::NotThere(self.absent()));
         }
         match Lock::take(&self.options.path, !self.read_only) {
+            Ok(_) if lock::is_mounted_alone(&self.options.path) => Err(NotReady::NotADatabase(
+                Why::new(format!("{} is mounted alone, without its directory", self.subject())).hint(
+                    "the application's -wal and -journal lie beside its own path: mount the whole directory instead",
+                ),
+            )),
             Ok(lock) => {
                 let another = self.lock.as_ref().is_some_and(|old| old.file() != lock.file());
                 if another || self.vanished {
@@ -284,6 +289,18 @@ impl Database {
             return Err(NotReady::NotADatabase(
                 Why::new(format!("{} can only be opened for reading", self.subject()))
                     .hint("run outboxd under the application's user or group; to only look, add --dry-run"),
+            ));
+        }
+        let companions = Companions::of(&database);
+        let needs_directory = header.mode == JournalMode::Rollback || !companions.wal.exists();
+        if !self.read_only && needs_directory && !companions.directory_is_writable() {
+            // Opening works without; the first delete would fail, with its rows published.
+            return Err(NotReady::Failed(
+                Why::new(format!(
+                    "{}: no files can be made in its directory, and deleting needs a journal",
+                    self.subject()
+                ))
+                .hint("run outboxd under the application's user or group"),
             ));
         }
         let unix = handle::is_unix_vfs(&connection);
@@ -364,6 +381,9 @@ impl Database {
                 Err(_) => true,
             };
         self.close();
+        if let Some(companions) = &mut self.companions {
+            companions.let_go();
+        }
         let after = Traces::take(&database, &wal);
         self.left = Some(Left { doubt: unseen || before.leaves_doubt(&after), database, traces: after });
     }
@@ -448,71 +468,5 @@ impl NotReady {
             NotReady::NotADatabase(why) => SourceError::NotAnOutbox { outbox, why },
             NotReady::Failed(why) => SourceError::Failed(why),
         }
-    }
-}
-
-impl Source for Database {
-    fn look(
-        &mut self,
-        outbox: OutboxIx,
-        start: Start,
-        budget: Budget,
-        each: &mut dyn FnMut(&RowView<'_>) -> Flow,
-    ) -> Result<Look, SourceError> {
-        self.look_now(outbox, start, budget, each)
-    }
-
-    fn version(&mut self) -> Result<Option<Version>, SourceError> {
-        self.version_now()
-    }
-
-    fn make_durable(&mut self) -> Result<(), SourceError> {
-        if !self.unsynced || !self.syncs() {
-            return Ok(());
-        }
-        let Some(companions) = &mut self.companions else { return Ok(()) };
-        match companions.sync(self.mode) {
-            Ok(()) => {
-                self.unsynced = false;
-                Ok(())
-            }
-            Err(error) => {
-                Err(SourceError::Failed(Why::new(format!("{}: syncing its log: {error}", self.subject())).hint(
-                    "nothing is published that a power cut could undo; look at the kernel's log for the disk: dmesg",
-                )))
-            }
-        }
-    }
-
-    fn others_active(&mut self) -> bool {
-        let Some(link) = self.link.as_ref().filter(|link| link.unix) else { return false };
-        match self.mode {
-            JournalMode::Wal => handle::external_reader(&link.connection),
-            JournalMode::Rollback => handle::reserved(&link.connection),
-        }
-    }
-
-    fn journal_mode(&self) -> JournalMode {
-        self.mode
-    }
-
-    fn delete(
-        &mut self,
-        order: &DeleteOrder<'_>,
-        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
-    ) -> Result<Deletion, SourceError> {
-        self.delete_now(order, before_commit)
-    }
-
-    fn let_go(&mut self) {
-        self.let_go_now();
-    }
-
-    fn is_open(&self) -> bool {
-        self.link.is_some()
-    }
-
-    fn stirred(&mut self) -> bool {
-        self.stirred_now()
     }
 }

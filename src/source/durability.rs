@@ -43,6 +43,10 @@ impl Companions {
         Companions { directory, wal: with("-wal"), journal: with("-journal"), open_wal: None }
     }
 
+    pub fn directory_is_writable(&self) -> bool {
+        rustix::fs::access(&self.directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
+    }
+
     pub fn sync(&mut self, mode: JournalMode) -> io::Result<()> {
         match mode {
             JournalMode::Wal => self.sync_wal(),
@@ -69,14 +73,23 @@ impl Companions {
         Ok(())
     }
 
-    /// The application's journal mode is not known: DELETE, TRUNCATE and PERSIST are each connection's own business. What can be
-    /// seen is the journal after its commit. Gone (DELETE): the unlink must last, or the journal comes back hot and undoes the
-    /// transaction. There (TRUNCATE, PERSIST): its truncation must last; for PERSIST SQLite has done it already.
+    /// The application's journal mode is not known: DELETE, TRUNCATE and PERSIST are each connection's own business. In DELETE
+    /// mode the journal's unlink must last, or it comes back hot and undoes the transaction; in TRUNCATE mode its truncation
+    /// (for PERSIST SQLite has done it already). A journal that is there does not mean that none was unlinked just before: it
+    /// may be the next transaction's. So the directory is synced in any case.
     fn sync_journal(&mut self) -> io::Result<()> {
         match rustix::fs::open(&self.journal, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()) {
-            Ok(journal) => rustix::fs::fdatasync(&journal).map_err(io::Error::from),
-            Err(Errno::NOENT) => sync_directory(&self.directory),
-            Err(error) => Err(error.into()),
+            Ok(journal) => rustix::fs::fdatasync(&journal)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        sync_directory(&self.directory)
+    }
+
+    /// Keeps no file open that someone may want to be rid of; what a failed sync said stays.
+    pub fn let_go(&mut self) {
+        if self.open_wal.as_ref().is_some_and(|wal| wal.failed.is_none()) {
+            self.open_wal = None;
         }
     }
 

@@ -194,15 +194,80 @@ impl Header {
     }
 }
 
+/// Whether the file itself is a mount point: a database bind-mounted alone, beside which the application's -wal and -journal
+/// are not to be found.
+pub(super) fn is_mounted_alone(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| names_mount_point(&mounts, &path))
+}
+
+fn names_mount_point(mountinfo: &str, path: &Path) -> bool {
+    // "36 35 98:0 /root/of/mount /mount/point rw,noatime ...": blanks and the like are written as \040.
+    let wanted: String = path
+        .to_string_lossy()
+        .chars()
+        .map(|letter| match letter {
+            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(letter)),
+            other => other.to_string(),
+        })
+        .collect();
+    mountinfo.lines().any(|line| line.split(' ').nth(4) == Some(wanted.as_str()))
+}
+
 /// The PID that holds the flock, from /proc/locks: best effort, blind across PID namespaces.
 fn holder(file: FileId) -> Option<u32> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let wanted =
         format!("{:02x}:{:02x}:{}", rustix::fs::major(file.device), rustix::fs::minor(file.device), file.inode);
-    locks.lines().find_map(|line| {
-        // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"
-        let mut words = line.split_whitespace().skip(1);
-        let (kind, _, _, pid, place) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
-        (kind == "FLOCK" && place == wanted).then(|| pid.parse().ok()).flatten()
-    })
+    let held = |matches: &dyn Fn(&str) -> bool| {
+        locks.lines().find_map(|line| {
+            // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"
+            let mut words = line.split_whitespace().skip(1);
+            let (kind, _, _, pid, place) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
+            (kind == "FLOCK" && matches(place)).then(|| pid.parse().ok()).flatten()
+        })
+    };
+    // Layered file systems answer `stat` with another device than the one the kernel lists locks under.
+    let inode = format!(":{}", file.inode);
+    held(&|place| place == wanted).or_else(|| held(&|place| place.ends_with(&inode)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_is_recognised_whatever_its_name() {
+        let mounts = "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:1 /x /data/my\\040db.sqlite rw - ext4 /dev/a rw\n";
+        assert!(names_mount_point(mounts, Path::new("/data/my db.sqlite")));
+        assert!(!names_mount_point(mounts, Path::new("/data/my")));
+        assert!(!names_mount_point(mounts, Path::new("/x")));
+    }
+
+    #[test]
+    fn one_file_is_one_database_by_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = |name: &str| directory.path().join(name);
+        std::fs::write(name("a"), "").unwrap();
+        std::fs::hard_link(name("a"), name("b")).unwrap();
+        std::os::unix::fs::symlink("a", name("c")).unwrap();
+        std::os::unix::fs::symlink("later", name("d")).unwrap();
+        assert!(same_file(&name("a"), &name("b")).unwrap());
+        assert!(same_file(&name("a"), &name("c")).unwrap());
+        assert!(!same_file(&name("a"), &name("later")).unwrap());
+        assert!(same_file(&name("d"), &name("later")).unwrap(), "neither exists yet");
+        assert!(!same_file(&name("d"), &name("other")).unwrap());
+        assert_eq!(file_id(&name("later")).unwrap(), None);
+    }
+
+    #[test]
+    fn the_header_is_read_as_the_file_format_says() {
+        let mut bytes = [0u8; 100];
+        (bytes[16], bytes[17], bytes[19]) = (0, 1, 2);
+        let header = Header::parse(&bytes);
+        assert_eq!((header.page_size, header.mode), (65536, JournalMode::Wal));
+        (bytes[16], bytes[17], bytes[19]) = (0x10, 0, 1);
+        let header = Header::parse(&bytes);
+        assert_eq!((header.page_size, header.mode), (4096, JournalMode::Rollback));
+    }
 }

@@ -124,17 +124,23 @@ impl Database {
         }
         let version: i64 = connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
         let changed = self.schema_version.is_some_and(|known| known != version);
-        let mut replaced = Vec::new();
         for outbox in &mut self.outboxes {
             if changed || matches!(outbox.state, State::Unknown) {
-                replaced.extend(outbox.inspect(connection, changed)?);
+                // Kept aside at once: an error at the next outbox must not swallow it.
+                if let Some(replaced) = outbox.inspect(connection, changed)? {
+                    let said = self.replaced.take().map_or_else(String::new, |said| said + "; ");
+                    self.replaced = Some(said + &replaced);
+                }
             }
         }
         self.schema_version = Some(version);
         if changed {
             self.work.forget_refused();
         }
-        if replaced.is_empty() { Ok(()) } else { Err(Trouble::Source(SourceError::Replaced(replaced.join("; ")))) }
+        match self.replaced.take() {
+            Some(replaced) => Err(Trouble::Source(SourceError::Replaced(replaced))),
+            None => Ok(()),
+        }
     }
 
     fn read(

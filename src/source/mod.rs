@@ -3,6 +3,7 @@
 //! Promises: no schema change, no checkpoint asked for, short transactions; a delete is believed only when SQLite's hooks
 //! and the COMMIT confirm it. Does not know: Kafka, topics, plans' outcomes.
 
+mod backlog;
 mod database;
 mod delete;
 mod durability;
@@ -13,6 +14,7 @@ mod lock;
 mod look;
 mod outbox;
 mod own_commits;
+mod port;
 mod scan;
 mod schema;
 mod traces;

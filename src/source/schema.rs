@@ -27,6 +27,10 @@ pub(super) struct Table {
     pub range: String,
     /// `?1`, `?2`: lowest and highest rowid.
     pub delete: String,
+    /// `?1`: counted up to so many rows.
+    pub count: String,
+    /// Highest and lowest rowid: two subqueries, because SQLite answers min and max from the ends of the tree only one at a time.
+    pub ends: String,
 }
 
 /// What lies under a table's name.
@@ -124,6 +128,8 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
     let range = format!(
         "SELECT {rowid}{list} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 AND {rowid} <= ?2 ORDER BY {rowid}"
     );
+    let count = format!("SELECT count(*) FROM (SELECT 1 FROM main.{table} NOT INDEXED LIMIT ?1)");
+    let ends = format!("SELECT (SELECT max({rowid}) FROM main.{table}), (SELECT min({rowid}) FROM main.{table})");
     let delete = format!("DELETE FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 AND {rowid} <= ?2");
     for statement in [&scan, &range, &delete] {
         if let Err(error) = connection.prepare(statement) {
@@ -142,6 +148,8 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
     Ok(Found::Table(Box::new(Table {
         name,
         sql,
+        count,
+        ends,
         rowid_is_key,
         columns: selected.len(),
         stored,

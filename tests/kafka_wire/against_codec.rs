@@ -55,6 +55,41 @@ fn requests_are_byte_for_byte_what_the_codec_writes() {
 }
 
 #[test]
+fn a_topic_is_created_as_the_codec_would() {
+    use kafka_protocol::messages::create_topics_request::CreatableTopic;
+    use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+    for (version, replication) in [(2, 1), (3, 1), (4, -1)] {
+        let wanted = CreatableTopic::default()
+            .with_name(topic("users"))
+            .with_num_partitions(3)
+            .with_replication_factor(replication);
+        let theirs = messages::CreateTopicsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(5_000)
+            .with_validate_only(false);
+        let ours = CreateTopicsRequest { topic: "users", partitions: 3, timeout_ms: 5_000 };
+        assert_eq!(body(&ours, version), encoded(&theirs, version), "version {version}");
+
+        let made = CreatableTopicResult::default()
+            .with_name(topic("users"))
+            .with_error_code(36)
+            .with_error_message(Some(text("it is there")));
+        let answer = messages::CreateTopicsResponse::default().with_throttle_time_ms(7).with_topics(vec![made]);
+        assert_eq!(
+            decode::<CreateTopicsRequest<'_>>(version, &encoded(&answer, version)).unwrap(),
+            CreateTopicsResponse {
+                throttle_time: Duration::from_millis(7),
+                topics: vec![CreatedTopic {
+                    topic: "users".to_owned(),
+                    error: ErrorCode(36),
+                    message: Some("it is there".to_owned())
+                }],
+            }
+        );
+    }
+}
+
+#[test]
 fn flat_lists_are_grouped_by_topic() {
     let place = |topic, partition| ListOffsetsPartition {
         topic,
@@ -162,6 +197,9 @@ fn headers_are_those_of_each_apis_version() {
                 }
                 ApiKey::InitProducerId => {
                     check::<messages::InitProducerIdRequest, messages::InitProducerIdResponse>(line.api, version);
+                }
+                ApiKey::CreateTopics => {
+                    check::<messages::CreateTopicsRequest, messages::CreateTopicsResponse>(line.api, version);
                 }
                 ApiKey::DescribeProducers => {
                     check::<messages::DescribeProducersRequest, messages::DescribeProducersResponse>(line.api, version);

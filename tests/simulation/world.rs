@@ -29,6 +29,7 @@ impl Version {
 }
 
 /// What became of a committed version, as the checks see it.
+#[allow(clippy::struct_excessive_bools)] // four independent facts
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fate {
     pub acknowledged: bool,
@@ -38,11 +39,14 @@ pub struct Fate {
     pub out_of_order: bool,
 }
 
+/// What a leader remembers of a producer: its epoch, and the first and last sequence and the offset of its last batches.
+type Memory = (i16, VecDeque<(i32, i32, i64)>);
+
 /// A partition's log and what its leader remembers of producers.
 #[derive(Debug, Default)]
 pub struct Log {
     pub uids: Vec<u64>,
-    producers: HashMap<i64, (i16, VecDeque<(i32, i32, i64)>)>,
+    producers: HashMap<i64, Memory>,
 }
 
 /// A broker's verdict on a batch, by Kafka's rules: sequences only, contents ignored.

@@ -141,10 +141,12 @@ where
 
     fn topic(&mut self, name: Arc<str>, now: Instant) -> &mut Topic<E> {
         let backoff = self.shared.options.retry_backoff();
-        let refresh = &mut self.refresh;
-        self.topics.entry(name).or_insert_with(|| {
-            *refresh = true;
-            Topic { subscribers: Vec::new(), opened: None, wanted: false, due: now, backoff }
+        self.topics.entry(name).or_insert_with(|| Topic {
+            subscribers: Vec::new(),
+            opened: None,
+            wanted: false,
+            due: now,
+            backoff,
         })
     }
 

@@ -132,6 +132,15 @@ fn added_columns_leave_fingerprints_alone_and_renamed_ones_do_not() {
     app.exec("ALTER TABLE users_outbox ADD COLUMN gen TEXT AS (payload || '!') VIRTUAL;");
     assert_eq!(all(&mut database), seen[1..]);
     assert_eq!(delete(&mut database, &seen[1..]).unwrap().deleted, 1);
+    app.exec("DROP TABLE users_outbox;");
+    app.exec(&SCHEMA.replace("payload TEXT", "payload TEXT, note TEXT"));
+    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Replaced(_))));
+    drop(database);
+    let mut database = world.database();
+    wait_until("the lock is free", || database.check().is_ok());
+    app.exec("ALTER TABLE users_outbox RENAME COLUMN note TO remark;");
+    replaced_once(&mut database);
+    all(&mut database);
 }
 
 #[test]

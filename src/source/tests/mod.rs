@@ -5,6 +5,7 @@ mod failures;
 mod identity;
 mod looks;
 mod refusals;
+mod together;
 mod wakes;
 
 use super::*;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::Why;
+use std::os::unix::fs::PermissionsExt;
 
 /// Why the only outbox is refused at start; the same is said when it is found later.
 fn refused(world: &World, mut database: Database) -> Why {
@@ -154,39 +155,49 @@ pub(super) fn rerun(test: &str, prepare: &str, variables: &[(&str, &str)]) -> st
 }
 
 const READ_ONLY: &str = "OUTBOXD_TEST_READ_ONLY";
+const SAYS: &str = "OUTBOXD_TEST_SAYS";
 
 #[test]
-fn a_file_that_can_only_be_read_is_refused() {
+fn a_file_without_the_rights_to_it_is_refused() {
     if let Ok(path) = std::env::var(READ_ONLY) {
         // In a process without the right to write.
         let options = DatabaseOptions { path: path.into(), ..World::new().options() };
-        let Err(OpenError::NotAnOutbox { why, .. }) = Database::new(options, vec![spec("users_outbox")]).check() else {
-            panic!("accepted")
+        let says = match Database::new(options, vec![spec("users_outbox")]).check() {
+            Err(OpenError::NotAnOutbox { why, .. } | OpenError::Failed(why)) => why,
+            other => panic!("{other:?}"),
         };
-        assert!(why.text.contains("only be opened for reading"), "{why}");
+        assert!(says.text.contains(&std::env::var(SAYS).unwrap()), "{says}");
         println!("refused as it should be");
         return;
     }
-    use std::os::unix::fs::PermissionsExt;
     let (world, app) = World::with("DELETE", SCHEMA);
     app.close();
-    std::fs::set_permissions(&world.path, std::fs::Permissions::from_mode(0o444)).unwrap();
-    std::fs::set_permissions(world.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let copy = world.directory.path().join("test");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    let mut command = if rustix::process::geteuid().is_root() {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
-        command
-    } else {
-        Command::new(&copy)
-    };
-    let output = command
-        .args(["--exact", "source::tests::refusals::a_file_that_can_only_be_read_is_refused", "--nocapture"])
-        .env(READ_ONLY, &world.path)
-        .current_dir(world.directory.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("refused as it should be"), "{output:?}");
+    for (file, directory, says) in [
+        (0o444, 0o777, "only be opened for reading"),
+        (0o666, 0o755, "no files can be made in its directory"),
+        (0o000, 0o777, "ermission denied"),
+    ] {
+        std::fs::set_permissions(&world.path, std::fs::Permissions::from_mode(file)).unwrap();
+        std::fs::set_permissions(world.directory.path(), std::fs::Permissions::from_mode(directory)).unwrap();
+        let mut command = if rustix::process::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
+            command
+        } else if directory == 0o777 {
+            Command::new(&copy)
+        } else {
+            continue; // the owner may write to the directory whatever its group may
+        };
+        let output = command
+            .args(["--exact", "source::tests::refusals::a_file_without_the_rights_to_it_is_refused", "--nocapture"])
+            .env(READ_ONLY, &world.path)
+            .env(SAYS, says)
+            .current_dir(world.directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("refused as it should be"), "{output:?}");
+    }
 }

@@ -1,0 +1,78 @@
+//! `ports::Source`, as the relay sees a database.
+//!
+//! Promises: nothing beyond the trait. Does not know: how any of it is done.
+
+use super::database::Database;
+use super::handle;
+use crate::model::{Backlog, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, Version, Why};
+use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
+
+impl Source for Database {
+    fn look(
+        &mut self,
+        outbox: OutboxIx,
+        start: Start,
+        budget: Budget,
+        each: &mut dyn FnMut(&RowView<'_>) -> Flow,
+    ) -> Result<Look, SourceError> {
+        self.look_now(outbox, start, budget, each)
+    }
+
+    fn version(&mut self) -> Result<Option<Version>, SourceError> {
+        self.version_now()
+    }
+
+    fn make_durable(&mut self) -> Result<(), SourceError> {
+        if !self.unsynced || !self.syncs() {
+            return Ok(());
+        }
+        let Some(companions) = &mut self.companions else { return Ok(()) };
+        match companions.sync(self.mode) {
+            Ok(()) => {
+                self.unsynced = false;
+                Ok(())
+            }
+            Err(error) => {
+                Err(SourceError::Failed(Why::new(format!("{}: syncing its log: {error}", self.subject())).hint(
+                    "nothing is published that a power cut could undo; look at the kernel's log for the disk: dmesg",
+                )))
+            }
+        }
+    }
+
+    fn others_active(&mut self) -> bool {
+        let Some(link) = self.link.as_ref().filter(|link| link.unix) else { return false };
+        match self.mode {
+            JournalMode::Wal => handle::external_reader(&link.connection),
+            JournalMode::Rollback => handle::reserved(&link.connection),
+        }
+    }
+
+    fn journal_mode(&self) -> JournalMode {
+        self.mode
+    }
+
+    fn delete(
+        &mut self,
+        order: &DeleteOrder<'_>,
+        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+    ) -> Result<Deletion, SourceError> {
+        self.delete_now(order, before_commit)
+    }
+
+    fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {
+        self.backlog_now(outbox)
+    }
+
+    fn let_go(&mut self) {
+        self.let_go_now();
+    }
+
+    fn is_open(&self) -> bool {
+        self.link.is_some()
+    }
+
+    fn stirred(&mut self) -> bool {
+        self.stirred_now()
+    }
+}

@@ -1,0 +1,118 @@
+//! The daemon as a process against a broker over real TCP: the whole way, several databases, and what a kill leaves.
+
+mod common;
+
+use common::{OUTBOX, PATIENCE, Place, Running, names, outboxd};
+use fake_kafka::FakeKafka;
+use rustix::process::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn fill(place: &Place, database: &str, from: u32, count: u32) {
+    let connection = rusqlite::Connection::open(place.path(database)).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    let sql = "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES (?, 'E', ?)";
+    connection.execute_batch("BEGIN").unwrap();
+    for number in from..from + count {
+        connection.execute(sql, rusqlite::params![number % 7, format!("{database}-{number}")]).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+}
+
+fn rows(place: &Place, database: &str) -> i64 {
+    let connection = rusqlite::Connection::open(place.path(database)).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    connection.query_row("SELECT count(*) FROM users_outbox", [], |row| row.get(0)).unwrap()
+}
+
+fn run(kafka: &FakeKafka, database: &str) -> Running {
+    let servers = kafka.bootstrap();
+    let arguments = ["run", "--database", database, "--table", "users_outbox", "--topic", "users"];
+    let mut command = outboxd(&arguments);
+    command.args(["--bootstrap-servers", &servers]);
+    Running::start(command)
+}
+
+fn open_plans(place: &Place, state: &str) -> usize {
+    let run = outboxd::model::RunId(9);
+    outboxd::state::StateFile::open(&place.path(state), run).unwrap().open_plans().unwrap().len()
+}
+
+#[test]
+fn the_demo_reads_its_records_back() {
+    let kafka = FakeKafka::builder().brokers(2).topic("outboxd-demo", 3).start();
+    let place = Place::new();
+    let mut command = outboxd(&["demo", "--bootstrap-servers", &kafka.bootstrap()]);
+    command.env("TMPDIR", place.folder.path());
+    let finished = Running::start(command).finish();
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.everything());
+    assert_eq!(finished.stdout.matches("Received packet: outboxd-demo-").count(), 10, "{}", finished.everything());
+    assert_eq!(kafka.record_count("outboxd-demo"), 10);
+    assert_eq!(names(place.folder.path()), [""; 0]);
+}
+
+#[test]
+fn two_databases_share_a_daemon_and_a_state_file() {
+    let kafka = FakeKafka::builder().topic("a", 2).topic("b", 1).start();
+    let place = Place::new();
+    let mut text = String::new();
+    for name in ["a", "b"] {
+        let database = place.database(name, &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+        fill(&place, name, 0, 200);
+        text += &format!("[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = {name:?}\n");
+    }
+    text +=
+        &format!("[kafka]\nbootstrap_servers = [{:?}]\n[state]\npath = {:?}", kafka.bootstrap(), place.text("state"));
+    let config = place.write("c.toml", &text);
+    let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
+    daemon.wait_until("empty tables", |_| rows(&place, "a") + rows(&place, "b") == 0);
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    for name in ["a", "b"] {
+        let records = kafka.all_records(name);
+        let values: BTreeSet<_> = records.iter().map(|record| record.value.clone().unwrap()).collect();
+        assert_eq!((records.len(), values.len()), (200, 200), "topic {name}");
+        assert!(values.iter().all(|value| value.starts_with(name.as_bytes())), "topic {name}");
+    }
+    assert!(daemon.stderr.contains("drained: published 400, deleted 400"), "{}", daemon.everything());
+    assert_eq!(open_plans(&place, "state"), 0, "what is settled is forgotten");
+}
+
+#[test]
+fn a_kill_loses_nothing_and_the_next_start_says_what_was_in_flight() {
+    const ROWS: u32 = 20_000;
+    let kafka = FakeKafka::builder().topic("users", 3).start();
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    fill(&place, "db", 0, ROWS);
+    let mut daemon = run(&kafka, &database);
+    daemon.wait_until("the first records", |_| kafka.record_count("users") > 0);
+    daemon.signal(Signal::KILL);
+    daemon.finish();
+    let left = open_plans(&place, "db-outboxd");
+    assert!(left > 0, "a daemon killed at work leaves plans");
+
+    let mut daemon = run(&kafka, &database);
+    daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    let told = daemon.stderr.matches("an earlier run left").count();
+    assert_eq!(told, left.min(20), "{}", daemon.everything());
+    let values: BTreeSet<_> = kafka.all_records("users").into_iter().map(|record| record.value.unwrap()).collect();
+    assert_eq!(values.len(), ROWS as usize, "every row arrived at least once");
+    // First arrivals of a key are in the order of their commits, resends or not.
+    let mut seen = BTreeSet::new();
+    let mut last: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+    for record in kafka.all_records("users") {
+        let value = String::from_utf8(record.value.unwrap()).unwrap();
+        if !seen.insert(value.clone()) {
+            continue;
+        }
+        let number: u32 = value.rsplit('-').next().unwrap().parse().unwrap();
+        if let Some(before) = last.insert(record.key.unwrap(), number) {
+            assert!(before < number, "{number} arrived after {before}");
+        }
+    }
+    assert_eq!(open_plans(&place, "db-outboxd"), 0);
+}
