@@ -196,7 +196,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let topic = lane.topic as usize;
         let count = rows.len();
         let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
-        if all || self.intake.topics[topic].breaker.is_tripped() {
+        let breaker = &self.intake.topics[topic].breaker;
+        if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
             self.intake.give_back_rows(ix, rows);
             self.trip(topic, why, now);
             return;
@@ -289,7 +290,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             );
         }
         let lanes = &self.intake.lanes;
-        for suspect in state.breaker.trip(now, |ix| lanes[ix as usize].flight.is_some()) {
+        for suspect in state.breaker.trip(why.code, now, |ix| lanes[ix as usize].flight.is_some()) {
             self.intake.give_back_rows(suspect.lane, suspect.row);
         }
         let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();
@@ -320,8 +321,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     && lane.is_idle()
                     && outboxes.iter().any(|outbox| outbox.ledger.is_marked(Leaver::Lane(*ix)))
             };
-            if let Some(ix) = state.lanes.iter().flatten().copied().find(able) {
-                state.breaker.probe(ix);
+            let mut able: Vec<u32> = state.lanes.iter().flatten().copied().filter(able).collect();
+            able.sort_unstable();
+            if state.breaker.probe(able.into_iter()) {
                 self.reading.look_soon(now);
             }
         }
