@@ -105,6 +105,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let until = lane.backoff.next(now, &mut self.random);
         lane.flight = Some(Flight { phase: Phase::Waiting { until }, ..flight });
         self.waiting.push(ix);
+        // A look that stopped in the hope of this answer passes the lane by now.
+        self.reading.room();
     }
 
     fn stored(&mut self, ix: u32, flight: Flight, offset: i64, at: Instant, now: Instant) {
@@ -150,6 +152,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.standing = Standing::Refused;
         lane.flight = Some(Flight { phase: Phase::Waiting { until: now + REFUSED_RETRY }, ..flight });
         self.waiting.push(ix);
+        self.reading.room();
     }
 
     /// What became of the batch can't be told from answers alone. Its rows stay, nothing more is sent to this lane.
@@ -167,6 +170,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.standing = Standing::Halted;
         lane.flight = Some(flight);
         self.in_trouble(ix);
+        self.reading.room();
     }
 
     /// The plan is dropped, its rows go back to the table.
