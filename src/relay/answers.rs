@@ -168,6 +168,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             flight.plan.triple.first_sequence,
         );
         lane.standing = Standing::Halted;
+        for at in self.outboxes() {
+            let metas = flight.plan.rows.meta.iter().filter(|meta| meta.key.outbox == at);
+            let mut marks: Vec<RowMark> =
+                metas.map(|meta| RowMark { rowid: meta.key.rowid, print: meta.print }).collect();
+            marks.sort_unstable_by_key(|mark| mark.rowid);
+            self.intake.outbox(at).ledger.park(&marks);
+        }
+        let lane = &mut self.intake.lanes[ix as usize];
         lane.flight = Some(flight);
         self.in_trouble(ix);
         self.reading.room();
