@@ -192,7 +192,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         match event {
             Event::Wake(wake) => {
                 self.figures.wakes.fetch_add(1, Relaxed);
-                self.reading.wake(wake, now);
+                // Closing makes events of its own, and opening again for each of them would never end.
+                if self.source.is_open() || self.source.stirred() {
+                    self.reading.wake(wake, now);
+                }
             }
             Event::Sink(event) => self.on_sink(event, now)?,
             Event::Deadline => {}
@@ -207,9 +210,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.figures.turned_ms.store(now.saturating_duration_since(self.figures.started).as_millis() as u64, Relaxed);
         self.retry_lanes(now);
         self.breakers(now);
-        if self.draining.is_none() {
-            self.read(now)?;
-        }
+        self.read(now)?;
         self.open_topics();
         self.dispatch(now);
         self.settle(now)?;
@@ -233,13 +234,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if !self.intake.ready.is_empty() && self.can_dispatch() {
             earliest = earliest.min(self.dispatch_at.unwrap_or(now));
         }
-        if let Some(at) = self.settling.deadline(self.is_quiet_pipeline()) {
+        // Nothing is deleted while planned rows are looked for in a replaced file.
+        if self.reading.rematch.is_none()
+            && let Some(at) = self.settling.deadline(self.is_quiet_pipeline())
+        {
             earliest = earliest.min(at);
         }
-        match self.draining {
-            Some(until) => earliest.min(until),
-            None => earliest.min(self.reading_deadline(now)),
-        }
+        earliest = earliest.min(self.reading_deadline(now));
+        self.draining.map_or(earliest, |until| earliest.min(until))
     }
 
     pub fn summary(&self) -> Summary {

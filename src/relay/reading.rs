@@ -73,6 +73,8 @@ pub(super) struct Reading {
     look_at: Option<Instant>,
     last_look: Option<Instant>,
     version: Option<Version>,
+    /// The last connection, whether or not it is still open.
+    connection: Option<u64>,
     net_at: Instant,
     /// The last read that found something, or the last delete.
     last_use: Instant,
@@ -94,6 +96,7 @@ impl Reading {
             look_at: Some(now),
             last_look: None,
             version: None,
+            connection: None,
             net_at: now + NET_EVERY,
             last_use: now,
             last_foreign: None,
@@ -137,6 +140,12 @@ impl Reading {
         let foreign =
             self.version.is_some_and(|old| old.connection == version.connection && old.counter != version.counter);
         self.version = Some(version);
+        if self.connection.replace(version.connection).is_some_and(|old| old != version.connection) {
+            // What was committed while the database was let go may lie below the cursors. And it stays open for a while: with
+            // commits that leave nothing for us it would be opened for each of them.
+            self.sweep.wanted = true;
+            self.used(now);
+        }
         if foreign {
             self.last_foreign = Some(now);
             self.sweep.wanted = true;
@@ -164,6 +173,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if self.reading.rematch.is_some() {
             self.rematch_slice(now);
+            return Ok(());
+        }
+        if self.draining.is_some() {
             return Ok(());
         }
         self.look_for_news(now);
@@ -197,15 +209,19 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.sweep(now)
     }
 
+    /// False: nothing could be taken, whatever there is. That changes with an event, not with time.
+    fn may_look(&self, at: usize) -> bool {
+        let outbox = &self.intake.outboxes[at];
+        // Its only topic is not open: the rows wait in the table, and nothing is read to be left there.
+        let closed = outbox.route.literal().is_some_and(|literal| {
+            self.intake.topic_of(literal).is_none_or(|ix| !self.intake.topics[ix as usize].is_open())
+        });
+        !outbox.paused && !closed
+    }
+
     fn wants_look(&self, at: usize, news: bool, now: Instant) -> bool {
         let outbox = &self.intake.outboxes[at];
-        if outbox.paused || outbox.retry_at.is_some_and(|at| now < at) {
-            return false;
-        }
-        if let Some(literal) = outbox.route.literal()
-            && self.intake.topic_of(literal).is_none_or(|ix| !self.intake.topics[ix as usize].is_open())
-        {
-            // Its only topic is not open: the rows wait in the table, and nothing is read to be left there.
+        if outbox.retry_at.is_some_and(|at| now < at) || !self.may_look(at) {
             return false;
         }
         news || outbox.retry_at.is_some()
@@ -451,6 +467,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let idle = self.source.is_open()
             && self.reading.last_use + LET_GO_AFTER <= now
             && self.settling.is_empty()
+            && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
             && self.reading.rematch.is_none();
         if idle {
@@ -471,6 +488,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     pub(super) fn reading_deadline(&self, now: Instant) -> Instant {
         let reading = &self.reading;
+        if self.draining.is_some() && reading.rematch.is_none() {
+            return now + NET_EVERY;
+        }
         let mut earliest = reading.net_at;
         if let Some(at) = reading.look_at {
             if reading.busy_since.is_some() {
@@ -481,7 +501,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Some(promise) = &reading.promise {
             earliest = earliest.min(promise.next);
         }
-        if self.source.is_open() && self.settling.is_empty() {
+        if self.source.is_open() && self.settling.is_empty() && reading.promise.is_none() {
             earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;
@@ -492,6 +512,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min(sweep.not_before);
         }
         for (at, outbox) in self.intake.outboxes.iter().enumerate() {
+            if !self.may_look(at) {
+                continue;
+            }
             if let Some(retry) = outbox.retry_at {
                 earliest = earliest.min(retry);
             } else if self.wants_look(at, false, now) {

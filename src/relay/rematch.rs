@@ -28,14 +28,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// What was collected is forgotten (it is read again), what is planned is looked for.
     pub(super) fn replaced(&mut self, text: &str, now: Instant) {
         log::warn!("{}: {text}; what is there now is read from the start", self.figures.database);
-        for ix in 0..self.intake.lanes.len() as u32 {
-            self.intake.give_back(ix);
-        }
-        for topic in 0..self.intake.topics.len() {
-            for suspect in self.intake.topics[topic].breaker.acquit() {
-                self.intake.forget_rows(suspect.row);
-            }
-        }
+        self.forget_unplanned();
         let mut wanted: HashMap<(OutboxIx, Fingerprint), Vec<i64>> = HashMap::new();
         let mut marks: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
         for plan in self.open_plans() {
@@ -51,6 +44,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.reading.rematch =
             (!wanted.is_empty()).then(|| Rematch { wanted, found: HashMap::new(), outbox: 0, from: i64::MIN });
         self.reading.look_soon(now);
+    }
+
+    /// What is not in a plan is read again.
+    fn forget_unplanned(&mut self) {
+        for ix in 0..self.intake.lanes.len() as u32 {
+            self.intake.give_back(ix);
+        }
+        for topic in 0..self.intake.topics.len() {
+            for suspect in self.intake.topics[topic].breaker.acquit() {
+                self.intake.forget_rows(suspect.row);
+            }
+        }
     }
 
     fn open_plans(&self) -> Vec<Arc<Plan>> {
@@ -105,6 +110,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// finds it gone, or finds another row there and leaves it.
     fn finish_rematch(&mut self) {
         let Some(rematch) = self.reading.rematch.take() else { return };
+        // A batch rejected meanwhile left rows under the rowids they had.
+        self.forget_unplanned();
         let total: usize = rematch.found.len() + rematch.wanted.values().map(Vec::len).sum::<usize>();
         log::info!("{}: {} of {total} planned rows were found again", self.figures.database, rematch.found.len());
         for lane in &mut self.intake.lanes {
