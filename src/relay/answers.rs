@@ -182,10 +182,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The plan is dropped, its rows go back to the table.
-    fn drop_flight(&mut self, flight: &Flight) {
+    pub(super) fn drop_flight(&mut self, flight: &Flight) {
         self.plans.remove(&flight.plan.id);
         self.summary.left_in_flight += flight.plan.rows.len() as u64;
-        self.settling.forget(flight.plan.id);
+        if flight.phase != Phase::Unrecorded {
+            self.settling.forget(flight.plan.id);
+        }
     }
 
     /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
@@ -207,6 +209,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let topic = lane.topic as usize;
         let count = rows.len();
+        // Positions outside the batch say nothing: as if none had been named.
+        let records = records
+            .map(|records| records.into_iter().filter(|at| (*at as usize) < count).collect::<Vec<u32>>())
+            .filter(|records| !records.is_empty());
         let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
         let breaker = &self.intake.topics[topic].breaker;
         if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
@@ -219,7 +225,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             _ => {
                 let mut bad: Vec<usize> =
                     records.map_or_else(|| vec![0], |at| at.iter().map(|at| *at as usize).collect());
-                bad.retain(|at| *at < count);
                 bad.sort_unstable();
                 bad.dedup();
                 let good: Vec<usize> = (0..count).filter(|at| bad.binary_search(at).is_err()).collect();
@@ -350,7 +355,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             meta.key.rowid,
             suspect.why
         );
-        outbox.ledger.set_aside(RowMark { rowid: meta.key.rowid, print: meta.print });
+        outbox.set_aside(RowMark { rowid: meta.key.rowid, print: meta.print });
         self.figures.outboxes[usize::from(meta.key.outbox.0)].set_aside.fetch_add(1, Relaxed);
         self.intake.forget_rows(suspect.row);
     }

@@ -50,6 +50,21 @@ pub struct Outbox {
     pub topics: usize,
 }
 
+impl Outbox {
+    /// The row stays in the table, whatever the reason. At the limit the outbox pauses: memory and log have one.
+    pub fn set_aside(&mut self, mark: RowMark) {
+        self.ledger.set_aside(mark);
+        if self.ledger.is_full() && !self.paused {
+            self.paused = true;
+            log::error!(
+                "outbox {}: {} rows are set aside, the most there may be; it pauses. Remove their cause or the rows, then restart",
+                self.route.name,
+                self.ledger.set_aside_rows()
+            );
+        }
+    }
+}
+
 /// One topic that rows were routed to.
 #[derive(Debug)]
 pub struct TopicState {
@@ -167,6 +182,9 @@ impl Intake {
 
     /// The sink knows the topic's partitions, or that there are more of them.
     pub fn opened(&mut self, name: &str, starts: Vec<PartitionStart>) {
+        if starts.is_empty() {
+            return;
+        }
         let ix = self.topic(name);
         let topic = &mut self.topics[ix as usize];
         if topic.is_open() && starts.len() < topic.lanes.len() {
@@ -191,6 +209,12 @@ impl Intake {
             Known::New => self.place(ix, row, now),
             Known::Rewritten => match self.place(ix, row, now) {
                 Place::Lane(lane) => Place::Leave(Leaver::Lane(lane)),
+                Place::Unroutable(_) => {
+                    // It is met again when the version on its way was dealt with. Set aside now, a third version would be
+                    // held twice under one rowid.
+                    self.outbox(ix).ledger.came_to(mark);
+                    return Flow::Continue;
+                }
                 place => place,
             },
         };
@@ -202,11 +226,10 @@ impl Intake {
                 outbox.ledger.leave(leaver, mark);
             }
             Place::Unroutable(reason) => {
-                if self.outbox(ix).ledger.is_full() {
-                    self.outbox(ix).paused = true;
+                if self.outbox(ix).paused {
                     return Flow::Stop;
                 }
-                self.outbox(ix).ledger.set_aside(mark);
+                self.outbox(ix).set_aside(mark);
                 self.unroutable.push((ix, mark, reason));
             }
             Place::Lane(lane) => self.put(ix, lane, row, seen),

@@ -47,6 +47,8 @@ pub struct Ledger {
     resume: Option<i64>,
     /// The range of rows below the cursor that has to be looked at again (rewritten by the application).
     revisit: Option<(i64, i64)>,
+    /// The running look covers that range.
+    revisits: bool,
 }
 
 /// What the ledger says of a row that a look has come to.
@@ -70,6 +72,7 @@ impl Ledger {
         self.set_aside.len()
     }
 
+    /// Whether the outbox has to pause: no more may be set aside.
     pub fn is_full(&self) -> bool {
         self.set_aside.len() >= SET_ASIDE_ROWS_MAX
     }
@@ -180,6 +183,8 @@ impl Ledger {
             Start::From(rowid) => low >= rowid,
         };
         debug_assert!(self.covered.is_empty());
+        // A look that goes on where one ended covers no row below; that one is due afterwards.
+        self.revisits = self.revisit.is_some_and(|(low, _)| covers(low));
         let covered = &mut self.covered;
         self.marks.retain(|leaver, left| {
             let covered_now = covers(left.low);
@@ -204,7 +209,9 @@ impl Ledger {
             }
             Self::merge(&mut self.marks, leaver, left);
         }
-        if let (Some(last), Some((low, high))) = (last, self.revisit) {
+        if let (Some(last), Some((low, high))) = (last, self.revisit)
+            && self.revisits
+        {
             self.revisit = (last < high).then(|| (low.max(last.saturating_add(1)), high));
         }
     }

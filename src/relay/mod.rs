@@ -27,6 +27,7 @@ use crate::ports::{Clock, Journal, Sink, Source};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::trouble::Trouble;
 use intake::Intake;
+use lanes::Standing;
 use reading::Reading;
 use route::Route;
 use settling::Settling;
@@ -284,10 +285,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.intake.give_back(ix);
         }
         self.intake.ready.clear();
-        for lane in &mut self.intake.lanes {
+        for ix in 0..self.intake.lanes.len() {
+            let lane = &mut self.intake.lanes[ix];
             lane.queued = false;
-            if let Some(rejected) = lane.replacing.take() {
-                self.settling.forget(rejected);
+            // No broker can have got it: it is not waited for, its rows stay in the table.
+            let unsent = lane
+                .flight
+                .take_if(|flight| lane.standing != Standing::Halted && !flight.unsure && !flight.phase.is_sent());
+            if let Some(flight) = unsent {
+                self.drop_flight(&flight);
             }
         }
         self.figures.wait_for(Some("drain"));
@@ -296,18 +302,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether a drain has come to its end: everything settled, or the time is over.
     fn drained(&mut self, now: Instant) -> bool {
         let Some(until) = self.draining else { return false };
-        let settled = self.plans.is_empty() && self.settling.is_empty();
-        if !settled && now < until {
+        // The batch of a halted lane gets no answer any more.
+        let answered = self.plans.values().all(|ix| self.intake.lanes[*ix as usize].standing == Standing::Halted);
+        if !(answered && self.settling.is_empty()) && now < until {
             return false;
+        }
+        for lane in &mut self.intake.lanes {
+            if let Some(rejected) = lane.replacing.take() {
+                self.settling.forget(rejected);
+            }
         }
         self.forget_settled(now, true);
         self.source.let_go();
-        self.summary.left_in_flight = self
-            .plans
-            .values()
-            .filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref())
-            .map(|flight| flight.plan.rows.len() as u64)
-            .sum();
+        let flights = self.plans.values().filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref());
+        self.summary.left_in_flight += flights.map(|flight| flight.plan.rows.len() as u64).sum::<u64>();
         self.summary.left_acknowledged = self.settling.rows() as u64;
         true
     }

@@ -314,13 +314,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         } else {
             outbox.behind_since.get_or_insert(self.reading.seen.unwrap_or(now));
         }
-        if outbox.paused {
-            log::error!(
-                "outbox {}: {} rows are set aside, the most there may be; it pauses. Remove their cause or the rows, then restart",
-                outbox.route.name,
-                outbox.ledger.set_aside_rows()
-            );
-        }
         self.log_unroutable();
         Ok(true)
     }
