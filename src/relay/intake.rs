@@ -9,7 +9,7 @@ use super::breaker::Breaker;
 use super::lanes::{Batch, Lane, Phase, Standing};
 use super::ledger::{Known, Leaver, Ledger};
 use super::route::{self, Encoder, Route, Unroutable};
-use crate::model::{Flow, OutboxIx, PartitionStart, RowMark, RowView, Rows, RunId, Target, Topic};
+use crate::model::{Flow, OutboxIx, PartitionStart, RowMark, RowView, Rows, RunId, Target, Topic, Version};
 use crate::telemetry::trouble::Trouble;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -38,6 +38,8 @@ pub struct Outbox {
     pub ledger: Ledger,
     /// Whether the last look came to the table's end.
     pub more: Behind,
+    /// What the last look ran under.
+    pub version: Option<Version>,
     /// There has been room since the last look from the low marks.
     pub again: bool,
     /// Not looked at before this, because of `trouble`.
@@ -126,6 +128,7 @@ impl Intake {
                 route,
                 ledger: Ledger::default(),
                 more: Behind::Ready,
+                version: None,
                 again: false,
                 retry_at: None,
                 paused: false,

@@ -206,7 +206,23 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
             self.reading.seen = None;
         }
-        self.sweep(now)
+        self.sweep(now)?;
+        self.look_where_news_was_not_for(now);
+        Ok(())
+    }
+
+    /// A commit that the sweep or another outbox's look came upon is no news any more to the version, the promise and the net,
+    /// and this outbox has not been looked at since.
+    fn look_where_news_was_not_for(&mut self, now: Instant) {
+        let Some(version) = self.reading.version else { return };
+        let missed = |at: usize| {
+            let outbox = &self.intake.outboxes[at];
+            let old = outbox.version.is_some_and(|seen| seen != version);
+            old && outbox.more == Behind::No && outbox.retry_at.is_none() && self.may_look(at)
+        };
+        if (0..self.intake.outboxes.len()).any(missed) {
+            self.reading.look_soon(now);
+        }
     }
 
     /// False: nothing could be taken, whatever there is. That changes with an event, not with time.
@@ -299,6 +315,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         };
         outbox.retry_at = None;
+        outbox.version = Some(look.version);
         outbox.trouble.over(now);
         outbox.more = match look.end {
             LookEnd::End => Behind::No,
