@@ -32,7 +32,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A sweep over a large backlog may take this fraction of the time: one twentieth.
 const SWEEP_PAUSE_FACTOR: u32 = 20;
 /// How often an outbox that is not there, or can't be read, is tried again.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
+pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// A read that is BUSY for longer is mentioned.
 const BUSY_MENTIONED_AFTER: Duration = Duration::from_secs(5);
 
@@ -515,7 +515,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;
-        if sweep.running.is_some() || reading.rematch.is_some() || reading.room {
+        if let Some(rematch) = &reading.rematch {
+            return now.max(rematch.not_before);
+        }
+        if sweep.running.is_some() || reading.room {
             return now;
         }
         if sweep.wanted {

@@ -5,8 +5,9 @@
 
 use super::Relay;
 use super::intake::Behind;
+use super::reading::RETRY_EVERY;
 use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, Plan, RowKey, RowMark, Rows, Start};
-use crate::ports::{Clock, Journal, Sink, Source};
+use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ pub(super) struct Rematch {
     found: HashMap<RowKey, i64>,
     outbox: usize,
     from: i64,
+    /// A read that failed is tried again: rows given up as no longer there would be published a second time.
+    pub(super) not_before: Instant,
 }
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
@@ -41,8 +44,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.ledger.restart(marks);
             outbox.more = Behind::Ready;
         }
-        self.reading.rematch =
-            (!wanted.is_empty()).then(|| Rematch { wanted, found: HashMap::new(), outbox: 0, from: i64::MIN });
+        self.reading.rematch = (!wanted.is_empty()).then(|| Rematch {
+            wanted,
+            found: HashMap::new(),
+            outbox: 0,
+            from: i64::MIN,
+            not_before: now,
+        });
         self.reading.look_soon(now);
     }
 
@@ -71,10 +79,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         let ix = OutboxIx(rematch.outbox as u16);
-        if self.intake.outbox(ix).retry_at.is_some_and(|at| now < at) {
-            // Not readable: what can't be found again is simply no longer there.
-            rematch.outbox += 1;
-            rematch.from = i64::MIN;
+        if now < rematch.not_before {
             return;
         }
         let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: None };
@@ -99,6 +104,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 }
             },
             Err(error) => {
+                if matches!(error, SourceError::NotThere(_) | SourceError::NotAnOutbox { .. }) {
+                    // No table: what was planned is no longer there.
+                    rematch.outbox += 1;
+                    rematch.from = i64::MIN;
+                } else if matches!(error, SourceError::Failed(_)) {
+                    rematch.not_before = now + RETRY_EVERY;
+                }
                 if let Err(fatal) = self.look_failed(ix, error, now) {
                     log::error!("{fatal}");
                 }
