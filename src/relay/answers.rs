@@ -4,6 +4,7 @@
 //! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
 
 use super::breaker::{PROBE_EVERY, Suspect, Verdict};
+use super::intake::Intake;
 use super::lanes::{Batch, Flight, Phase, Standing};
 use super::ledger::Leaver;
 use super::route::recut;
@@ -168,17 +169,24 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             flight.plan.triple.first_sequence,
         );
         lane.standing = Standing::Halted;
-        for at in self.outboxes() {
-            let metas = flight.plan.rows.meta.iter().filter(|meta| meta.key.outbox == at);
+        lane.flight = Some(flight);
+        self.park_if_halted(ix);
+        self.in_trouble(ix);
+        self.reading.room();
+    }
+
+    /// The rows of a halted lane's batch need not be waited for by what takes their place.
+    pub(super) fn park_if_halted(&mut self, ix: u32) {
+        let Intake { lanes, outboxes, .. } = &mut self.intake;
+        let lane = &lanes[ix as usize];
+        let Some(flight) = lane.flight.as_ref().filter(|_| lane.standing == Standing::Halted) else { return };
+        for (at, outbox) in outboxes.iter_mut().enumerate() {
+            let metas = flight.plan.rows.meta.iter().filter(|meta| usize::from(meta.key.outbox.0) == at);
             let mut marks: Vec<RowMark> =
                 metas.map(|meta| RowMark { rowid: meta.key.rowid, print: meta.print }).collect();
             marks.sort_unstable_by_key(|mark| mark.rowid);
-            self.intake.outbox(at).ledger.park(&marks);
+            outbox.ledger.park(&marks);
         }
-        let lane = &mut self.intake.lanes[ix as usize];
-        lane.flight = Some(flight);
-        self.in_trouble(ix);
-        self.reading.room();
     }
 
     /// The plan is dropped, its rows go back to the table.

@@ -501,6 +501,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.draining.is_some() && reading.rematch.is_none() {
             return now + NET_EVERY;
         }
+        if let Some(rematch) = &reading.rematch {
+            let busy_until = reading.look_at.filter(|_| reading.busy_since.is_some());
+            return now.max(rematch.not_before).max(busy_until.unwrap_or(now));
+        }
         let mut earliest = reading.net_at;
         if let Some(at) = reading.look_at {
             if reading.busy_since.is_some() {
@@ -515,9 +519,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;
-        if let Some(rematch) = &reading.rematch {
-            return now.max(rematch.not_before);
-        }
         if sweep.running.is_some() || reading.room {
             return now;
         }

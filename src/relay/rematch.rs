@@ -141,6 +141,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for (outbox, marks) in self.intake.outboxes.iter_mut().zip(marks) {
             outbox.ledger.restart(marks);
         }
+        for ix in 0..self.intake.lanes.len() as u32 {
+            self.park_if_halted(ix);
+        }
         self.reading.room();
     }
 }
