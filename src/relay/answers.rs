@@ -348,7 +348,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             };
             let mut able: Vec<u32> = state.lanes.iter().flatten().copied().filter(able).collect();
             able.sort_unstable();
-            if state.breaker.probe(able.into_iter()) {
+            if state.breaker.probe(&able) {
                 self.reading.look_soon(now);
             }
         }
