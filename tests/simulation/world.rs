@@ -121,6 +121,7 @@ pub struct Weather {
     pub silent: Option<(i32, Duration)>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // independent facts
 #[derive(Debug)]
 pub struct World {
     pub random: fastrand::Rng,
