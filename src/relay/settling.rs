@@ -367,7 +367,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.route.name,
             key.rowid
         );
-        outbox.ledger.set_aside(RowMark { rowid: key.rowid, print: meta.print });
+        outbox.set_aside(RowMark { rowid: key.rowid, print: meta.print });
         self.figures.outboxes[usize::from(key.outbox.0)].set_aside.fetch_add(1, Relaxed);
     }
 
@@ -379,6 +379,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Err(error) = self.source.make_durable() {
             if last {
                 log::warn!("the last deletes could not be synced ({error}); their plans stay in the state file");
+                // What was acknowledged is no less true.
+                self.record(now);
             }
             self.settling.deleted_at = self.settling.deleted_at.map(|_| now);
             return;
