@@ -214,11 +214,10 @@ fn a_breach_is_seen() {
 
 /// What one file does that its room must not.
 fn complaints(path: &str, text: &str) -> Vec<String> {
-    let room = ROOMS
-        .iter()
-        .filter(|room| is_within(path, room.path))
-        .max_by_key(|room| room.path.len())
-        .unwrap_or_else(|| panic!("src/{path} is in no room of this test"));
+    let within = ROOMS.iter().filter(|room| is_within(path, room.path));
+    let Some(room) = within.max_by_key(|room| room.path.len()) else {
+        return vec![format!("src/{path} is in no room that this test has rules for")];
+    };
     let tokens = without_tests(&tokens(text));
     let own = format!("crate::{}", stem(room.path).replace('/', "::"));
     let mut out = Vec::new();
