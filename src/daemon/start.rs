@@ -70,7 +70,7 @@ pub fn start(
             let sink = StdoutSink::to(out).map_err(|error| DaemonError::Thread { what: "the stdout sink", error })?;
             for ((database, source), figures) in starts {
                 let (events, received) = bounded(SINK_EVENTS_MAX);
-                let spec = spec(config, database, run, PlanId(1));
+                let spec = spec(config, database, PlanId(1))?;
                 let parts = Parts {
                     source,
                     journal: NullJournal,
@@ -91,7 +91,7 @@ pub fn start(
                 let tables: Vec<&str> = database.outboxes.iter().map(|outbox| outbox.table.as_str()).collect();
                 let journal = state.journal(&config::resolve(&database.path), &tables)?;
                 let (events, received) = bounded(SINK_EVENTS_MAX);
-                let spec = spec(config, database, run, journal.first_plan());
+                let spec = spec(config, database, journal.first_plan())?;
                 let parts = Parts { source, journal, sink: sink.handle(events), spec, figures: Arc::clone(figures) };
                 drains.push(parts.spawn(database, received, tell_end.clone())?);
             }
@@ -101,14 +101,15 @@ pub fn start(
     Ok(Running { relays: Relays { drains, ended, output_broken }, sink })
 }
 
-fn spec(config: &Config, database: &config::Database, run: RunId, first_plan: PlanId) -> RelaySpec {
-    RelaySpec {
-        run,
+/// Each relay counts its messages by itself, so each has a run id of its own: a message id is never given twice.
+fn spec(config: &Config, database: &config::Database, first_plan: PlanId) -> Result<RelaySpec, DaemonError> {
+    Ok(RelaySpec {
+        run: wiring::run_id().map_err(DaemonError::Random)?,
         first_plan,
         routes: wiring::routes(database),
         limits: wiring::limits(&config.kafka, database),
         seed: fastrand::u64(..),
-    }
+    })
 }
 
 /// `--stdout` keeps no plans, so what an earlier run has in flight would be forgotten by it.

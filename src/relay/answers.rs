@@ -105,6 +105,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let until = lane.backoff.next(now, &mut self.random);
         lane.flight = Some(Flight { phase: Phase::Waiting { until }, ..flight });
         self.waiting.push(ix);
+        // A look that stopped in the hope of this answer passes the lane by now.
+        self.reading.room();
     }
 
     fn stored(&mut self, ix: u32, flight: Flight, offset: i64, at: Instant, now: Instant) {
@@ -150,6 +152,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.standing = Standing::Refused;
         lane.flight = Some(Flight { phase: Phase::Waiting { until: now + REFUSED_RETRY }, ..flight });
         self.waiting.push(ix);
+        self.reading.room();
     }
 
     /// What became of the batch can't be told from answers alone. Its rows stay, nothing more is sent to this lane.
@@ -167,6 +170,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.standing = Standing::Halted;
         lane.flight = Some(flight);
         self.in_trouble(ix);
+        self.reading.room();
     }
 
     /// The plan is dropped, its rows go back to the table.
@@ -196,7 +200,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let topic = lane.topic as usize;
         let count = rows.len();
         let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
-        if all || self.intake.topics[topic].breaker.is_tripped() {
+        let breaker = &self.intake.topics[topic].breaker;
+        if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
             self.intake.give_back_rows(ix, rows);
             self.trip(topic, why, now);
             return;
@@ -289,7 +294,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             );
         }
         let lanes = &self.intake.lanes;
-        for suspect in state.breaker.trip(now, |ix| lanes[ix as usize].flight.is_some()) {
+        for suspect in state.breaker.trip(why.code, now, |ix| lanes[ix as usize].flight.is_some()) {
             self.intake.give_back_rows(suspect.lane, suspect.row);
         }
         let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();
@@ -320,8 +325,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     && lane.is_idle()
                     && outboxes.iter().any(|outbox| outbox.ledger.is_marked(Leaver::Lane(*ix)))
             };
-            if let Some(ix) = state.lanes.iter().flatten().copied().find(able) {
-                state.breaker.probe(ix);
+            let mut able: Vec<u32> = state.lanes.iter().flatten().copied().filter(able).collect();
+            able.sort_unstable();
+            if state.breaker.probe(able.into_iter()) {
                 self.reading.look_soon(now);
             }
         }

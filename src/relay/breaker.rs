@@ -28,8 +28,12 @@ pub struct Suspect {
 
 #[derive(Debug)]
 struct Tripped {
+    /// What the broker said when it rejected everything. A probe that is rejected for another reason is at fault itself.
+    code: Option<i16>,
     probe_at: Instant,
     probing: Option<u32>,
+    /// The lane that was tried last: another one's turn is next, as the first record of this one may be bad by itself.
+    last: Option<u32>,
 }
 
 /// See the module's words.
@@ -53,6 +57,11 @@ impl Breaker {
         self.tripped.is_some()
     }
 
+    /// Whether a record's rejection with this code says nothing new: everything is rejected so.
+    pub fn is_tripped_by(&self, code: Option<i16>) -> bool {
+        self.tripped.as_ref().is_some_and(|tripped| tripped.code == code)
+    }
+
     /// Whether the lane may take (another) row.
     pub fn admits(&self, ix: u32, lane: &Lane) -> bool {
         match &self.tripped {
@@ -61,13 +70,20 @@ impl Breaker {
         }
     }
 
-    /// One record was rejected.
+    /// One record was rejected. In a tripped topic: for another reason than everything else, so the next one is tried at once.
     pub fn suspect(&mut self, lane: u32, row: Rows, why: Why, now: Instant) -> Verdict {
         assert_eq!(row.len(), 1, "a suspect is one record");
         let code = why.code;
         self.suspects.push(Suspect { lane, row, why, since: now, doubtful: false });
         let alike = self.suspects.iter().filter(|suspect| suspect.why.code == code).count();
-        if alike >= SUSPECTS_MAX { Verdict::Trip } else { Verdict::Wait }
+        let verdict = if alike >= SUSPECTS_MAX { Verdict::Trip } else { Verdict::Wait };
+        if let Some(tripped) = &mut self.tripped {
+            match verdict {
+                Verdict::Trip => tripped.code = code,
+                Verdict::Wait => (tripped.probe_at, tripped.probing, tripped.last) = (now, None, None),
+            }
+        }
+        verdict
     }
 
     /// A record of the topic was accepted: the suspects before it were at fault themselves. True: the topic is open again.
@@ -87,8 +103,12 @@ impl Breaker {
     ///
     /// A suspect whose lane has a batch in flight stays one: that batch holds later records, and if it is accepted after all, the
     /// suspect was overtaken; given back it would be published behind records of its own key.
-    pub fn trip(&mut self, now: Instant, in_flight: impl Fn(u32) -> bool) -> Vec<Suspect> {
-        self.tripped = Some(Tripped { probe_at: now + PROBE_EVERY, probing: None });
+    pub fn trip(&mut self, code: Option<i16>, now: Instant, in_flight: impl Fn(u32) -> bool) -> Vec<Suspect> {
+        let probe_at = now + PROBE_EVERY;
+        self.tripped = Some(match self.tripped.take() {
+            Some(before) => Tripped { probe_at, probing: None, ..before },
+            None => Tripped { code, probe_at, probing: None, last: None },
+        });
         let (stay, back) = std::mem::take(&mut self.suspects).into_iter().partition(|suspect| in_flight(suspect.lane));
         self.suspects = stay;
         for suspect in &mut self.suspects {
@@ -123,10 +143,13 @@ impl Breaker {
         }
     }
 
-    pub fn probe(&mut self, lane: u32) {
-        if let Some(tripped) = &mut self.tripped {
-            tripped.probing = Some(lane);
-        }
+    /// Tries the next of these lanes, in turn: the first record of one of them may be bad by itself.
+    pub fn probe(&mut self, able: impl Iterator<Item = u32> + Clone) -> bool {
+        let Some(tripped) = &mut self.tripped else { return false };
+        let next = able.clone().find(|lane| tripped.last.is_none_or(|last| *lane > last));
+        tripped.probing = next.or_else(|| able.clone().next());
+        tripped.last = tripped.probing;
+        tripped.probing.is_some()
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -172,12 +195,30 @@ mod tests {
             assert_eq!(breaker.suspect(0, row(rowid), why(32), now), Verdict::Wait);
         }
         assert_eq!(breaker.suspect(0, row(9), why(32), now), Verdict::Trip);
-        assert_eq!(breaker.trip(now, |_| false).len(), 10);
+        assert_eq!(breaker.trip(Some(32), now, |_| false).len(), 10);
         assert!(breaker.believed(now + Duration::from_secs(100)).is_empty());
         assert!(!breaker.probe_due(now + Duration::from_secs(29)));
         assert!(breaker.probe_due(now + Duration::from_secs(30)));
         assert!(!breaker.probe_due(now + Duration::from_secs(31)));
         assert!(breaker.accepted(0).1);
+    }
+
+    #[test]
+    fn probes_take_turns_and_one_rejected_for_another_reason_is_a_suspect() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.trip(Some(32), now, |_| false);
+        let later = now + PROBE_EVERY;
+        for turn in [2, 5, 2] {
+            assert!(breaker.probe([2, 5].into_iter()));
+            assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), Some(turn));
+        }
+        assert!(breaker.is_tripped_by(Some(32)) && !breaker.is_tripped_by(Some(87)));
+        assert_eq!(breaker.suspect(2, row(1), why(87), now), Verdict::Wait);
+        assert!(breaker.probe_due(now), "the record behind it is tried at once");
+        assert!(!breaker.probe_due(later - Duration::from_millis(1)));
+        let (condemned, reopened) = breaker.accepted(2);
+        assert_eq!((condemned.len(), reopened), (1, true));
     }
 
     #[test]

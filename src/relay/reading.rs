@@ -74,7 +74,7 @@ pub(super) struct Reading {
     last_look: Option<Instant>,
     version: Option<Version>,
     net_at: Instant,
-    /// The last read that found something, or the last delete.
+    /// The last look or delete.
     last_use: Instant,
     pub(super) last_foreign: Option<Instant>,
     busy_since: Option<Instant>,
@@ -221,7 +221,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Cheap questions that may lead to a look: a promise to be kept, the net once a second.
     fn look_for_news(&mut self, now: Instant) {
-        let promised = self.reading.promise.as_ref().is_some_and(|promise| promise.next <= now);
+        // A look that is already due soon tells as much as asking for the version now.
+        let promised =
+            self.reading.look_at.is_none() && self.reading.promise.as_ref().is_some_and(|promise| promise.next <= now);
         let net = self.reading.net_at <= now;
         if !promised && !net {
             return;
@@ -338,9 +340,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.reading.saw(look.version, now);
             self.reading.busy_since = None;
             self.reading.busy_step = PROMISE_STEP;
-            if look.rows > 0 {
-                self.reading.used(now);
-            }
+            // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five
+            // seconds without a row would mean opening and closing for every look.
+            self.reading.used(now);
             self.figures.source_ready.store(true, Relaxed);
             self.source_trouble.over(now);
         }
@@ -478,7 +480,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             earliest = earliest.min(at);
         }
-        if let Some(promise) = &reading.promise {
+        if let Some(promise) = &reading.promise
+            && reading.look_at.is_none()
+        {
             earliest = earliest.min(promise.next);
         }
         if self.source.is_open() && self.settling.is_empty() {

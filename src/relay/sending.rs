@@ -3,7 +3,7 @@
 //!
 //! Promises: nothing is sent that is not in the state file; a batch once planned keeps its rows and its triple. Does not know: rows.
 
-use super::lanes::{Flight, LATE_AFTER, Lane, Phase, Standing};
+use super::lanes::{Flight, LATE_AFTER, Phase, SOON, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::model::{Plan, PlanId};
 use crate::ports::{Change, Clock, Journal, Manner, Sink, Source, SourceError};
@@ -182,9 +182,19 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if now < self.late_check_at + LATE_CHECK_EVERY {
             return;
         }
-        self.late_check_at = now;
-        let late: Vec<u32> =
-            self.plans.values().copied().filter(|ix| is_late(&self.intake.lanes[*ix as usize], now)).collect();
+        let since = std::mem::replace(&mut self.late_check_at, now);
+        let mut late: Vec<u32> = Vec::new();
+        for ix in self.plans.values() {
+            let lane = &self.intake.lanes[*ix as usize];
+            let Some(Phase::Sent { at }) = lane.flight.as_ref().map(|flight| flight.phase) else { continue };
+            if !lane.trouble && now.duration_since(at) >= LATE_AFTER {
+                late.push(*ix);
+            }
+            // A look that stopped because this lane would have room soon waits no longer: no answer may come for half a minute.
+            if at + SOON > since && at + SOON <= now {
+                self.reading.room();
+            }
+        }
         for ix in late {
             self.in_trouble(ix);
         }
@@ -205,9 +215,4 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Phase::Waiting { until } => (lane.standing != Standing::Halted).then_some(until),
         }
     }
-}
-
-fn is_late(lane: &Lane, now: Instant) -> bool {
-    let sent = lane.flight.as_ref().map(|flight| flight.phase);
-    !lane.trouble && matches!(sent, Some(Phase::Sent { at }) if now.duration_since(at) >= LATE_AFTER)
 }

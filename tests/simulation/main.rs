@@ -119,6 +119,7 @@ impl Run {
         for (_, what) in due {
             match what {
                 Happening::App => self.app(),
+                Happening::Visible => self.world.borrow_mut().commit(),
                 Happening::Wake(seen) => self.note(Event::Wake(Wake { seen })),
                 Happening::Sink(event) => self.note(Event::Sink(event)),
                 Happening::Answer(parcel) => self.answer(&parcel),
@@ -137,11 +138,12 @@ impl Run {
         let world = &mut *self.world.borrow_mut();
         // The wake may come before the commit is visible, and now and then not at all.
         let seen = world.now();
+        world.disk_changed = true;
         if world.random.bool() {
             world.commit();
         } else {
             let after = world.micros(1..30_000);
-            world.plan(after, Happening::App);
+            world.plan(after, Happening::Visible);
         }
         if world.random.u32(0..50) > 0 {
             let after = world.micros(1..500);
@@ -240,6 +242,26 @@ fn run(seed: u64) {
         println!("{:#?}", run.relay);
     }
     run.check();
+}
+
+#[test]
+fn a_partition_that_does_not_answer_holds_up_no_other() {
+    for seed in 0..20 {
+        let mut run = Run::new(seed);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.weather.faults = false;
+            world.weather.silent = Some((1, Duration::from_secs(60)));
+            world.insert(0, (0..600).map(|at| format!("k{}", at % 12)));
+        }
+        // No commit follows that would wake the relay.
+        run.until(Duration::from_secs(20));
+        let of = |key: &Option<String>| key.as_ref().map(|key| partition_for_key(key.as_bytes(), 3));
+        let left = run.world.borrow().tables[0].values().filter(|row| of(&row.key) != Some(1)).count();
+        assert_eq!(left, 0, "rows of partitions that are well stay in the table (seed {seed})");
+        run.until(Duration::from_secs(200));
+        run.check();
+    }
 }
 
 #[test]

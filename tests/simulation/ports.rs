@@ -173,7 +173,8 @@ impl Source for SimSource {
     fn let_go(&mut self) {
         let world = &mut *self.0.borrow_mut();
         world.open = false;
-        world.disk_changed = false;
+        // A writer at work leaves doubt.
+        world.disk_changed = world.agenda.values().any(|what| matches!(what, Happening::Visible));
     }
 
     fn is_open(&self) -> bool {
@@ -256,7 +257,12 @@ impl Sink for SimSink {
             first: plan.triple.first_sequence,
             rows: plan.rows.clone(),
         };
-        let after = world.micros(300..8_000);
+        let mut after = world.micros(300..8_000);
+        if let Some((partition, until)) = world.weather.silent
+            && partition == parcel.partition
+        {
+            after += until.saturating_sub(world.elapsed);
+        }
         world.plan(after, Happening::Answer(parcel));
         Ok(())
     }

@@ -103,6 +103,8 @@ pub struct Parcel {
 #[derive(Debug)]
 pub enum Happening {
     App,
+    /// A transaction whose bytes were written (and announced) before becomes visible.
+    Visible,
     Wake(Instant),
     Sink(SinkEvent),
     Answer(Parcel),
@@ -115,6 +117,8 @@ pub struct Weather {
     pub faults: bool,
     /// A topic that rejects everything until then.
     pub closed_until: Option<Duration>,
+    /// A partition (of either topic) that answers nothing until then.
+    pub silent: Option<(i32, Duration)>,
 }
 
 #[derive(Debug)]
@@ -165,7 +169,7 @@ impl World {
             connection: 0,
             open: false,
             disk_changed: true,
-            weather: Weather { faults: true, closed_until: None },
+            weather: Weather { faults: true, closed_until: None, silent: None },
             logs: HashMap::new(),
             agenda: BTreeMap::new(),
             tickets: 0,
@@ -202,8 +206,8 @@ impl World {
     fn version(&mut self, table: usize, key: Option<String>) -> Version {
         let uid = self.next_uid;
         self.next_uid += 1;
-        let poison = self.random.u32(0..120) == 0;
-        let kept = !poison && self.random.u32(0..400) == 0;
+        let poison = self.weather.faults && self.random.u32(0..120) == 0;
+        let kept = self.weather.faults && !poison && self.random.u32(0..400) == 0;
         let version = Version { uid, key, poison, kept };
         self.fates.insert(uid, Fate::default());
         self.versions.insert(uid, (table, version.clone()));
@@ -235,7 +239,16 @@ impl World {
             }
         }
         self.counter += 1;
-        self.disk_changed = true;
+    }
+
+    /// A transaction that inserts one row for each key.
+    pub fn insert(&mut self, table: usize, keys: impl Iterator<Item = String>) {
+        for key in keys {
+            let version = self.version(table, Some(key));
+            let rowid = self.tables[table].keys().next_back().copied().unwrap_or(0) + 1;
+            self.tables[table].insert(rowid, version);
+        }
+        self.counter += 1;
     }
 
     fn pick(&mut self, table: usize) -> Option<i64> {
