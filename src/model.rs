@@ -126,6 +126,23 @@ pub struct Plan {
     pub rows: Arc<Rows>,
 }
 
+impl Plan {
+    /// The same plan, its rows held in another way.
+    #[must_use]
+    pub fn with_rows(&self, rows: Rows) -> Plan {
+        Plan {
+            id: self.id,
+            target: self.target.clone(),
+            triple: self.triple,
+            run: self.run,
+            noted_offset: self.noted_offset,
+            leader_epoch: self.leader_epoch,
+            first_attempt: self.first_attempt,
+            rows: Arc::new(rows),
+        }
+    }
+}
+
 /// Why something did not go as wished: for people, never matched on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why {

@@ -126,7 +126,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             lane.noted_offset = offset + rows as i64;
         }
         let topic = lane.topic as usize;
-        self.settling.acknowledged(flight.plan, offset, now);
+        let plan = self.intake.without_bytes(flight.plan);
+        self.settling.acknowledged(plan, offset, now);
         self.intake.topics[topic].trouble.over(now);
         let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix);
         for suspect in condemned {

@@ -9,9 +9,10 @@ use super::breaker::Breaker;
 use super::lanes::{Batch, Lane, Phase, Standing};
 use super::ledger::{Known, Leaver, Ledger};
 use super::route::{self, Encoder, Route, Unroutable};
-use crate::model::{Flow, OutboxIx, PartitionStart, RowMark, RowView, Rows, RunId, Target, Topic};
+use crate::model::{Flow, OutboxIx, PartitionStart, Plan, RowMark, RowView, Rows, RunId, Target, Topic};
 use crate::telemetry::trouble::Trouble;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A buffer larger than this is not kept for reuse: it held a row of unusual size.
@@ -90,6 +91,8 @@ pub struct Intake {
     pub limits: Limits,
     pub held_rows: usize,
     pub held_bytes: usize,
+    /// Rows ever taken.
+    pub taken: u64,
     /// Topics to ask the sink for.
     pub to_open: Vec<Topic>,
     /// Lanes with rows and nothing in flight.
@@ -97,7 +100,7 @@ pub struct Intake {
     /// Rows set aside since the relay last looked, to be logged and counted.
     pub unroutable: Vec<(OutboxIx, RowMark, Unroutable)>,
     encoder: Encoder,
-    spare: Vec<Rows>,
+    spare: Vec<Vec<u8>>,
     name: String,
     random: fastrand::Rng,
 }
@@ -126,6 +129,7 @@ impl Intake {
             limits,
             held_rows: 0,
             held_bytes: 0,
+            taken: 0,
             to_open: Vec::new(),
             ready: Vec::new(),
             unroutable: Vec::new(),
@@ -336,11 +340,8 @@ impl Intake {
     fn put(&mut self, ix: OutboxIx, lane_ix: u32, row: &RowView<'_>, seen: Instant) {
         let lane = &mut self.lanes[lane_ix as usize];
         let batch = lane.collecting.get_or_insert_with(|| {
-            let mut rows = self.spare.pop().unwrap_or_default();
-            if rows.bytes.capacity() == 0 {
-                rows.bytes.reserve(BUFFER_BYTES);
-            }
-            Batch { rows, seen }
+            let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+            Batch { rows: Rows { bytes, meta: Vec::new() }, seen }
         });
         batch.seen = batch.seen.min(seen);
         let before = batch.rows.bytes.len();
@@ -349,6 +350,7 @@ impl Intake {
         outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
         self.held_bytes += batch.rows.bytes.len() - before;
         self.held_rows += 1;
+        self.taken += 1;
         if lane.flight.is_none() && !lane.queued {
             lane.queued = true;
             self.ready.push(lane_ix);
@@ -417,14 +419,38 @@ impl Intake {
         self.forget_rows(rows);
     }
 
+    /// An acknowledged plan is never sent again: its records' memory is free for others while its rows wait for their delete.
+    pub fn without_bytes(&mut self, plan: Arc<Plan>) -> Arc<Plan> {
+        self.held_bytes -= plan.rows.bytes.len();
+        match Arc::try_unwrap(plan) {
+            Ok(mut plan) => {
+                let rows = std::mem::take(&mut plan.rows);
+                let meta = match Arc::try_unwrap(rows) {
+                    Ok(Rows { bytes, meta }) => {
+                        self.keep_spare(bytes);
+                        meta
+                    }
+                    Err(rows) => rows.meta.clone(),
+                };
+                plan.rows = Arc::new(Rows { bytes: Vec::new(), meta });
+                Arc::new(plan)
+            }
+            // The sink has not let go of it yet; it will in a moment, and then only what is copied here is kept.
+            Err(plan) => Arc::new(plan.with_rows(Rows { bytes: Vec::new(), meta: plan.rows.meta.clone() })),
+        }
+    }
+
+    fn keep_spare(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE_BUFFERS_MAX && (1..=SPARE_BYTES_MAX).contains(&bytes.capacity()) {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
     /// Rows that are no longer held: their memory is free again.
-    pub fn forget_rows(&mut self, mut rows: Rows) {
+    pub fn forget_rows(&mut self, rows: Rows) {
         self.held_bytes -= rows.bytes.len();
         self.held_rows -= rows.len();
-        rows.bytes.clear();
-        rows.meta.clear();
-        if self.spare.len() < SPARE_BUFFERS_MAX && rows.bytes.capacity() <= SPARE_BYTES_MAX {
-            self.spare.push(rows);
-        }
+        self.keep_spare(rows.bytes);
     }
 }

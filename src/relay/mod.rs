@@ -242,6 +242,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
+    /// Whether a wake is of use now.
+    pub fn takes_wakes(&self) -> bool {
+        self.reading.takes_wakes(self.clock.now())
+    }
+
     pub fn summary(&self) -> Summary {
         self.summary
     }

@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 
 /// Looks for news are at least so far apart: at one per wake-up, 30,000 foreign commits a second cost a third of a core.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
+/// So many looks close to each other that found nothing, and the spacing doubles, up to the longest: an application that commits
+/// to other tables twenty thousand times a second is asked less often, one that writes events is not.
+const EMPTY_LOOKS: u32 = 16;
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(2);
 /// The first repetition while a promised commit is not visible; doubled each time.
 const PROMISE_STEP: Duration = Duration::from_micros(50);
 const PROMISE_STEP_MAX: Duration = Duration::from_millis(20);
@@ -72,6 +76,8 @@ pub(super) struct Reading {
     promise: Option<Promise>,
     look_at: Option<Instant>,
     last_look: Option<Instant>,
+    empty_looks: u32,
+    spacing: Duration,
     version: Option<Version>,
     net_at: Instant,
     /// The last look or delete.
@@ -93,6 +99,8 @@ impl Reading {
             promise: None,
             look_at: Some(now),
             last_look: None,
+            empty_looks: 0,
+            spacing: LOOK_EVERY,
             version: None,
             net_at: now + NET_EVERY,
             last_use: now,
@@ -119,8 +127,29 @@ impl Reading {
 
     /// A look as soon as the spacing allows.
     pub(super) fn look_soon(&mut self, now: Instant) {
-        let at = self.last_look.map_or(now, |last| now.max(last + LOOK_EVERY));
+        let at = self.last_look.map_or(now, |last| now.max(last + self.spacing));
         self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Whether a wake is of use now. While a look is due soon it stays in its channel, and the watch is at rest.
+    pub(super) fn takes_wakes(&self, now: Instant) -> bool {
+        self.look_at.is_none_or(|at| at <= now)
+    }
+
+    /// Looks that find nothing get rarer while they come close together.
+    fn looked(&mut self, found: bool, now: Instant) {
+        let close = self.last_look.is_some_and(|last| now.duration_since(last) <= 2 * LOOK_EVERY_MAX);
+        self.last_look = Some(now);
+        if found || !close {
+            self.empty_looks = 0;
+            self.spacing = LOOK_EVERY;
+            return;
+        }
+        self.empty_looks += 1;
+        if self.empty_looks >= EMPTY_LOOKS {
+            self.empty_looks = 0;
+            self.spacing = (self.spacing * 2).min(LOOK_EVERY_MAX);
+        }
     }
 
     /// Some lane, topic or memory has room again.
@@ -174,7 +203,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         let count = self.intake.outboxes.len();
-        let mut looked = false;
+        let (mut looked, taken) = (false, self.intake.taken);
         for turn in 0..count {
             let at = (self.reading.first + turn) % count;
             if self.wants_look(at, news, now) {
@@ -189,7 +218,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.reading.look_at = None;
         }
         if looked {
-            self.reading.last_look = Some(now);
+            self.reading.looked(self.intake.taken != taken, now);
         }
         if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
             self.reading.seen = None;

@@ -137,15 +137,5 @@ fn renumbered(plan: &Arc<Plan>, found: &HashMap<RowKey, i64>) -> Arc<Plan> {
             meta.key.rowid = *rowid;
         }
     }
-    let rows = Arc::new(Rows { bytes: plan.rows.bytes.clone(), meta });
-    Arc::new(Plan {
-        id: plan.id,
-        target: plan.target.clone(),
-        triple: plan.triple,
-        run: plan.run,
-        noted_offset: plan.noted_offset,
-        leader_epoch: plan.leader_epoch,
-        first_attempt: plan.first_attempt,
-        rows,
-    })
+    Arc::new(plan.with_rows(Rows { bytes: plan.rows.bytes.clone(), meta }))
 }

@@ -23,17 +23,19 @@ pub fn run<S: Source, J: Journal, K: Sink, C: Clock>(
     relay: &mut Relay<S, J, K, C>,
     mut channels: Channels,
 ) -> Result<Summary, Fatal> {
+    let no_wakes = never::<Wake>();
     loop {
         if relay.work()? {
             return Ok(relay.summary());
         }
         let wait = relay.deadline().saturating_duration_since(relay.clock.now());
+        let wakes = if relay.takes_wakes() { &channels.wakes } else { &no_wakes };
         let event = select! {
             recv(channels.sink) -> event => match event {
                 Ok(event) => Event::Sink(event),
                 Err(_) => return Err(Fatal("the sink's threads are gone".to_owned())),
             },
-            recv(channels.wakes) -> wake => if let Ok(wake) = wake {
+            recv(wakes) -> wake => if let Ok(wake) = wake {
                 Event::Wake(wake)
             } else {
                 // The watch has ended: data_version, once a second, is the net below.
@@ -55,7 +57,9 @@ pub fn run<S: Source, J: Journal, K: Sink, C: Clock>(
         while let Ok(event) = channels.sink.try_recv() {
             relay.note(Event::Sink(event))?;
         }
-        if let Ok(wake) = channels.wakes.try_recv() {
+        if relay.takes_wakes()
+            && let Ok(wake) = channels.wakes.try_recv()
+        {
             relay.note(Event::Wake(wake))?;
         }
     }
