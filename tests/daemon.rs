@@ -88,14 +88,12 @@ fn a_drain_names_the_table_that_it_cannot_count() {
     let place = Place::new();
     let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x'), ('y')"));
     let other = place.database("other", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('z')"));
-    let mut text = String::new();
-    for (name, database) in [("locked", &database), ("free", &other)] {
-        text += &format!(
-            "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\nname = {name:?}\n"
-        );
-    }
     let server = format!("127.0.0.1:{}", closed_port());
-    text += &format!("[kafka]\nbootstrap_servers = [{server:?}]\n[daemon]\ndrain_timeout_ms = 300");
+    let outbox = |name: &str, database: &str| {
+        format!("[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\nname = {name:?}\n")
+    };
+    let rest = format!("[kafka]\nbootstrap_servers = [{server:?}]\n[daemon]\ndrain_timeout_ms = 300");
+    let text = [outbox("locked", &database), outbox("free", &other), rest].concat();
     let mut daemon = Running::start(outboxd(&["run", "--config", &place.write("c.toml", &text)]));
     daemon.wait_until("the refused connection", |daemon| daemon.stderr().contains(&server));
     let application = rusqlite::Connection::open(&database).unwrap();

@@ -15,6 +15,8 @@ pub fn twenty_drains_under_load(version: &str) {
         (0..3).map(|writer| scene.writer(&database, &format!("{write} --writer {writer}"))).collect();
     let reader = scene::look(&database);
     let mut random = fastrand::Rng::with_seed(scene.seed);
+    // What the last lines say.
+    let (mut said_published, mut said_deleted) = (0, 0);
     for _ in 0..20 {
         let published = || {
             let left = scene::rows(&reader, "users_outbox")?;
@@ -27,7 +29,9 @@ pub fn twenty_drains_under_load(version: &str) {
             daemon.still_runs();
             published().is_some_and(|now| now >= wanted)
         });
-        daemon.drain();
+        let goodbye = daemon.drain_at_work();
+        said_published += goodbye.published;
+        said_deleted += goodbye.deleted;
     }
     std::fs::write(&enough, "").unwrap();
     for writer in &mut writers {
@@ -35,8 +39,11 @@ pub fn twenty_drains_under_load(version: &str) {
     }
     let daemon = scene.daemon(&config);
     scene::wait_until_empty(&database, 60 * SECOND);
-    daemon.drain();
-    scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
+    let goodbye = daemon.drain();
+    let writers: Vec<_> = writers.iter().collect();
+    let committed = scene::committed(&writers) as u64;
+    assert_eq!((said_published + goodbye.published, said_deleted + goodbye.deleted), (committed, committed));
+    scene.check(&[&topic], &writers);
 }
 
 pub fn broker_killed(version: &str) {
