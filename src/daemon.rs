@@ -4,6 +4,7 @@
 //! a drain ends within its time. Does not know: SQL, Kafka, what an event is.
 
 mod error;
+mod goodbye;
 mod output;
 pub mod signals;
 mod start;
@@ -19,7 +20,6 @@ use crate::telemetry::http::HttpServer;
 use crate::telemetry::notify::Notifier;
 use crossbeam_channel::Receiver;
 use start::{Running, SinkThreads};
-use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Instant;
 
@@ -52,30 +52,10 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
     sink.stop(supervised.until);
     drop((notifier, http));
     if supervised.failure.is_none() {
-        say_goodbye(&supervised.summary, &databases, &health, supervised.stuck);
+        let (done, stuck) = (&supervised.summary, supervised.stuck);
+        log::info!("{}", goodbye::line(done, &databases, &health, stuck, supervised.until));
     }
     supervised.failure.map_or(Ok(supervised.summary), Err)
-}
-
-/// The last line: what was done and what is left.
-fn say_goodbye(summary: &Summary, databases: &[crate::config::Database], health: &Health, stuck: usize) {
-    let waiting = wiring::waiting(databases, health);
-    let mut line =
-        format!("drained: published {}, deleted {}, left in the tables: {waiting}", summary.published, summary.deleted);
-    if summary.left_in_flight > 0 {
-        let _ = write!(line, "; {} of them were in flight and are sent again", summary.left_in_flight);
-    }
-    if summary.left_acknowledged > 0 {
-        let _ = write!(
-            line,
-            "; {} of them are published, were not deleted in time, and are sent again",
-            summary.left_acknowledged
-        );
-    }
-    if stuck > 0 {
-        let _ = write!(line, "; {stuck} relay threads did not come back in time");
-    }
-    log::info!("{line}");
 }
 
 impl SinkThreads {

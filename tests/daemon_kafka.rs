@@ -54,14 +54,13 @@ fn the_demo_reads_its_records_back() {
 fn two_databases_share_a_daemon_and_a_state_file() {
     let kafka = FakeKafka::builder().topic("a", 2).topic("b", 1).start();
     let place = Place::new();
-    let mut text = String::new();
-    for name in ["a", "b"] {
+    let outboxes = ["a", "b"].map(|name| {
         let database = place.database(name, &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
         fill(&place, name, 0, 200);
-        text += &format!("[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = {name:?}\n");
-    }
-    text +=
-        &format!("[kafka]\nbootstrap_servers = [{:?}]\n[state]\npath = {:?}", kafka.bootstrap(), place.text("state"));
+        format!("[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = {name:?}\n")
+    });
+    let (servers, state) = (kafka.bootstrap(), place.text("state"));
+    let text = format!("{}[kafka]\nbootstrap_servers = [{servers:?}]\n[state]\npath = {state:?}", outboxes.concat());
     let config = place.write("c.toml", &text);
     let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
     daemon.wait_until("empty tables", |_| rows(&place, "a") + rows(&place, "b") == 0);

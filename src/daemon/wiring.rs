@@ -3,16 +3,13 @@
 //! Promises: translates and nothing else. Does not know: threads.
 
 use crate::config::{self, Part};
-use crate::model::{OutboxIx, RunId, field};
-use crate::ports::{Source, SourceError};
+use crate::model::{RunId, field};
 use crate::relay::Limits;
 use crate::relay::route::{Route, TemplatePart, TopicTemplate};
 use crate::sink::kafka::KafkaOptions;
-use crate::source::{Database, DatabaseOptions, Durability, OutboxSpec};
+use crate::source::{DatabaseOptions, Durability, OutboxSpec};
 use crate::telemetry::figures::Figures;
-use crate::telemetry::health::Health;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 pub fn database_options(database: &config::Database) -> DatabaseOptions {
     DatabaseOptions {
@@ -111,24 +108,4 @@ pub fn run_id() -> Result<RunId, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
     Ok(RunId(u128::from_be_bytes(bytes)))
-}
-
-/// How many rows wait in all tables, for people: asked of the databases, and where one can't be read now, of the last figures.
-pub fn waiting(databases: &[config::Database], health: &Health) -> String {
-    let (mut rows, mut exact) = (0, true);
-    for (database, figures) in databases.iter().zip(health.relays()) {
-        let mut source = Database::open_read_only(database_options(database), outbox_specs(database));
-        // Reads the schema; what is wrong with it shows below.
-        let _ = source.check();
-        for (index, last) in figures.outboxes.iter().enumerate() {
-            let (now, counted) = match source.backlog(OutboxIx(index as u16)) {
-                Ok(backlog) => (backlog.rows, backlog.exact),
-                Err(SourceError::NotThere(_)) => (0, true),
-                Err(_) => (last.backlog_rows.load(Relaxed), false),
-            };
-            rows += now;
-            exact &= counted;
-        }
-    }
-    format!("{}{rows} row{}", if exact { "" } else { "about " }, if rows == 1 { "" } else { "s" })
 }

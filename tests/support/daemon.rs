@@ -98,16 +98,45 @@ impl Daemon {
         self.process.exit(DRAIN_DEADLINE)
     }
 
-    /// SIGTERM must end it with exit code 0.
+    /// SIGTERM must end it with exit code 0, and with a last line that says what was done.
     #[track_caller]
-    pub fn drain(mut self) {
+    pub fn drain_at_work(mut self) -> Goodbye {
         let status = self.terminate();
-        assert_eq!(status.code(), Some(0), "after SIGTERM: {status}\n{}", self.process.stderr_text());
+        let said = self.process.stderr_text();
+        assert_eq!(status.code(), Some(0), "after SIGTERM: {status}\n{said}");
+        let last = said.lines().last().unwrap_or_default();
+        Goodbye::parse(last).unwrap_or_else(|| panic!("the last line is no goodbye:\n{said}"))
+    }
+
+    /// The same for one whose tables are empty, which it must know.
+    #[track_caller]
+    pub fn drain(self) -> Goodbye {
+        let goodbye = self.drain_at_work();
+        assert_eq!((goodbye.left.as_str(), goodbye.published), ("0 rows", goodbye.deleted), "{goodbye:?}");
+        goodbye
     }
 
     #[track_caller]
     pub fn exit_code(&mut self) -> Option<i32> {
         self.process.exit(30 * SECOND).code()
+    }
+}
+
+/// The last line of a drain.
+#[derive(Debug)]
+pub struct Goodbye {
+    pub published: u64,
+    pub deleted: u64,
+    /// As it is said to people.
+    pub left: String,
+}
+
+impl Goodbye {
+    fn parse(line: &str) -> Option<Goodbye> {
+        let (_, said) = line.split_once("] drained: published ")?;
+        let (published, said) = said.split_once(", deleted ")?;
+        let (deleted, left) = said.split_once(", left in the tables: ")?;
+        Some(Goodbye { published: published.parse().ok()?, deleted: deleted.parse().ok()?, left: left.to_owned() })
     }
 }
 

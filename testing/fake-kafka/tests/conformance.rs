@@ -299,7 +299,10 @@ fn a_real_broker_answers_the_script_as_the_fake_does() {
     assert_eq!(created.topics[0].error_code, 0);
     let ready = |client: &mut Client| {
         let answer = client.metadata(&[&topic]);
-        answer.topics[0].error_code == 0 && answer.topics[0].partitions.iter().all(|found| found.error_code == 0)
+        // Metadata names a leader before the leader knows of it: until then it answers 6.
+        answer.topics[0].error_code == 0
+            && answer.topics[0].partitions.iter().all(|found| found.error_code == 0)
+            && (0..2).all(|partition| client.list_offset(&topic, partition, -1).0 == 0)
     };
     let mut client = Client::connect(address);
     while !ready(&mut client) {}
