@@ -161,7 +161,7 @@ impl Database {
         let began = Instant::now();
         let counter: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if link.checked != Some(counter) {
-            let inspected = self.inspect(connection);
+            let inspected = self.inspect(connection, link.checked.is_some());
             // What the schema check says is said once: also when it says that rows must be matched anew.
             if !matches!(inspected, Err(Trouble::Sqlite(_))) {
                 *checked = Some(counter);
