@@ -157,6 +157,14 @@ impl Database {
             connection.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
             *mode_set = Some(self.mode);
         }
+        // Parsing need not happen while the lock is held. What can't be prepared is for the inspection inside the transaction to
+        // explain.
+        for rows in self.work.rows.chunk_by(|a, b| a.0.outbox == b.0.outbox) {
+            if let Some(table) = self.outboxes[usize::from(rows[0].0.outbox.0)].table() {
+                let _ = (connection.prepare_cached(&table.range), connection.prepare_cached(&table.delete));
+            }
+        }
+        let _ = connection.prepare_cached("COMMIT");
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let began = Instant::now();
         let counter: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
