@@ -85,6 +85,11 @@ pub(super) struct Reading {
     /// The last look or delete.
     last_use: Instant,
     pub(super) last_foreign: Option<Instant>,
+    /// A commit whose bytes were in the files before we let go, and that became visible after, changes no file any more: the
+    /// database is looked at once more when every promise would have been kept.
+    recheck_at: Option<Instant>,
+    /// It was opened for that alone.
+    rechecking: bool,
     busy_since: Option<Instant>,
     busy_step: Duration,
     room: bool,
@@ -108,6 +113,8 @@ impl Reading {
             net_at: now + NET_EVERY,
             last_use: now,
             last_foreign: None,
+            recheck_at: None,
+            rechecking: false,
             busy_since: None,
             busy_step: PROMISE_STEP,
             room: false,
@@ -230,7 +237,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.reading.look_at = None;
         }
         if looked {
-            self.reading.looked(self.intake.taken != taken, now);
+            let found = self.intake.taken != taken;
+            self.reading.rechecking &= !found;
+            self.reading.looked(found, now);
         }
         if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
             self.reading.seen = None;
@@ -302,6 +311,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if !self.source.is_open() {
             if self.source.stirred() {
+                self.reading.look_soon(now);
+            } else if self.reading.recheck_at.is_some_and(|at| at <= now) {
+                self.reading.recheck_at = None;
+                self.reading.rechecking = true;
                 self.reading.look_soon(now);
             }
             return;
@@ -505,8 +518,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.settling.wants_forgetting(now) && self.is_quiet_pipeline() {
             self.forget_settled(now, false);
         }
+        let keep = if self.reading.rechecking { Duration::ZERO } else { LET_GO_AFTER };
         let idle = self.source.is_open()
-            && self.reading.last_use + LET_GO_AFTER <= now
+            && self.reading.last_use + keep <= now
+            && self.reading.look_at.is_none()
             && self.settling.is_empty()
             && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
@@ -519,6 +534,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.figures.longest_write_us.load(Relaxed)
             );
             self.source.let_go();
+            self.reading.recheck_at = (!self.reading.rechecking).then_some(now + PROMISE_FOR);
+            self.reading.rechecking = false;
             self.reading.version = None;
             self.reading.promise = None;
         }
