@@ -4,6 +4,7 @@
 //! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
 
 use super::breaker::{PROBE_EVERY, Suspect, Verdict};
+use super::intake::Intake;
 use super::lanes::{Batch, Flight, Phase, Standing};
 use super::ledger::Leaver;
 use super::route::recut;
@@ -170,15 +171,32 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         );
         lane.standing = Standing::Halted;
         lane.flight = Some(flight);
+        self.park_if_halted(ix);
         self.in_trouble(ix);
         self.reading.room();
     }
 
+    /// The rows of a halted lane's batch need not be waited for by what takes their place.
+    pub(super) fn park_if_halted(&mut self, ix: u32) {
+        let Intake { lanes, outboxes, .. } = &mut self.intake;
+        let lane = &lanes[ix as usize];
+        let Some(flight) = lane.flight.as_ref().filter(|_| lane.standing == Standing::Halted) else { return };
+        for (at, outbox) in outboxes.iter_mut().enumerate() {
+            let metas = flight.plan.rows.meta.iter().filter(|meta| usize::from(meta.key.outbox.0) == at);
+            let mut marks: Vec<RowMark> =
+                metas.map(|meta| RowMark { rowid: meta.key.rowid, print: meta.print }).collect();
+            marks.sort_unstable_by_key(|mark| mark.rowid);
+            outbox.ledger.park(&marks);
+        }
+    }
+
     /// The plan is dropped, its rows go back to the table.
-    fn drop_flight(&mut self, flight: &Flight) {
+    pub(super) fn drop_flight(&mut self, flight: &Flight) {
         self.plans.remove(&flight.plan.id);
         self.summary.left_in_flight += flight.plan.rows.len() as u64;
-        self.settling.forget(flight.plan.id);
+        if flight.phase != Phase::Unrecorded {
+            self.settling.forget(flight.plan.id);
+        }
     }
 
     /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
@@ -200,6 +218,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let topic = lane.topic as usize;
         let count = rows.len();
+        // Positions outside the batch say nothing: as if none had been named.
+        let records = records
+            .map(|records| records.into_iter().filter(|at| (*at as usize) < count).collect::<Vec<u32>>())
+            .filter(|records| !records.is_empty());
         let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
         let breaker = &self.intake.topics[topic].breaker;
         if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
@@ -212,7 +234,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             _ => {
                 let mut bad: Vec<usize> =
                     records.map_or_else(|| vec![0], |at| at.iter().map(|at| *at as usize).collect());
-                bad.retain(|at| *at < count);
                 bad.sort_unstable();
                 bad.dedup();
                 let good: Vec<usize> = (0..count).filter(|at| bad.binary_search(at).is_err()).collect();
@@ -328,7 +349,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             };
             let mut able: Vec<u32> = state.lanes.iter().flatten().copied().filter(able).collect();
             able.sort_unstable();
-            if state.breaker.probe(able.into_iter()) {
+            if state.breaker.probe(&able) {
                 self.reading.look_soon(now);
             }
         }
@@ -343,7 +364,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             meta.key.rowid,
             suspect.why
         );
-        outbox.ledger.set_aside(RowMark { rowid: meta.key.rowid, print: meta.print });
+        outbox.set_aside(RowMark { rowid: meta.key.rowid, print: meta.print });
         self.figures.outboxes[usize::from(meta.key.outbox.0)].set_aside.fetch_add(1, Relaxed);
         self.intake.forget_rows(suspect.row);
     }

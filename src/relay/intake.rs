@@ -9,7 +9,7 @@ use super::breaker::Breaker;
 use super::lanes::{Batch, Lane, Phase, Standing};
 use super::ledger::{Known, Leaver, Ledger};
 use super::route::{self, Encoder, Route, Unroutable};
-use crate::model::{Flow, OutboxIx, PartitionStart, Plan, RowMark, RowView, Rows, RunId, Target, Topic};
+use crate::model::{Flow, OutboxIx, PartitionStart, Plan, RowMark, RowView, Rows, RunId, Target, Topic, Version};
 use crate::telemetry::trouble::Trouble;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub struct Outbox {
     pub ledger: Ledger,
     /// Whether the last look came to the table's end.
     pub more: Behind,
+    /// What the last look ran under.
+    pub version: Option<Version>,
     /// There has been room since the last look from the low marks.
     pub again: bool,
     /// Not looked at before this, because of `trouble`.
@@ -49,6 +51,21 @@ pub struct Outbox {
     /// When the oldest row that is still in the table and not held was noticed.
     pub behind_since: Option<Instant>,
     pub topics: usize,
+}
+
+impl Outbox {
+    /// The row stays in the table, whatever the reason. At the limit the outbox pauses: memory and log have one.
+    pub fn set_aside(&mut self, mark: RowMark) {
+        self.ledger.set_aside(mark);
+        if self.ledger.is_full() && !self.paused {
+            self.paused = true;
+            log::error!(
+                "outbox {}: {} rows are set aside, the most there may be; it pauses. Remove their cause or the rows, then restart",
+                self.route.name,
+                self.ledger.set_aside_rows()
+            );
+        }
+    }
 }
 
 /// One topic that rows were routed to.
@@ -114,6 +131,7 @@ impl Intake {
                 route,
                 ledger: Ledger::default(),
                 more: Behind::Ready,
+                version: None,
                 again: false,
                 retry_at: None,
                 paused: false,
@@ -171,6 +189,9 @@ impl Intake {
 
     /// The sink knows the topic's partitions, or that there are more of them.
     pub fn opened(&mut self, name: &str, starts: Vec<PartitionStart>) {
+        if starts.is_empty() {
+            return;
+        }
         let ix = self.topic(name);
         let topic = &mut self.topics[ix as usize];
         if topic.is_open() && starts.len() < topic.lanes.len() {
@@ -195,6 +216,12 @@ impl Intake {
             Known::New => self.place(ix, row, now),
             Known::Rewritten => match self.place(ix, row, now) {
                 Place::Lane(lane) => Place::Leave(Leaver::Lane(lane)),
+                Place::Unroutable(_) => {
+                    // It is met again when the version on its way was dealt with. Set aside now, a third version would be
+                    // held twice under one rowid.
+                    self.outbox(ix).ledger.came_to(mark);
+                    return Flow::Continue;
+                }
                 place => place,
             },
         };
@@ -206,11 +233,10 @@ impl Intake {
                 outbox.ledger.leave(leaver, mark);
             }
             Place::Unroutable(reason) => {
-                if self.outbox(ix).ledger.is_full() {
-                    self.outbox(ix).paused = true;
+                if self.outbox(ix).paused {
                     return Flow::Stop;
                 }
-                self.outbox(ix).ledger.set_aside(mark);
+                self.outbox(ix).set_aside(mark);
                 self.unroutable.push((ix, mark, reason));
             }
             Place::Lane(lane) => self.put(ix, lane, row, seen),

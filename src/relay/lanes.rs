@@ -38,6 +38,12 @@ pub enum Phase {
     Waiting { until: Instant },
 }
 
+impl Phase {
+    pub fn is_sent(self) -> bool {
+        matches!(self, Phase::Sent { .. })
+    }
+}
+
 /// A lane's batch between plan and acknowledgement.
 #[derive(Debug)]
 pub struct Flight {

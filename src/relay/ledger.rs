@@ -33,6 +33,9 @@ pub struct Ledger {
     held: Vec<RowMark>,
     /// Rows that stay in the table and are not sent again as long as they are unchanged.
     set_aside: BTreeMap<i64, Fingerprint>,
+    /// Rows of batches that wait for the log to be asked: passed over, and what the application puts under their rowids meanwhile
+    /// need not wait for a delete that does not come.
+    parked: BTreeMap<i64, Fingerprint>,
     /// The last row the looks have come to.
     cursor: Option<RowMark>,
     /// Low marks. A leaver with one takes no row above it, except in a look that started at or below it: that keeps order.
@@ -44,6 +47,8 @@ pub struct Ledger {
     resume: Option<i64>,
     /// The range of rows below the cursor that has to be looked at again (rewritten by the application).
     revisit: Option<(i64, i64)>,
+    /// The running look covers that range.
+    revisits: bool,
 }
 
 /// What the ledger says of a row that a look has come to.
@@ -60,13 +65,14 @@ pub enum Known {
 
 impl Ledger {
     pub fn held_rows(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.parked.len()
     }
 
     pub fn set_aside_rows(&self) -> usize {
         self.set_aside.len()
     }
 
+    /// Whether the outbox has to pause: no more may be set aside.
     pub fn is_full(&self) -> bool {
         self.set_aside.len() >= SET_ASIDE_ROWS_MAX
     }
@@ -81,13 +87,13 @@ impl Ledger {
 
     /// Whether a row is known. A set-aside row whose content changed is a new event and forgotten here.
     pub fn recognise(&mut self, row: &RowView<'_>) -> Known {
-        if !self.set_aside.is_empty()
-            && let Some(print) = self.set_aside.get(&row.rowid)
-        {
-            if *print == row.print {
-                return Known::Passed;
+        for staying in [&mut self.set_aside, &mut self.parked] {
+            if let Some(print) = staying.get(&row.rowid) {
+                if *print == row.print {
+                    return Known::Passed;
+                }
+                staying.remove(&row.rowid);
             }
-            self.set_aside.remove(&row.rowid);
         }
         match self.held.last() {
             Some(last) if last.rowid >= row.rowid => {
@@ -177,6 +183,8 @@ impl Ledger {
             Start::From(rowid) => low >= rowid,
         };
         debug_assert!(self.covered.is_empty());
+        // A look that goes on where one ended covers no row below; that one is due afterwards.
+        self.revisits = self.revisit.is_some_and(|(low, _)| covers(low));
         let covered = &mut self.covered;
         self.marks.retain(|leaver, left| {
             let covered_now = covers(left.low);
@@ -201,7 +209,9 @@ impl Ledger {
             }
             Self::merge(&mut self.marks, leaver, left);
         }
-        if let (Some(last), Some((low, high))) = (last, self.revisit) {
+        if let (Some(last), Some((low, high))) = (last, self.revisit)
+            && self.revisits
+        {
             self.revisit = (last < high).then(|| (low.max(last.saturating_add(1)), high));
         }
     }
@@ -247,8 +257,9 @@ impl Ledger {
     fn fallback(&self, rowid: i64) -> Option<RowMark> {
         let below = self.held.partition_point(|held| held.rowid <= rowid);
         let held = below.checked_sub(1).map(|at| self.held[at]);
-        let aside =
-            self.set_aside.range(..=rowid).next_back().map(|(rowid, print)| RowMark { rowid: *rowid, print: *print });
+        let staying = [&self.set_aside, &self.parked];
+        let aside = staying.into_iter().filter_map(|rows| rows.range(..=rowid).next_back());
+        let aside = aside.map(|(rowid, print)| RowMark { rowid: *rowid, print: *print });
         let left = self.marks.values().map(|left| left.high).filter(|high| high.rowid <= rowid);
         left.chain(held).chain(aside).max_by_key(|mark| mark.rowid)
     }
@@ -259,11 +270,18 @@ impl Ledger {
         self.set_aside.insert(mark.rowid, mark.print);
     }
 
+    /// The row's batch stays where it is for the rest of the run.
+    pub fn park(&mut self, marks: &[RowMark]) {
+        self.release(&marks.iter().map(|mark| mark.rowid).collect::<Vec<_>>());
+        self.parked.extend(marks.iter().map(|mark| (mark.rowid, mark.print)));
+    }
+
     /// After file or table were replaced: only `planned` is still held; where anything else stands is not known.
     pub fn restart(&mut self, mut planned: Vec<RowMark>) {
         planned.sort_unstable_by_key(|mark| mark.rowid);
         planned.dedup_by_key(|mark| mark.rowid);
         self.held = planned;
+        self.parked.clear();
         self.marks.clear();
         self.forget_cursor();
         // Set-aside rows stay: they are recognised by rowid and fingerprint, and in a new file both must agree again.
@@ -403,6 +421,21 @@ mod tests {
         let changed = RowView { rowid: 1, print: Fingerprint(99), fields: &[] };
         assert_eq!(ledger.recognise(&changed), Known::New);
         assert_eq!(ledger.set_aside_rows(), 0);
+    }
+
+    #[test]
+    fn a_parked_row_is_passed_and_what_takes_its_place_is_new() {
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1, 2]);
+        ledger.park(&[mark(1), mark(2)]);
+        assert_eq!(ledger.recognise(&view(2)), Known::Passed);
+        assert_eq!(ledger.held_rows(), 2);
+        let other = RowView { rowid: 1, print: Fingerprint(99), fields: &[] };
+        assert_eq!(ledger.recognise(&other), Known::New);
+        ledger.hold(RowMark { rowid: 1, print: other.print });
+        assert_eq!(ledger.start(None), Start::After(mark(2)));
+        ledger.removed(&[1]);
+        assert_eq!(ledger.recognise(&view(2)), Known::Passed);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::ports::{Clock, Journal, Sink, Source};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::trouble::Trouble;
 use intake::Intake;
+use lanes::Standing;
 use reading::Reading;
 use route::Route;
 use settling::Settling;
@@ -192,7 +193,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         match event {
             Event::Wake(wake) => {
                 self.figures.wakes.fetch_add(1, Relaxed);
-                self.reading.wake(wake, now);
+                // Closing makes events of its own, and opening again for each of them would never end.
+                if self.source.is_open() || self.source.stirred() {
+                    self.reading.wake(wake, now);
+                }
             }
             Event::Sink(event) => self.on_sink(event, now)?,
             Event::Deadline => {}
@@ -207,9 +211,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.figures.turned_ms.store(now.saturating_duration_since(self.figures.started).as_millis() as u64, Relaxed);
         self.retry_lanes(now);
         self.breakers(now);
-        if self.draining.is_none() {
-            self.read(now)?;
-        }
+        self.read(now)?;
         self.open_topics();
         self.dispatch(now);
         self.settle(now)?;
@@ -233,13 +235,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if !self.intake.ready.is_empty() && self.can_dispatch() {
             earliest = earliest.min(self.dispatch_at.unwrap_or(now));
         }
-        if let Some(at) = self.settling.deadline(self.is_quiet_pipeline()) {
+        // Nothing is deleted while planned rows are looked for in a replaced file.
+        if self.reading.rematch.is_none()
+            && let Some(at) = self.settling.deadline(self.is_quiet_pipeline())
+        {
             earliest = earliest.min(at);
         }
-        match self.draining {
-            Some(until) => earliest.min(until),
-            None => earliest.min(self.reading_deadline(now)),
-        }
+        earliest = earliest.min(self.reading_deadline(now));
+        self.draining.map_or(earliest, |until| earliest.min(until))
     }
 
     /// Whether a wake is of use now.
@@ -287,10 +290,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.intake.give_back(ix);
         }
         self.intake.ready.clear();
-        for lane in &mut self.intake.lanes {
+        for ix in 0..self.intake.lanes.len() {
+            let lane = &mut self.intake.lanes[ix];
             lane.queued = false;
-            if let Some(rejected) = lane.replacing.take() {
-                self.settling.forget(rejected);
+            // No broker can have got it: it is not waited for, its rows stay in the table.
+            let unsent = lane
+                .flight
+                .take_if(|flight| lane.standing != Standing::Halted && !flight.unsure && !flight.phase.is_sent());
+            if let Some(flight) = unsent {
+                self.drop_flight(&flight);
             }
         }
         self.figures.wait_for(Some("drain"));
@@ -299,18 +307,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether a drain has come to its end: everything settled, or the time is over.
     fn drained(&mut self, now: Instant) -> bool {
         let Some(until) = self.draining else { return false };
-        let settled = self.plans.is_empty() && self.settling.is_empty();
-        if !settled && now < until {
+        // The batch of a halted lane gets no answer any more.
+        let answered = self.plans.values().all(|ix| self.intake.lanes[*ix as usize].standing == Standing::Halted);
+        if !(answered && self.settling.is_empty()) && now < until {
             return false;
+        }
+        for lane in &mut self.intake.lanes {
+            if let Some(rejected) = lane.replacing.take() {
+                self.settling.forget(rejected);
+            }
         }
         self.forget_settled(now, true);
         self.source.let_go();
-        self.summary.left_in_flight = self
-            .plans
-            .values()
-            .filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref())
-            .map(|flight| flight.plan.rows.len() as u64)
-            .sum();
+        let flights = self.plans.values().filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref());
+        self.summary.left_in_flight += flights.map(|flight| flight.plan.rows.len() as u64).sum::<u64>();
         self.summary.left_acknowledged = self.settling.rows() as u64;
         true
     }

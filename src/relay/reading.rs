@@ -36,7 +36,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A sweep over a large backlog may take this fraction of the time: one twentieth.
 const SWEEP_PAUSE_FACTOR: u32 = 20;
 /// How often an outbox that is not there, or can't be read, is tried again.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
+pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// A read that is BUSY for longer is mentioned.
 const BUSY_MENTIONED_AFTER: Duration = Duration::from_secs(5);
 
@@ -79,6 +79,8 @@ pub(super) struct Reading {
     empty_looks: u32,
     spacing: Duration,
     version: Option<Version>,
+    /// The last connection, whether or not it is still open.
+    connection: Option<u64>,
     net_at: Instant,
     /// The last look or delete.
     last_use: Instant,
@@ -102,6 +104,7 @@ impl Reading {
             empty_looks: 0,
             spacing: LOOK_EVERY,
             version: None,
+            connection: None,
             net_at: now + NET_EVERY,
             last_use: now,
             last_foreign: None,
@@ -166,6 +169,12 @@ impl Reading {
         let foreign =
             self.version.is_some_and(|old| old.connection == version.connection && old.counter != version.counter);
         self.version = Some(version);
+        if self.connection.replace(version.connection).is_some_and(|old| old != version.connection) {
+            // What was committed while the database was let go may lie below the cursors. And it stays open for a while: with
+            // commits that leave nothing for us it would be opened for each of them.
+            self.sweep.wanted = true;
+            self.used(now);
+        }
         if foreign {
             self.last_foreign = Some(now);
             self.sweep.wanted = true;
@@ -193,6 +202,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if self.reading.rematch.is_some() {
             self.rematch_slice(now);
+            return Ok(());
+        }
+        if self.draining.is_some() {
             return Ok(());
         }
         self.look_for_news(now);
@@ -223,18 +235,38 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
             self.reading.seen = None;
         }
-        self.sweep(now)
+        self.sweep(now)?;
+        self.look_where_news_was_not_for(now);
+        Ok(())
+    }
+
+    /// A commit that the sweep or another outbox's look came upon is no news any more to the version, the promise and the net,
+    /// and this outbox has not been looked at since.
+    fn look_where_news_was_not_for(&mut self, now: Instant) {
+        let Some(version) = self.reading.version else { return };
+        let missed = |at: usize| {
+            let outbox = &self.intake.outboxes[at];
+            let old = outbox.version.is_some_and(|seen| seen != version);
+            old && outbox.more == Behind::No && outbox.retry_at.is_none() && self.may_look(at)
+        };
+        if (0..self.intake.outboxes.len()).any(missed) {
+            self.reading.look_soon(now);
+        }
+    }
+
+    /// False: nothing could be taken, whatever there is. That changes with an event, not with time.
+    fn may_look(&self, at: usize) -> bool {
+        let outbox = &self.intake.outboxes[at];
+        // Its only topic is not open: the rows wait in the table, and nothing is read to be left there.
+        let closed = outbox.route.literal().is_some_and(|literal| {
+            self.intake.topic_of(literal).is_none_or(|ix| !self.intake.topics[ix as usize].is_open())
+        });
+        !outbox.paused && !closed
     }
 
     fn wants_look(&self, at: usize, news: bool, now: Instant) -> bool {
         let outbox = &self.intake.outboxes[at];
-        if outbox.paused || outbox.retry_at.is_some_and(|at| now < at) {
-            return false;
-        }
-        if let Some(literal) = outbox.route.literal()
-            && self.intake.topic_of(literal).is_none_or(|ix| !self.intake.topics[ix as usize].is_open())
-        {
-            // Its only topic is not open: the rows wait in the table, and nothing is read to be left there.
+        if outbox.retry_at.is_some_and(|at| now < at) || !self.may_look(at) {
             return false;
         }
         news || outbox.retry_at.is_some()
@@ -314,6 +346,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         };
         outbox.retry_at = None;
+        outbox.version = Some(look.version);
         outbox.trouble.over(now);
         outbox.more = match look.end {
             LookEnd::End => Behind::No,
@@ -328,13 +361,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.behind_since = None;
         } else {
             outbox.behind_since.get_or_insert(self.reading.seen.unwrap_or(now));
-        }
-        if outbox.paused {
-            log::error!(
-                "outbox {}: {} rows are set aside, the most there may be; it pauses. Remove their cause or the rows, then restart",
-                outbox.route.name,
-                outbox.ledger.set_aside_rows()
-            );
         }
         self.log_unroutable();
         Ok(true)
@@ -482,6 +508,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let idle = self.source.is_open()
             && self.reading.last_use + LET_GO_AFTER <= now
             && self.settling.is_empty()
+            && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
             && self.reading.rematch.is_none();
         if idle {
@@ -502,6 +529,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     pub(super) fn reading_deadline(&self, now: Instant) -> Instant {
         let reading = &self.reading;
+        if self.draining.is_some() && reading.rematch.is_none() {
+            return now + NET_EVERY;
+        }
+        if let Some(rematch) = &reading.rematch {
+            let busy_until = reading.look_at.filter(|_| reading.busy_since.is_some());
+            return now.max(rematch.not_before).max(busy_until.unwrap_or(now));
+        }
         let mut earliest = reading.net_at;
         if let Some(at) = reading.look_at {
             if reading.busy_since.is_some() {
@@ -514,17 +548,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         {
             earliest = earliest.min(promise.next);
         }
-        if self.source.is_open() && self.settling.is_empty() {
+        if self.source.is_open() && self.settling.is_empty() && reading.promise.is_none() {
             earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;
-        if sweep.running.is_some() || reading.rematch.is_some() || reading.room {
+        if sweep.running.is_some() || reading.room {
             return now;
         }
         if sweep.wanted {
             earliest = earliest.min(sweep.not_before);
         }
         for (at, outbox) in self.intake.outboxes.iter().enumerate() {
+            if !self.may_look(at) {
+                continue;
+            }
             if let Some(retry) = outbox.retry_at {
                 earliest = earliest.min(retry);
             } else if self.wants_look(at, false, now) {

@@ -5,8 +5,9 @@
 
 use super::Relay;
 use super::intake::Behind;
+use super::reading::RETRY_EVERY;
 use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, Plan, RowKey, RowMark, Rows, Start};
-use crate::ports::{Clock, Journal, Sink, Source};
+use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,20 +23,15 @@ pub(super) struct Rematch {
     found: HashMap<RowKey, i64>,
     outbox: usize,
     from: i64,
+    /// A read that failed is tried again: rows given up as no longer there would be published a second time.
+    pub(super) not_before: Instant,
 }
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// What was collected is forgotten (it is read again), what is planned is looked for.
     pub(super) fn replaced(&mut self, text: &str, now: Instant) {
         log::warn!("{}: {text}; what is there now is read from the start", self.figures.database);
-        for ix in 0..self.intake.lanes.len() as u32 {
-            self.intake.give_back(ix);
-        }
-        for topic in 0..self.intake.topics.len() {
-            for suspect in self.intake.topics[topic].breaker.acquit() {
-                self.intake.forget_rows(suspect.row);
-            }
-        }
+        self.forget_unplanned();
         let mut wanted: HashMap<(OutboxIx, Fingerprint), Vec<i64>> = HashMap::new();
         let mut marks: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
         for plan in self.open_plans() {
@@ -48,9 +44,26 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.ledger.restart(marks);
             outbox.more = Behind::Ready;
         }
-        self.reading.rematch =
-            (!wanted.is_empty()).then(|| Rematch { wanted, found: HashMap::new(), outbox: 0, from: i64::MIN });
+        self.reading.rematch = (!wanted.is_empty()).then(|| Rematch {
+            wanted,
+            found: HashMap::new(),
+            outbox: 0,
+            from: i64::MIN,
+            not_before: now,
+        });
         self.reading.look_soon(now);
+    }
+
+    /// What is not in a plan is read again.
+    fn forget_unplanned(&mut self) {
+        for ix in 0..self.intake.lanes.len() as u32 {
+            self.intake.give_back(ix);
+        }
+        for topic in 0..self.intake.topics.len() {
+            for suspect in self.intake.topics[topic].breaker.acquit() {
+                self.intake.forget_rows(suspect.row);
+            }
+        }
     }
 
     fn open_plans(&self) -> Vec<Arc<Plan>> {
@@ -66,10 +79,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         let ix = OutboxIx(rematch.outbox as u16);
-        if self.intake.outbox(ix).retry_at.is_some_and(|at| now < at) {
-            // Not readable: what can't be found again is simply no longer there.
-            rematch.outbox += 1;
-            rematch.from = i64::MIN;
+        if now < rematch.not_before {
             return;
         }
         let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: None };
@@ -94,6 +104,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 }
             },
             Err(error) => {
+                if matches!(error, SourceError::NotThere(_) | SourceError::NotAnOutbox { .. }) {
+                    // No table: what was planned is no longer there.
+                    rematch.outbox += 1;
+                    rematch.from = i64::MIN;
+                } else if matches!(error, SourceError::Failed(_)) {
+                    rematch.not_before = now + RETRY_EVERY;
+                }
                 if let Err(fatal) = self.look_failed(ix, error, now) {
                     log::error!("{fatal}");
                 }
@@ -105,6 +122,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// finds it gone, or finds another row there and leaves it.
     fn finish_rematch(&mut self) {
         let Some(rematch) = self.reading.rematch.take() else { return };
+        // A batch rejected meanwhile left rows under the rowids they had.
+        self.forget_unplanned();
         let total: usize = rematch.found.len() + rematch.wanted.values().map(Vec::len).sum::<usize>();
         log::info!("{}: {} of {total} planned rows were found again", self.figures.database, rematch.found.len());
         for lane in &mut self.intake.lanes {
@@ -121,6 +140,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         for (outbox, marks) in self.intake.outboxes.iter_mut().zip(marks) {
             outbox.ledger.restart(marks);
+        }
+        for ix in 0..self.intake.lanes.len() as u32 {
+            self.park_if_halted(ix);
         }
         self.reading.room();
     }

@@ -19,7 +19,7 @@ const FULL_RETRY: Duration = Duration::from_millis(1);
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether lanes that are ready could be planned now.
     pub(super) fn can_dispatch(&self) -> bool {
-        self.draining.is_none() && matches!(self.producer, Producer::Known(_))
+        self.draining.is_none() && self.reading.rematch.is_none() && matches!(self.producer, Producer::Known(_))
     }
 
     /// Plans and sends what is ready.

@@ -46,7 +46,7 @@ const FAILED_RETRY: Duration = Duration::from_millis(500);
 /// Deleted plans are forgotten by the next dispatch; when there is none, by a sync of their own after this.
 const FORGET_AFTER: Duration = Duration::from_millis(100);
 /// Cost of a row in a write transaction before it was measured.
-const ROW_COST: Duration = Duration::from_micros(2);
+const ROW_COST: Duration = Duration::from_micros(1);
 const PLAN_ROWS_MIN: usize = 64;
 const PLAN_ROWS_MAX: usize = 8_192;
 
@@ -185,6 +185,10 @@ impl Settling {
         [forget, delete].into_iter().flatten().min()
     }
 
+    fn write_time(&self) -> Duration {
+        if self.alone { WRITE_TIME_QUIET } else { WRITE_TIME }
+    }
+
     /// How many rows fit into one write transaction of this length.
     fn rows_in(&self, time: Duration) -> usize {
         (time.as_nanos() / self.row_cost.as_nanos().max(1)) as usize
@@ -192,8 +196,10 @@ impl Settling {
 
     fn measured(&mut self, rows: usize, held: Duration) {
         if rows >= PLAN_ROWS_MIN {
+            // A delete that was interrupted by other processes says nothing of a row's cost: up slowly, down at once. Without that,
+            // one bad moment makes batches small, small batches make deletes dear, and so on.
             let cost = held / rows as u32;
-            self.row_cost = (self.row_cost * 3 + cost) / 4;
+            self.row_cost = cost.min(self.row_cost.mul_f64(1.1));
         }
     }
 }
@@ -215,7 +221,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if due.is_none_or(|due| now < due) || self.settling.retry_at.is_some_and(|at| now < at) {
             return Ok(());
         }
-        let rows_max = self.settling.rows_in(if quiet { WRITE_TIME_QUIET } else { WRITE_TIME });
+        let rows_max = self.settling.rows_in(self.settling.write_time());
         if self.makes_way(rows_max, now) {
             return Ok(());
         }
@@ -295,6 +301,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let now = self.clock.now();
         let settling = &mut self.settling;
+        log::debug!("deleted {rows} rows of {} plans in {:?}", plans.len(), deletion.held);
         settling.measured(rows, deletion.held);
         settling.rows -= rows;
         settling.acknowledged.drain(..plans.len());
@@ -304,7 +311,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         settling.retry_at = None;
         settling.polite_since = None;
         settling.busy_step = POLITE_STEP;
-        self.intake.limits.batch_rows_max = self.settling.rows_in(WRITE_TIME).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
+        // A delete takes whole plans, and their rows lie interleaved: the plans of all busy lanes are to fit into one.
+        let lanes = self.plans.len() + plans.len();
+        self.intake.limits.batch_rows_max =
+            (self.settling.rows_in(self.settling.write_time()) / lanes.max(1)).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
         self.summary.deleted += deletion.deleted as u64;
         self.figures.longest_write_us.fetch_max(deletion.held.as_micros() as u64, Relaxed);
         self.source_trouble.over(now);
@@ -357,7 +367,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.route.name,
             key.rowid
         );
-        outbox.ledger.set_aside(RowMark { rowid: key.rowid, print: meta.print });
+        outbox.set_aside(RowMark { rowid: key.rowid, print: meta.print });
         self.figures.outboxes[usize::from(key.outbox.0)].set_aside.fetch_add(1, Relaxed);
     }
 
@@ -369,6 +379,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Err(error) = self.source.make_durable() {
             if last {
                 log::warn!("the last deletes could not be synced ({error}); their plans stay in the state file");
+                // What was acknowledged is no less true.
+                self.record(now);
             }
             self.settling.deleted_at = self.settling.deleted_at.map(|_| now);
             return;

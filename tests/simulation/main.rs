@@ -24,6 +24,9 @@ type SimRelay = Relay<SimSource, SimJournal, SimSink, SimClock>;
 const TABLES: usize = 2;
 /// How long the application writes and faults happen.
 const STORM: Duration = Duration::from_secs(4);
+/// How long it writes now and then after that.
+const SPARSE: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(8);
 /// By then everything must be settled: suspects are believed after a minute, a stopped topic is tried every 30 s.
 const CALM: Duration = Duration::from_secs(400);
 /// A relay whose deadline is always now, and that does nothing, burns a core.
@@ -39,7 +42,11 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let world: Shared = Rc::new(RefCell::new(World::new(seed, TABLES)));
+        Run::on(Rc::new(RefCell::new(World::new(seed, TABLES))), seed, PlanId(1))
+    }
+
+    /// A daemon that starts in a world as it is.
+    fn on(world: Shared, seed: u64, first_plan: PlanId) -> Run {
         let figures = Arc::new(Figures::new("sim.db".to_owned(), vec!["a".to_owned(), "b".to_owned()]));
         let route = |name: &str, topic| Route {
             name: name.to_owned(),
@@ -62,7 +69,7 @@ impl Run {
         };
         let spec = RelaySpec {
             run: RunId(7),
-            first_plan: PlanId(1),
+            first_plan,
             routes: vec![route("a", TopicTemplate::Literal("users".to_owned())), route("b", template)],
             limits,
             seed,
@@ -80,9 +87,16 @@ impl Run {
 
     /// Lets time pass until `end`.
     fn until(&mut self, end: Duration) {
+        assert!(!self.ends_by(end), "seed {}: the relay ended", self.seed);
+    }
+
+    /// Lets time pass until `end`, or until the relay has drained.
+    fn ends_by(&mut self, end: Duration) -> bool {
         let mut idle_turns = 0;
         loop {
-            assert!(!self.relay.work().expect("no invariant is broken"), "seed {}: the relay ended", self.seed);
+            if self.relay.work().expect("no invariant is broken") {
+                return true;
+            }
             let held = self.figures.held_rows.load(Relaxed) as usize;
             assert!(held <= HELD_ROWS_MAX, "P5: {held} rows held (seed {})", self.seed);
             let deadline = self.relay.deadline();
@@ -96,7 +110,7 @@ impl Run {
             assert!(idle_turns < IDLE_TURNS_MAX, "the relay spins (seed {}): {:#?}", self.seed, self.relay);
             if next >= end {
                 self.world.borrow_mut().elapsed = end;
-                return;
+                return false;
             }
             // A relay that is always due would stand still: every turn costs a little time.
             let step = self.world.borrow().elapsed + Duration::from_micros(3);
@@ -149,13 +163,19 @@ impl Run {
             let after = world.micros(1..500);
             world.plan(after, Happening::Wake(seen));
         }
-        if world.elapsed < STORM {
+        if world.elapsed >= STORM && world.elapsed < SPARSE {
+            // Now and then the database is let go of between two commits.
+            let pause = world.micros(0..9_000_000);
+            if !world.agenda.values().any(|what| matches!(what, Happening::App)) {
+                world.plan(pause, Happening::App);
+            }
+        } else if world.elapsed < STORM {
             let pause = if world.random.u32(0..30) == 0 { world.micros(0..300_000) } else { world.micros(0..3_000) };
             if world.agenda.values().filter(|what| matches!(what, Happening::App)).count() < 3 {
                 world.plan(pause, Happening::App);
             }
         }
-        if world.random.u32(0..400) == 0 {
+        if world.chance(400) {
             world.weather.closed_until = Some(world.elapsed + Duration::from_millis(700));
         }
     }
@@ -193,7 +213,9 @@ impl Run {
                 *published.entry(*uid).or_default() += 1;
                 let (table, version) = &world.versions[uid];
                 let fate = world.fates[uid];
-                let Some(key) = version.key.clone().filter(|_| !fate.out_of_order) else { continue };
+                let Some(key) = version.key.clone().filter(|_| !fate.out_of_order && !world.again.contains(uid)) else {
+                    continue;
+                };
                 let last = order.entry((*table, key)).or_default();
                 assert!(*last < *uid, "P3: {uid} after {last} of key {:?} (seed {seed})", version.key);
                 *last = *uid;
@@ -210,12 +232,13 @@ impl Run {
             }
             let times = published.get(uid).copied().unwrap_or(0);
             let fate = world.fates[uid];
-            assert!(times <= 1, "version {uid} was published {times} times (seed {seed})");
+            let again = world.again.contains(uid);
+            assert!(times <= 1 || again, "version {uid} was published {times} times (seed {seed})");
             let set_aside = times == 0 && world.closed_out.contains(uid);
             if version.poison {
                 assert_eq!(times, 0);
             } else if !fate.withdrawn && !set_aside {
-                assert_eq!(times, 1, "version {uid} was published {times} times: {fate:?} (seed {seed})");
+                assert!(times >= 1, "version {uid} was published {times} times: {fate:?} (seed {seed})");
             }
             let stays = version.poison || version.kept || set_aside;
             let there = world.tables.iter().flat_map(|table| table.values()).any(|row| row.uid == *uid);
@@ -242,6 +265,82 @@ fn run(seed: u64) {
         println!("{:#?}", run.relay);
     }
     run.check();
+}
+
+/// SIGTERM at any time, then a daemon that starts again.
+fn drain_and_restart(seed: u64) {
+    let mut run = Run::new(seed);
+    run.world.borrow_mut().plan(Duration::ZERO, Happening::App);
+    let at = run.world.borrow_mut().micros(0..4_000_000);
+    run.until(at);
+    let until = run.world.borrow().now() + DRAIN;
+    run.note(Event::Drain { until });
+    assert!(run.ends_by(at + DRAIN + Duration::from_millis(1)), "the drain ends in time (seed {seed})");
+    assert_eq!(run.relay.summary().left_acknowledged, 0, "what was acknowledged is deleted (seed {seed})");
+    {
+        let world = &mut *run.world.borrow_mut();
+        assert!(!world.open);
+        // Published and kept by a trigger, or on its way and not known to be stored: that may come again.
+        let open = std::mem::take(&mut world.recorded);
+        let again: Vec<u64> = open.iter().filter_map(|plan| world.sent.get(plan)).flatten().copied().collect();
+        let kept = world.versions.values().filter(|(_, version)| version.kept).map(|(_, version)| version.uid);
+        // Set aside while their topic rejected everything: sent after the restart, behind what overtook them.
+        let set_aside = world.closed_out.iter().copied();
+        world.again.extend(kept.chain(again).chain(set_aside).collect::<Vec<_>>());
+        world.acknowledged_plans.clear();
+        let agenda = std::mem::take(&mut world.agenda);
+        for (at, what) in agenda {
+            match what {
+                Happening::Answer(parcel) => drop(world.agenda.insert(at, Happening::LateCopy(parcel))),
+                Happening::Sink(_) => {}
+                other => drop(world.agenda.insert(at, other)),
+            }
+        }
+        world.agenda.insert((world.elapsed, 0), Happening::App);
+        world.weather.faults = false;
+    }
+    let next = PlanId(run.world.borrow().sent.keys().map(|plan| plan.0).max().unwrap_or(0) + 1_000);
+    let mut run = Run::on(run.world.clone(), seed, next);
+    run.until(at + DRAIN + CALM);
+    run.check();
+}
+
+#[test]
+fn a_drain_at_any_time_loses_and_doubles_nothing() {
+    let count: u64 = std::env::var("OUTBOXD_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(300) / 3;
+    if let Ok(seed) = std::env::var("OUTBOXD_DRAIN_SEED") {
+        env_logger::builder().is_test(true).init();
+        return drain_and_restart(seed.parse().expect("OUTBOXD_DRAIN_SEED is a number"));
+    }
+    let base = fastrand::u64(..1 << 40);
+    for seed in base..base + count {
+        let result = std::panic::catch_unwind(|| drain_and_restart(seed));
+        assert!(result.is_ok(), "seed {seed} failed: run it alone with OUTBOXD_DRAIN_SEED={seed}");
+    }
+}
+
+#[test]
+fn an_idle_database_is_opened_only_for_what_differs_and_then_waits_for_the_promised_commit() {
+    let mut run = Run::new(1);
+    run.world.borrow_mut().weather.faults = false;
+    run.until(Duration::from_secs(10));
+    assert!(!run.world.borrow().open, "it is let go");
+    let connections = run.world.borrow().connection;
+    let seen = run.world.borrow().now();
+    run.note(Event::Wake(Wake { seen }));
+    run.until(Duration::from_secs(11));
+    assert_eq!(run.world.borrow().connection, connections, "nothing differs: its own closing woke it");
+
+    // Written, announced, and visible only 200 ms later: nothing more will be announced.
+    run.world.borrow_mut().disk_changed = true;
+    let seen = run.world.borrow().now();
+    run.note(Event::Wake(Wake { seen }));
+    run.until(Duration::from_millis(11_200));
+    run.world.borrow_mut().insert(0, std::iter::once("k1".to_owned()));
+    run.until(Duration::from_millis(11_300));
+    assert!(run.world.borrow().tables[0].is_empty(), "found as soon as it was visible");
+    run.until(Duration::from_secs(30));
+    assert!(!run.world.borrow().open, "it is let go again");
 }
 
 #[test]

@@ -40,6 +40,11 @@ impl SimSource {
         }
     }
 
+    fn renumbered(&self) -> Result<(), SourceError> {
+        let renumbered = std::mem::take(&mut self.0.borrow_mut().renumbered);
+        if renumbered { Err(SourceError::Replaced("renumbered".to_owned())) } else { Ok(()) }
+    }
+
     fn version_now(&self) -> Version {
         let world = self.0.borrow();
         Version { connection: world.connection, counter: world.counter }
@@ -55,6 +60,7 @@ impl Source for SimSource {
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, SourceError> {
         self.open();
+        self.renumbered()?;
         if self.0.borrow_mut().chance(40) {
             return Err(SourceError::Busy("a lock".to_owned()));
         }
@@ -116,7 +122,7 @@ impl Source for SimSource {
     }
 
     fn journal_mode(&self) -> JournalMode {
-        JournalMode::Wal
+        self.0.borrow().mode
     }
 
     fn delete(
@@ -125,6 +131,7 @@ impl Source for SimSource {
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError> {
         self.open();
+        self.renumbered()?;
         let world = &mut *self.0.borrow_mut();
         if world.chance(10) {
             return Err(SourceError::Busy("a lock".to_owned()));
@@ -257,6 +264,7 @@ impl Sink for SimSink {
             first: plan.triple.first_sequence,
             rows: plan.rows.clone(),
         };
+        world.sent.insert(plan.id, contents(&plan.rows).into_iter().map(|(uid, _)| uid).collect());
         let mut after = world.micros(300..8_000);
         if let Some((partition, until)) = world.weather.silent
             && partition == parcel.partition

@@ -1,0 +1,494 @@
+//! The borders between the rooms of the house, as docs/architecture.md draws them: every path a file under src/ names is looked at.
+//!
+//! Code only for tests (`#[cfg(test)]` modules, `tests.rs`, `tests/`) may do what it likes. Comments and strings don't count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the code of one room may name, and what not. The most specific room of a file is the one that counts.
+struct Room {
+    /// Below src/: a folder (with the file of the same name) or a file.
+    path: &'static str,
+    /// Prefixes of paths in this crate, outside the room.
+    knows: &'static [&'static str],
+    /// Lists of prefixes of other crates' paths.
+    without: &'static [&'static [&'static str]],
+}
+
+const FILES: &[&str] = &["std::fs", "std::os", "rustix::fs", "tempfile"];
+const FILES_BUT_TEMPORARY: &[&str] = &["std::fs", "std::os", "rustix::fs"];
+const SOCKETS: &[&str] = &["std::net", "rustix::net", "tiny_http"];
+const STREAMS: &[&str] = &["std::io", "rustix::io"];
+const THREADS: &[&str] = &["std::thread"];
+const CHANNELS: &[&str] = &["crossbeam_channel"];
+const PROCESSES: &[&str] = &["std::process", "rustix::process"];
+const SQL: &[&str] = &["rusqlite", "libsqlite3_sys"];
+/// A clock that the relay is not given is one that the simulation can't turn.
+const CLOCKS: &[&str] = &["std::time::Instant::now", "std::time::SystemTime::now", "Instant::now", "SystemTime::now"];
+
+/// One line for each line of the table in docs/architecture.md, and for some of their parts.
+const ROOMS: &[Room] = &[
+    Room { path: "main.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL] },
+    Room { path: "lib.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
+    Room { path: "exit.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
+    Room {
+        path: "cli.rs",
+        knows: &["commands", "exit", "telemetry::logging"],
+        without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL],
+    },
+    Room {
+        path: "commands",
+        knows: &["cli", "config", "daemon", "exit", "model", "ports", "relay::route", "source"],
+        without: &[FILES, SOCKETS, CHANNELS, SQL, PROCESSES],
+    },
+    // The demo plays the application and the consumer as well: the one has SQLite, the other Kafka.
+    Room {
+        path: "commands/demo",
+        knows: &["cli", "commands", "config", "daemon", "exit", "kafka"],
+        without: &[FILES_BUT_TEMPORARY, SOCKETS],
+    },
+    Room { path: "config", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
+    Room {
+        path: "daemon",
+        knows: &["config", "exit", "model", "ports", "relay", "sink", "source", "state", "telemetry"],
+        without: &[FILES, SOCKETS, SQL, PROCESSES],
+    },
+    Room { path: "model.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
+    Room { path: "ports.rs", knows: &["model"], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
+    Room { path: "source", knows: &["model", "ports"], without: &[SOCKETS, PROCESSES] },
+    Room { path: "source/wal", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
+    Room {
+        path: "relay",
+        knows: &["kafka::partitioner", "kafka::record_batch", "model", "ports", "telemetry"],
+        without: &[FILES, SOCKETS, STREAMS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
+    },
+    // The one place where the relay's thread waits.
+    Room {
+        path: "relay/run.rs",
+        knows: &["model", "ports", "relay"],
+        without: &[FILES, SOCKETS, STREAMS, THREADS, SQL, PROCESSES, CLOCKS],
+    },
+    Room { path: "state", knows: &["model", "ports"], without: &[SOCKETS, THREADS, CHANNELS, PROCESSES] },
+    Room { path: "sink", knows: &["kafka", "model", "ports"], without: &[FILES, SOCKETS, SQL, PROCESSES] },
+    Room { path: "kafka", knows: &[], without: &[FILES, SQL, PROCESSES] },
+    Room {
+        path: "kafka/protocol",
+        knows: &["kafka::error", "kafka::record_batch"],
+        without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
+    },
+    Room {
+        path: "kafka/record_batch",
+        knows: &["kafka::error", "kafka::protocol"],
+        without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
+    },
+    Room {
+        path: "kafka/partitioner.rs",
+        knows: &[],
+        without: &[FILES, SOCKETS, STREAMS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
+    },
+    Room { path: "telemetry", knows: &[], without: &[SQL, PROCESSES] },
+];
+
+/// What only the named files may do, wherever they are.
+const ONLY_IN: &[(&str, &[&str])] =
+    &[("unsafe", &["source/handle.rs"]), ("std::process::exit", &["main.rs"]), ("std::process::abort", &[])];
+
+#[test]
+fn no_room_knows_what_it_must_not_know() {
+    let files = sources();
+    assert!(files.len() > 60, "only {} files under src/: looked at the wrong place?", files.len());
+    let complaints: Vec<String> = files.iter().flat_map(|(path, text)| complaints(path, text)).collect();
+    assert!(
+        complaints.is_empty(),
+        "docs/architecture.md says what each room must not know:\n{}",
+        complaints.join("\n")
+    );
+}
+
+#[test]
+fn every_room_has_its_rules_and_every_rule_its_room() {
+    for name in top_level_rooms() {
+        assert!(ROOMS.iter().any(|room| stem(room.path) == stem(&name)), "src/{name} has no rules in this test");
+    }
+    for room in ROOMS {
+        let at = root().join("src").join(room.path);
+        assert!(at.exists() || at.with_extension("rs").exists(), "src/{} is gone: remove its rules", room.path);
+    }
+}
+
+#[test]
+fn the_map_names_every_room_and_no_other() {
+    let map = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let named: BTreeSet<String> = map
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split(" | ").next())
+        .flat_map(|cell| backticked(&format!("`{cell}")))
+        .collect();
+    let there: BTreeSet<String> = top_level_rooms().iter().map(|name| format!("src/{name}")).collect();
+    let rooms: BTreeSet<&str> = named.iter().map(|path| path.trim_end_matches('/')).collect();
+    for room in &there {
+        assert!(rooms.contains(room.as_str()), "docs/architecture.md has no line for `{room}`; it has {rooms:?}");
+    }
+    for path in named {
+        assert!(root().join(&path).exists(), "docs/architecture.md has a line for `{path}`, which does not exist");
+    }
+}
+
+/// A path in backticks in a document, or a document named in a comment, leads somewhere.
+#[test]
+fn what_documents_and_comments_point_at_exists() {
+    for document in ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/sqlite.md", "docs/kafka.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for path in backticked(&text) {
+            let is_ours = ["src/", "docs/", "tests/", "testing/", "benches/", "systemd/", "scripts/", ".ci/"];
+            let first = path.split_whitespace().next().unwrap_or_default();
+            if is_ours.iter().any(|prefix| first.starts_with(prefix)) && !first.contains(['*', '<']) {
+                assert!(root().join(first).exists(), "{document} points at `{first}`, which does not exist");
+            }
+        }
+    }
+    for (path, text) in sources() {
+        for (at, _) in text.match_indices("docs/") {
+            let name: String =
+                text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || "/._-".contains(*c)).collect();
+            let name = name.trim_end_matches('.');
+            assert!(root().join(name).exists(), "src/{path} points at {name}, which does not exist");
+        }
+    }
+}
+
+/// README promises names that dashboards and alerts are built on.
+#[test]
+fn the_metrics_in_readme_exist() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let metrics = fs::read_to_string(root().join("src/telemetry/metrics.rs")).unwrap();
+    let named: Vec<String> = backticked(&readme).into_iter().filter(|name| name.starts_with("outboxd_")).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        let short = name.trim_start_matches("outboxd_");
+        let there = [format!("\"{short}\""), format!("\"{name}\"")].iter().any(|quoted| metrics.contains(quoted));
+        assert!(there, "README names the metric {name}; src/telemetry/metrics.rs does not");
+    }
+}
+
+/// The guards above, on code that breaks each kind of rule.
+#[test]
+fn a_breach_is_seen() {
+    let breaches = [
+        ("relay/route.rs", "use crate::{model::Rows, source::Database};", "crate::source::Database"),
+        ("relay/route.rs", "fn f() -> crate::state::StateFile { todo!() }", "crate::state::StateFile"),
+        ("relay/route.rs", "use super::super::sink;", "crate::sink"),
+        ("relay/route.rs", "use crate::kafka::producer::Producer;", "crate::kafka::producer::Producer"),
+        ("relay/mod.rs", "pub(crate) use std::{fmt, thread::{self, sleep}};", "std::thread"),
+        ("relay/reading.rs", "use std::time::Instant; fn f() { Instant::now(); }", "Instant::now"),
+        ("relay/reading.rs", "use crossbeam_channel::Receiver;", "crossbeam_channel::Receiver"),
+        ("sink/kafka.rs", "use rusqlite as sql;", "rusqlite"),
+        ("kafka/error.rs", "use crate::model::Why;", "crate::model::Why"),
+        ("kafka/protocol/fetch.rs", "fn f(_: &std::net::TcpStream) {}", "std::net::TcpStream"),
+        ("source/wal/mod.rs", "use std::fs::File;", "std::fs::File"),
+        ("source/wal.rs", "use super::database::Database;", "crate::source::database::Database"),
+        ("source/scan.rs", "fn f() { unsafe { g() } }", "unsafe"),
+        ("commands/run.rs", "fn f() { std::process::exit(1) }", "std::process::exit"),
+        ("config/file.rs", "use std::net::TcpStream;", "std::net::TcpStream"),
+        ("model.rs", "use crate::ports::Sink;", "crate::ports::Sink"),
+    ];
+    for (path, code, culprit) in breaches {
+        let seen = complaints(path, code);
+        assert!(seen.iter().any(|line| line.contains(&format!("names {culprit}"))), "{path}: {code}\n{seen:?}");
+    }
+    let fine = [
+        ("relay/route.rs", "use crate::kafka::record_batch::{self, RecordHeader};"),
+        ("relay/route.rs", "// use rusqlite::Connection;\nconst A: &str = \"std::fs::read\"; /* unsafe */"),
+        ("relay/route.rs", "#[cfg(test)]\nmod tests {\n    use std::fs;\n    fn f() { if true { } }\n}\n"),
+        ("relay/run.rs", "use crossbeam_channel::select;"),
+        ("source/wal/header.rs", "use super::checksum; use crate::source::wal::Frame;"),
+        ("source/handle.rs", "fn f() { unsafe { g() } }"),
+        ("main.rs", "use std::process::ExitCode;"),
+    ];
+    for (path, code) in fine {
+        assert_eq!(complaints(path, code), Vec::<String>::new(), "{path}: {code}");
+    }
+}
+
+/// What one file does that its room must not.
+fn complaints(path: &str, text: &str) -> Vec<String> {
+    let within = ROOMS.iter().filter(|room| is_within(path, room.path));
+    let Some(room) = within.max_by_key(|room| room.path.len()) else {
+        return vec![format!("src/{path} is in no room that this test has rules for")];
+    };
+    let tokens = without_tests(&tokens(text));
+    let own = format!("crate::{}", stem(room.path).replace('/', "::"));
+    let mut out = Vec::new();
+    for named in paths(&tokens, &module_of(path)) {
+        if let Some(inside) = named.strip_prefix("crate::") {
+            let known = starts_with_path(&named, &own) || room.knows.iter().any(|it| starts_with_path(inside, it));
+            if !known {
+                out.push(format!("src/{path} names {named}; {} may know {:?}", room.path, room.knows));
+            }
+        }
+        for it in room.without.iter().copied().flatten().filter(|it| starts_with_path(&named, it)) {
+            out.push(format!("src/{path} names {named}; nothing of {it} belongs there"));
+        }
+        for (what, files) in ONLY_IN {
+            if starts_with_path(&named, what) && !files.contains(&path) {
+                out.push(format!("src/{path} names {what}; only {files:?} may"));
+            }
+        }
+    }
+    out
+}
+
+fn starts_with_path(named: &str, prefix: &str) -> bool {
+    named == prefix || named.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("::"))
+}
+
+/// Whether a file belongs to the room: the file itself, the folder's file, or anything in the folder.
+fn is_within(path: &str, room: &str) -> bool {
+    path == room || stem(path) == room || path.strip_prefix(room).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn stem(path: &str) -> &str {
+    path.strip_suffix(".rs").unwrap_or(path)
+}
+
+/// `["relay", "route"]` of `relay/route.rs`, `["relay"]` of `relay/mod.rs`.
+fn module_of(path: &str) -> Vec<String> {
+    let mut parts: Vec<String> = stem(path).split('/').map(str::to_owned).collect();
+    if parts.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
+        parts.pop();
+    }
+    parts
+}
+
+/// Words, `::` and single signs; comments, strings, characters and lifetimes are left out.
+fn tokens(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    let mut out = Vec::new();
+    let mut at = 0;
+    let starts = |at: usize, what: &str| what.chars().enumerate().all(|(i, c)| chars.get(at + i) == Some(&c));
+    while at < chars.len() {
+        let c = chars[at];
+        if starts(at, "//") {
+            while at < chars.len() && chars[at] != '\n' {
+                at += 1;
+            }
+        } else if starts(at, "/*") {
+            while at < chars.len() && !starts(at, "*/") {
+                at += 1;
+            }
+            at += 2;
+        } else if c == '"' {
+            at += 1;
+            while at < chars.len() && chars[at] != '"' {
+                at += if chars[at] == '\\' { 2 } else { 1 };
+            }
+            at += 1;
+        } else if c == '\'' {
+            // 'x', '\n', '\u{1f600}', or a lifetime.
+            if chars.get(at + 1) == Some(&'\\') {
+                at += 3;
+                while at < chars.len() && chars[at] != '\'' {
+                    at += 1;
+                }
+                at += 1;
+            } else if chars.get(at + 2) == Some(&'\'') {
+                at += 3;
+            } else {
+                at += 1;
+            }
+        } else if c.is_alphanumeric() || c == '_' {
+            let start = at;
+            while at < chars.len() && (chars[at].is_alphanumeric() || chars[at] == '_') {
+                at += 1;
+            }
+            let word: String = chars[start..at].iter().collect();
+            let hashes = chars[at..].iter().take_while(|c| **c == '#').count();
+            if ["r", "br", "cr"].contains(&word.as_str()) && chars.get(at + hashes) == Some(&'"') {
+                let end = format!("\"{}", "#".repeat(hashes));
+                at += hashes + 1;
+                while at < chars.len() && !starts(at, &end) {
+                    at += 1;
+                }
+                at += end.len();
+            } else {
+                out.push(word);
+            }
+        } else if starts(at, "::") {
+            out.push("::".to_owned());
+            at += 2;
+        } else {
+            if !c.is_whitespace() {
+                out.push(c.to_string());
+            }
+            at += 1;
+        }
+    }
+    out
+}
+
+/// Leaves out modules and functions that are compiled for tests only.
+fn without_tests(tokens: &[String]) -> Vec<String> {
+    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let mut out = Vec::with_capacity(tokens.len());
+    let mut at = 0;
+    while at < tokens.len() {
+        if tokens[at..].len() >= MARK.len() && MARK.iter().zip(&tokens[at..]).all(|(mark, token)| mark == token) {
+            at += MARK.len();
+            let mut depth = 0;
+            while at < tokens.len() {
+                match tokens[at].as_str() {
+                    "{" => depth += 1,
+                    "}" => depth -= 1,
+                    _ => {}
+                }
+                let over = depth == 0 && matches!(tokens[at].as_str(), "}" | ";");
+                at += 1;
+                if over {
+                    break;
+                }
+            }
+        } else {
+            out.push(tokens[at].clone());
+            at += 1;
+        }
+    }
+    out
+}
+
+/// Every path in the code, in `use` lines or elsewhere, from `crate::` where it leads into this one; `unsafe` as itself.
+fn paths(tokens: &[String], module: &[String]) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        if tokens[at] == "use" {
+            at = tree(tokens, at + 1, &[], module, &mut out);
+            continue;
+        }
+        if !is_word(&tokens[at]) {
+            at += 1;
+            continue;
+        }
+        let mut path = vec![tokens[at].clone()];
+        at += 1;
+        while tokens.get(at).is_some_and(|token| token == "::") && tokens.get(at + 1).is_some_and(|next| is_word(next))
+        {
+            path.push(tokens[at + 1].clone());
+            at += 2;
+        }
+        if path.len() > 1 || path[0] == "unsafe" {
+            out.insert(resolve(&path, module));
+        }
+    }
+    out
+}
+
+/// One tree of a `use`: adds its leaves, answers where it ends.
+fn tree(tokens: &[String], mut at: usize, above: &[String], module: &[String], out: &mut BTreeSet<String>) -> usize {
+    let mut path = above.to_vec();
+    while at < tokens.len() {
+        match tokens[at].as_str() {
+            "::" => at += 1,
+            "{" => {
+                at += 1;
+                while tokens.get(at).is_some_and(|token| token != "}") {
+                    at = tree(tokens, at, &path, module, out);
+                    if tokens.get(at).is_some_and(|token| token == ",") {
+                        at += 1;
+                    }
+                }
+                return at + 1;
+            }
+            "as" => at += 2,
+            word if is_word(word) || word == "*" => {
+                if word != "self" || path.is_empty() {
+                    path.push(word.to_owned());
+                }
+                at += 1;
+            }
+            _ => break,
+        }
+    }
+    if !path.is_empty() {
+        out.insert(resolve(&path, module));
+    }
+    at
+}
+
+fn is_word(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
+fn resolve(path: &[String], module: &[String]) -> String {
+    let mut rest = path;
+    let mut base: Option<Vec<String>> = None;
+    while let Some((first, more)) = rest.split_first() {
+        match first.as_str() {
+            "crate" => base = Some(Vec::new()),
+            "self" => base = Some(base.unwrap_or_else(|| module.to_vec())),
+            "super" => {
+                let mut up = base.unwrap_or_else(|| module.to_vec());
+                up.pop();
+                base = Some(up);
+            }
+            _ => break,
+        }
+        rest = more;
+    }
+    let rest = rest.join("::");
+    match base {
+        None => rest,
+        Some(mut base) => {
+            base.insert(0, "crate".to_owned());
+            if !rest.is_empty() {
+                base.push(rest);
+            }
+            base.join("::")
+        }
+    }
+}
+
+/// What is between single backticks, a line at a time.
+fn backticked(text: &str) -> Vec<String> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2).map(str::to_owned)).collect()
+}
+
+/// Folders with a slash, files that have no folder of their own with their ending.
+fn top_level_rooms() -> Vec<String> {
+    let names: BTreeSet<String> = fs::read_dir(root().join("src"))
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if entry.path().is_dir() { format!("{name}/") } else { name }
+        })
+        .collect();
+    let is_folders_file = |name: &String| names.contains(&format!("{}/", stem(name)));
+    names.iter().filter(|name| !is_folders_file(name)).map(|name| name.trim_end_matches('/').to_owned()).collect()
+}
+
+/// The code of the product by its path below src/; files of tests are left out.
+fn sources() -> BTreeMap<String, String> {
+    fn walk(folder: &Path, below: &str, out: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let below = format!("{below}{name}");
+            if path.is_dir() {
+                if name != "tests" {
+                    walk(&path, &format!("{below}/"), out);
+                }
+            } else if Path::new(name).extension().is_some_and(|ending| ending == "rs") && name != "tests.rs" {
+                out.insert(below, fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(&root().join("src"), "", &mut out);
+    out
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
