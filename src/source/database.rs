@@ -14,6 +14,7 @@ use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, fail
 use crate::model::{JournalMode, OutboxIx, Version, Why};
 use crate::ports::SourceError;
 use rusqlite::{Connection, OpenFlags};
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ const OPEN_ATTEMPTS: usize = 3;
 
 /// BUSY on a read in WAL mode for longer than this has one explanation.
 const EXCLUSIVE_AFTER: Duration = Duration::from_secs(5);
+
+/// How often SQLite is asked whether its file was moved; the path is looked at each time.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// One database with all its outboxes: the only owner of the connection to it.
 #[derive(Debug)]
@@ -62,6 +66,8 @@ pub(super) struct Link {
     pub number: u64,
     /// `PRAGMA data_version` under which the schema was last checked.
     pub checked: Option<i64>,
+    /// When SQLite was last asked whether its file was moved.
+    asked: Cell<Option<Instant>>,
     /// The journal mode `PRAGMA synchronous` was set for.
     pub synchronous_for: Option<JournalMode>,
     pub database: PathBuf,
@@ -169,6 +175,13 @@ impl Database {
         if !lock::file_id(&self.options.path).is_ok_and(|file| file == Some(lock.file())) {
             return true;
         }
+        // A second `stat` of the same file, but for a symlink that now leads to another name of it: often enough for reading.
+        // A delete asks again, both, just before its COMMIT.
+        let now = Instant::now();
+        if link.asked.get().is_some_and(|asked| now.duration_since(asked) < ASK_EVERY) {
+            return false;
+        }
+        link.asked.set(Some(now));
         let mut moved = 0;
         let asked = link.connection.file_control(Some(c"main"), rusqlite::FileControl::HasMoved(&mut moved));
         asked.is_err() || moved != 0
@@ -313,6 +326,7 @@ impl Database {
             unix,
             number: self.connections + 1,
             checked: None,
+            asked: Cell::new(None),
             synchronous_for: None,
             database,
             page_size: header.page_size,

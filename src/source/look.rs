@@ -88,7 +88,7 @@ impl Database {
             let mut statement = link.connection.prepare_cached("PRAGMA data_version")?;
             let mut rows = statement.raw_query();
             let counter = rows.next()?.map_or(Ok(0), |row| row.get(0))?;
-            database.inspect(&link.connection)?;
+            database.inspect(&link.connection, link.checked.is_some())?;
             Ok(counter)
         });
         match result {
@@ -117,9 +117,12 @@ impl Database {
     }
 
     /// Inside a read or write transaction, after someone else has committed (or on a new connection): the journal mode, and, if
-    /// the schema is another, every outbox again.
-    pub(super) fn inspect(&mut self, connection: &Connection) -> Result<(), Trouble> {
-        if let Some(Ok(Some(header))) = self.lock.as_ref().map(super::lock::Lock::header) {
+    /// the schema is another, every outbox again. `in_wal`: an earlier inspection on this connection found the mode to be WAL.
+    pub(super) fn inspect(&mut self, connection: &Connection, in_wal: bool) -> Result<(), Trouble> {
+        // Only while it can change: a connection that has once read in WAL mode keeps everyone else from leaving it.
+        if !(in_wal && self.mode == JournalMode::Wal)
+            && let Some(Ok(Some(header))) = self.lock.as_ref().map(super::lock::Lock::header)
+        {
             self.mode = header.mode;
         }
         let version: i64 = connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
@@ -160,7 +163,7 @@ impl Database {
             let counter: i64 = version.next()?.map_or(Ok(0), |row| row.get(0))?;
             let unknown = database.outboxes.iter().any(|outbox| matches!(outbox.state, State::Unknown));
             if link.checked != Some(counter) || unknown {
-                let inspected = database.inspect(&link.connection);
+                let inspected = database.inspect(&link.connection, link.checked.is_some());
                 if !matches!(inspected, Err(Trouble::Sqlite(_))) {
                     checked = Some(counter);
                 }
@@ -203,9 +206,8 @@ impl Database {
             Start::From(rowid) => (rowid, None),
             Start::After(mark) => (mark.rowid, Some(mark)),
         };
-        let limit = i64::try_from(rows_max + usize::from(mark.is_some())).unwrap_or(i64::MAX);
         let mut statement = connection.prepare_cached(&table.scan)?;
-        let mut rows = statement.query([from, limit])?;
+        let mut rows = statement.query([from])?;
         if let Some(mark) = mark {
             let known = match rows.next()? {
                 Some(row) => row.get::<_, i64>(0)? == mark.rowid && self.gather.row(row, table, None)? == mark.print,

@@ -21,7 +21,7 @@ pub(super) struct Table {
     pub columns: usize,
     /// By [`field`]: the position among those columns.
     pub fields: Vec<Option<usize>>,
-    /// `?1`: lowest rowid, `?2`: limit.
+    /// `?1`: lowest rowid.
     pub scan: String,
     /// `?1`, `?2`: lowest and highest rowid.
     pub range: String,
@@ -123,8 +123,8 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
     let table = quote(&name);
     let list: String = selected.iter().flat_map(|name| [", ".to_owned(), quote(name)]).collect();
     // NOT INDEXED: the order is the rowid's, found in the table itself; a covering index would only bring a sort.
-    let scan =
-        format!("SELECT {rowid}{list} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 ORDER BY {rowid} LIMIT ?2");
+    // No LIMIT: its value would be planned for, and the statement prepared again whenever it is bound. The reader stops by itself.
+    let scan = format!("SELECT {rowid}{list} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 ORDER BY {rowid}");
     let range = format!(
         "SELECT {rowid}{list} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 AND {rowid} <= ?2 ORDER BY {rowid}"
     );

@@ -157,11 +157,19 @@ impl Database {
             connection.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
             *mode_set = Some(self.mode);
         }
+        // Parsing need not happen while the lock is held. What can't be prepared is for the inspection inside the transaction to
+        // explain.
+        for rows in self.work.rows.chunk_by(|a, b| a.0.outbox == b.0.outbox) {
+            if let Some(table) = self.outboxes[usize::from(rows[0].0.outbox.0)].table() {
+                let _ = (connection.prepare_cached(&table.range), connection.prepare_cached(&table.delete));
+            }
+        }
+        let _ = connection.prepare_cached("COMMIT");
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let began = Instant::now();
         let counter: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if link.checked != Some(counter) {
-            let inspected = self.inspect(connection);
+            let inspected = self.inspect(connection, link.checked.is_some());
             // What the schema check says is said once: also when it says that rows must be matched anew.
             if !matches!(inspected, Err(Trouble::Sqlite(_))) {
                 *checked = Some(counter);

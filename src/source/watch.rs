@@ -24,6 +24,13 @@ use std::time::{Duration, Instant};
 /// the difference between a third of a core and a twentieth.
 const REST: Duration = Duration::from_micros(500);
 
+/// The rest while commits come thick: twice in a row so many frames or more in one reading.
+const REST_BUSY: Duration = Duration::from_millis(1);
+const BUSY_FRAMES: u32 = 8;
+
+/// While the last wake waits to be taken nothing is read either; the pauses double up to this.
+const REST_UNTAKEN_MAX: Duration = Duration::from_millis(4);
+
 /// How often it is looked whether the path still leads to the directory and file that are watched.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -31,6 +38,9 @@ const TICK: Duration = Duration::from_secs(1);
 const UNCERTAIN_EVERY: Duration = Duration::from_millis(20);
 
 const EVENTS_BUFFER_BYTES: usize = 4096;
+
+/// The longest event has a name of 255 bytes: a reading that filled the buffer brought at least so many.
+const EVENTS_PER_FULL_BUFFER: usize = EVENTS_BUFFER_BYTES / (16 + 256) - 1;
 
 /// Why a watch can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +76,7 @@ impl Watch {
             wal: None,
             follower: Follower::default(),
             uncertain_since: None,
+            frames_read: 0,
             complained: false,
         };
         let thread = std::thread::Builder::new()
@@ -104,6 +115,8 @@ struct Watcher {
     wal: Option<OwnedFd>,
     follower: Follower,
     uncertain_since: Option<Instant>,
+    /// By how many frames the last reading moved the last commit on.
+    frames_read: u32,
     complained: bool,
 }
 
@@ -154,8 +167,20 @@ impl Watcher {
         self.resolve();
         self.wake();
         let mut next_tick = Instant::now() + TICK;
+        let mut busy_rounds = 0;
+        let mut untaken = REST;
         loop {
             let now = Instant::now();
+            // The wake that waits stands for every commit until it is taken, and what inotify has to tell is not lost: it is read
+            // after that, so a commit after the taking has its own wake. Reading on meanwhile would find nothing to do with it.
+            if self.wakes.is_full() && now < next_tick {
+                if self.wait(false, untaken) {
+                    return;
+                }
+                untaken = (untaken * 2).min(REST_UNTAKEN_MAX);
+                continue;
+            }
+            untaken = REST;
             let mut until = next_tick;
             if let Some(since) = self.uncertain_since {
                 until = until.min(since + UNCERTAIN_EVERY);
@@ -170,14 +195,14 @@ impl Watcher {
                 self.tick();
             }
             let uncertain_is_due = self.uncertain_since.is_some_and(|since| now >= since + UNCERTAIN_EVERY);
-            if noted.nothing() && !uncertain_is_due {
-                continue;
-            }
-            if self.is_news(noted, uncertain_is_due) {
+            self.frames_read = 0;
+            if (!noted.nothing() || uncertain_is_due) && self.is_news(noted, uncertain_is_due) {
                 self.wake();
             }
-            // Not listening to inotify meanwhile: its events are not lost, and equal ones become one.
-            if self.wait(false, REST) {
+            busy_rounds = if self.frames_read >= BUSY_FRAMES { busy_rounds + 1 } else { 0 };
+            // Not listening to inotify meanwhile: its events are not lost, and equal ones become one. Also after events of files
+            // that don't matter: one that is written all the time beside the database must not keep this thread running.
+            if self.wait(false, if busy_rounds >= 2 { REST_BUSY } else { REST }) {
                 return;
             }
         }
@@ -205,7 +230,13 @@ impl Watcher {
     fn events(&self, buffer: &mut [MaybeUninit<u8>]) -> Noted {
         let mut noted = Noted::default();
         let mut reader = inotify::Reader::new(&self.inotify, buffer);
+        let mut read = 0;
         loop {
+            // One reading is enough, unless it may have left something: whatever comes now is there for the next round.
+            if read > 0 && read < EVENTS_PER_FULL_BUFFER && reader.is_buffer_empty() {
+                return noted;
+            }
+            let refilled = reader.is_buffer_empty();
             let event = match reader.next() {
                 Ok(event) => event,
                 Err(Errno::AGAIN) => return noted,
@@ -215,6 +246,7 @@ impl Watcher {
                     return noted;
                 }
             };
+            read = if refilled { 1 } else { read + 1 };
             let what = event.events();
             if what.contains(ReadFlags::QUEUE_OVERFLOW) {
                 noted.anything = true;
@@ -298,12 +330,14 @@ impl Watcher {
         }
         let Some(wal) = &self.wal else { return Ok(None) };
         let mut all = News::default();
+        let before = self.follower.last_commit();
         loop {
             let news = self.follower.follow(&Log(wal), |salt1, frame| self.own.is_own_frame(salt1, frame))?;
             all.foreign |= news.foreign;
             all.own |= news.own;
             all.uncertain = news.uncertain;
             if !news.more {
+                self.frames_read = self.follower.last_commit().saturating_sub(before);
                 return Ok(Some(all));
             }
         }

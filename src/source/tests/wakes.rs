@@ -35,6 +35,47 @@ fn a_commit_wakes_in_every_journal_mode() {
 }
 
 #[test]
+fn a_commit_after_a_wake_was_taken_has_another_however_long_it_waited() {
+    for mode in ["WAL", "DELETE"] {
+        let (world, mut app) = World::with(mode, SCHEMA);
+        app.run("PRAGMA busy_timeout = 10000;"); // for rollback-journal modes, where a look can be in its way
+        let mut database = world.database();
+        let (_watch, wakes) = watch(&world.path, Arc::default());
+        quiet(&wakes);
+        let rounds = 40;
+        let (committed, news) = bounded(1);
+        let writer = std::thread::spawn(move || {
+            for rowid in 1..=rounds * 4 {
+                app.exec(&format!("INSERT INTO users_outbox VALUES ({rowid},'a','t','p');"));
+                if rowid % 4 == 0 {
+                    // The reader goes on only when it has seen this row, and the next ones come while its wakes wait.
+                    committed.send(rowid).unwrap();
+                }
+            }
+            app
+        });
+        let mut seen = 0;
+        for round in 0..rounds {
+            let last = news.recv_timeout(PATIENCE).unwrap();
+            // Untaken for a while: from nothing to longer than the watch's longest rest.
+            std::thread::park_timeout(Duration::from_micros(u64::try_from(round % 8).unwrap() * 900));
+            while seen < last {
+                wakes.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{mode}: row {last} has no wake"));
+                wait_until("a look", || match look(&mut database, Start::From(last), 1000) {
+                    Ok((_, rows)) => {
+                        seen = rows.last().map_or(seen, |row| row.rowid);
+                        true
+                    }
+                    Err(SourceError::Busy(_)) => false,
+                    Err(error) => panic!("{error}"),
+                });
+            }
+        }
+        writer.join().unwrap();
+    }
+}
+
+#[test]
 fn our_own_deletes_do_not_wake_in_wal_mode() {
     let (world, mut app) = World::with("WAL", SCHEMA);
     app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p');");

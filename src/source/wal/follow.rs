@@ -10,10 +10,6 @@ use std::io;
 /// How many frame headers one call reads at most: a backlog is read in several.
 const FRAMES_PER_CALL: u32 = 4096;
 
-/// After so many frames the reader jumps ahead, doubling, from commit to commit: which of them all were foreign no longer
-/// matters once one was.
-const FRAMES_BEFORE_JUMPING: u32 = 16;
-
 /// So many frames behind the last commit are read again at each call. Only a transaction with more is followed by its first and
 /// last frame, which can be deceived by what an earlier, longer one left there; `News::uncertain` says so.
 const FRAMES_READ_AGAIN: u32 = 64;
@@ -55,6 +51,8 @@ pub struct Follower {
     scanned: u32,
     /// Of the first and the last of those: when either changes, they were written anew.
     pending: Option<(Checksum, Checksum)>,
+    /// How far the last jump went: the next one tries that first.
+    stride: u32,
 }
 
 impl Follower {
@@ -115,9 +113,14 @@ impl Follower {
         is_own: &impl Fn(u32, u32) -> bool,
         news: &mut News,
     ) -> io::Result<()> {
-        for read in 0..FRAMES_PER_CALL {
-            if news.foreign && read >= FRAMES_BEFORE_JUMPING {
-                self.jump(log, header)?;
+        let mut jumped = false;
+        for _ in 0..FRAMES_PER_CALL {
+            // Which of the others were foreign no longer matters once one was.
+            if news.foreign && !jumped {
+                jumped = true;
+                if self.jump(log, header)? {
+                    return Ok(());
+                }
             }
             let next = self.scanned + 1;
             let Some(frame) = frame_header(log, header, next)? else { return Ok(()) };
@@ -139,19 +142,41 @@ impl Follower {
         Ok(())
     }
 
-    /// A commit frame with the log's salts was committed, whatever lies before it; so a later one found by jumping is as good
-    /// as one reached step by step.
-    fn jump<L: ReadAt + ?Sized>(&mut self, log: &L, header: &WalHeader) -> io::Result<()> {
-        let mut distance = 2;
-        while let Some(frame) = frame_header(log, header, self.scanned.saturating_add(distance))? {
-            if frame.is_commit() {
-                self.last_commit = self.scanned + distance;
-                self.scanned = self.last_commit;
-                self.pending = None;
+    /// To the end of the log by doubling, from where the last jump ended at first, and then by halves: the frames with the log's
+    /// salts lie together. True: the last of them is a commit, and there is nothing more to read. Otherwise it is read on from
+    /// the last commit that was come across: one with the log's salts was committed, whatever lies before it, so it is as
+    /// good as one reached step by step.
+    fn jump<L: ReadAt + ?Sized>(&mut self, log: &L, header: &WalHeader) -> io::Result<bool> {
+        let start = self.scanned;
+        let mut low = start;
+        let mut last = None;
+        let mut high = None;
+        let mut step = 1;
+        loop {
+            let frame = match high {
+                None if low == start => start.saturating_add(self.stride.max(1)),
+                None => low.saturating_add(step),
+                Some(high) if high - low > 1 => low + (high - low) / 2,
+                Some(_) => break,
+            };
+            match frame_header(log, header, frame)? {
+                Some(found) => {
+                    step = if low == start { 1 } else { step.saturating_mul(2) };
+                    low = frame;
+                    if found.is_commit() {
+                        last = Some(frame);
+                    }
+                }
+                None => high = Some(frame),
             }
-            distance *= 2;
         }
-        Ok(())
+        self.stride = low - start;
+        if let Some(last) = last {
+            self.last_commit = last;
+            self.scanned = last;
+            self.pending = None;
+        }
+        Ok(last.unwrap_or(self.last_commit) == low)
     }
 }
 

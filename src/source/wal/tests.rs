@@ -343,6 +343,32 @@ fn a_long_log_is_read_by_jumps_to_its_last_commit() {
     assert_eq!(follower.last_commit(), log.last_commit);
 }
 
+/// Counts what is read.
+struct Counted<'a>(&'a [u8], std::cell::Cell<u32>);
+
+impl ReadAt for Counted<'_> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.1.set(self.1.get() + 1);
+        self.0.read_at(offset, buffer)
+    }
+}
+
+#[test]
+fn many_commits_are_followed_with_few_reads() {
+    let mut log = MadeUp::new();
+    let mut follower = Follower::default();
+    for (commits, reads_max) in [(1, 4), (1, 5), (12, 11), (12, 8), (14, 10), (9, 10), (1, 8), (1000, 24), (1000, 24)] {
+        for _ in 0..commits {
+            log.frame(true);
+        }
+        let counted = Counted(log.bytes.as_slice(), std::cell::Cell::new(0));
+        let news = follower.follow(&counted, |_, _| false).unwrap();
+        assert!(news.foreign && !news.uncertain && !news.more, "{news:?}");
+        assert_eq!(follower.last_commit(), log.last_commit);
+        assert!(counted.1.get() <= reads_max, "{commits} commits: {} reads", counted.1.get());
+    }
+}
+
 #[test]
 fn a_header_that_can_not_be_read_is_uncertain() {
     let mut follower = Follower::default();
