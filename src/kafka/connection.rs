@@ -240,7 +240,11 @@ impl Connection {
         if !self.usable {
             return Err(io::Error::new(ErrorKind::NotConnected, "the connection failed before"));
         }
-        if let Some(fault) = self.idle_fault() {
+        // Before ApiVersions nothing was idle yet. A server that speaks first is asked all the same: its answer, read as one, tells
+        // what it is, and always in the same words.
+        if api != ApiKey::ApiVersions
+            && let Some(fault) = self.idle_fault()
+        {
             return Err(fault);
         }
         let mut gaps: Vec<(usize, &'r [u8])> = Vec::new();

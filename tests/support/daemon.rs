@@ -112,7 +112,8 @@ impl Daemon {
     #[track_caller]
     pub fn drain(self) -> Goodbye {
         let goodbye = self.drain_at_work();
-        assert_eq!((goodbye.left.as_str(), goodbye.published), ("0 rows", goodbye.deleted), "{goodbye:?}");
+        // Rows that were rewritten on their way are published more often than deleted.
+        assert!(goodbye.left == "0 rows" && goodbye.published >= goodbye.deleted, "{goodbye:?}");
         goodbye
     }
 

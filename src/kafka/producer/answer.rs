@@ -61,13 +61,14 @@ fn rejected<B: Batch>(batch: &B, answer: &ProducedPartition) -> Option<Vec<u32>>
 
 fn text(broker: &str, answer: &ProducedPartition) -> String {
     let mut text = format!("{}-{}: broker {broker} answered {}", answer.topic, answer.partition, answer.error);
-    // Brokers say either one thing of the batch or one of each record; the first is enough for a line of log.
+    // Brokers say either one thing of the batch or one of each record; the first is enough for a line of log. What they say of a
+    // stamp names it, and it is another at each attempt: a failure that goes on would have a new text every time.
     let said = answer
         .record_errors
         .iter()
         .find_map(|(_, message)| message.as_deref())
         .or(answer.error_message.as_deref())
-        .filter(|said| !said.is_empty());
+        .filter(|said| !said.is_empty() && answer.error != ErrorCode::INVALID_TIMESTAMP);
     if let Some(said) = said {
         let _ = write!(text, ": {}", said.chars().take(500).collect::<String>());
     }
