@@ -18,9 +18,9 @@ use std::time::Instant;
 /// A buffer larger than this is not kept for reuse: it held a row of unusual size.
 const SPARE_BYTES_MAX: usize = 2 << 20;
 /// How many buffers are kept for reuse.
-const SPARE_BUFFERS_MAX: usize = 4;
-/// A new buffer's first size.
-const BUFFER_BYTES: usize = 16 << 10;
+const SPARE_BUFFERS_MAX: usize = 2;
+/// A buffer grows in steps of this, not by doubling: with several lanes, half of the daemon's memory would be unused capacity.
+const BUFFER_STEP_BYTES: usize = 64 << 10;
 
 /// Whether there may be rows that no look has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,8 +355,9 @@ impl Intake {
                 if bytes <= free || alone { Place::Lane(ix) } else { wait }
             }
             Some(batch) => {
-                // Each lane may have a quarter of what is free: however many lanes are stuck, there is a share left for the next.
-                let share = batch.rows.bytes.len() + free / 4;
+                // Each batch may have a quarter of what it and the free memory make: however many lanes are stuck, there is a share
+                // left for the next.
+                let share = (batch.rows.bytes.len() + free) / 4;
                 let fits = batch.rows.bytes.len() + bytes <= topic.batch_bytes_max.min(share) && bytes <= free;
                 if fits && batch.rows.len() < self.limits.batch_rows_max { Place::Lane(ix) } else { wait }
             }
@@ -366,11 +367,15 @@ impl Intake {
     fn put(&mut self, ix: OutboxIx, lane_ix: u32, row: &RowView<'_>, seen: Instant) {
         let lane = &mut self.lanes[lane_ix as usize];
         let batch = lane.collecting.get_or_insert_with(|| {
-            let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+            let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_STEP_BYTES));
             Batch { rows: Rows { bytes, meta: Vec::new() }, seen }
         });
         batch.seen = batch.seen.min(seen);
         let before = batch.rows.bytes.len();
+        let bound = self.outboxes[usize::from(ix.0)].route.record_bytes_bound(row);
+        if batch.rows.bytes.capacity() - before < bound {
+            batch.rows.bytes.reserve_exact(bound.max(BUFFER_STEP_BYTES));
+        }
         let outbox = &mut self.outboxes[usize::from(ix.0)];
         self.encoder.append(ix, &outbox.route, row, &mut batch.rows);
         outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
