@@ -327,6 +327,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             // Busy: the promise asks again. Whatever else it is, the look itself will meet it and say so.
             Ok(None) | Err(SourceError::Busy(_)) => {}
+            // Said once, to whoever asks first.
+            Err(SourceError::Replaced(text)) => self.replaced(&text, now),
             Err(_) => self.reading.look_soon(now),
         }
     }

@@ -401,11 +401,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if caught_up {
                 figures.backlog_rows.store(held, Relaxed);
                 figures.backlog_exact.store(true, Relaxed);
-            } else if self.source.is_open()
-                && let Ok(backlog) = self.source.backlog(ix)
-            {
-                figures.backlog_rows.store(backlog.rows, Relaxed);
-                figures.backlog_exact.store(backlog.exact, Relaxed);
+            } else if self.source.is_open() && self.draining.is_none() {
+                match self.source.backlog(ix) {
+                    Ok(backlog) => {
+                        figures.backlog_rows.store(backlog.rows, Relaxed);
+                        figures.backlog_exact.store(backlog.exact, Relaxed);
+                    }
+                    // Said once, to whoever asks first.
+                    Err(SourceError::Replaced(text)) => return self.replaced(&text, now),
+                    Err(_) => {}
+                }
             }
             let flights = self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref().map(|flight| flight.seen));
             let collected =

@@ -344,6 +344,24 @@ fn an_idle_database_is_opened_only_for_what_differs_and_then_waits_for_the_promi
 }
 
 #[test]
+fn renumbered_rows_are_found_again_whichever_question_hears_of_it_first() {
+    for seed in 0..20 {
+        let mut run = Run::new(seed);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.weather.faults = false;
+            world.weather.silent = Some((1, Duration::from_secs(60)));
+            world.insert(0, (0..100).map(|at| format!("k{}", at % 12)));
+        }
+        run.until(Duration::from_millis(1_500 + 137 * seed));
+        // No wake: the version, asked once a second, or the count of the backlog is what meets it.
+        run.world.borrow_mut().renumber(0);
+        run.until(Duration::from_secs(200));
+        run.check();
+    }
+}
+
+#[test]
 fn a_partition_that_does_not_answer_holds_up_no_other() {
     for seed in 0..20 {
         let mut run = Run::new(seed);

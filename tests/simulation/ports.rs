@@ -110,7 +110,11 @@ impl Source for SimSource {
     }
 
     fn version(&mut self) -> Result<Option<Version>, SourceError> {
-        Ok(self.is_open().then(|| self.version_now()))
+        if !self.is_open() {
+            return Ok(None);
+        }
+        self.renumbered()?;
+        Ok(Some(self.version_now()))
     }
 
     fn make_durable(&mut self) -> Result<(), SourceError> {
@@ -174,6 +178,7 @@ impl Source for SimSource {
     }
 
     fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {
+        self.renumbered()?;
         Ok(Backlog { rows: self.0.borrow().tables[usize::from(outbox.0)].len() as u64, exact: true })
     }
 

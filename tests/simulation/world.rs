@@ -282,7 +282,7 @@ impl World {
     }
 
     /// VACUUM of a table without an INTEGER PRIMARY KEY.
-    fn renumber(&mut self, table: usize) {
+    pub fn renumber(&mut self, table: usize) {
         let rows = std::mem::take(&mut self.tables[table]);
         self.tables[table] = (1..).zip(rows.into_values()).collect();
         self.top[table] = self.tables[table].len() as i64;
