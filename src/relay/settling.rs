@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Deletes are so far apart while others use the database. Each is some 100 us in which an application without a busy timeout is
-/// turned away: at 1,000 transactions a second one every 20 ms cost it 6 in 1,000, one every 100 ms still 1.2.
+/// turned away: at 1,000 transactions a second one every 20 ms cost it 6 in 1,000, one every 100 or 150 ms 1.2 to 1.5.
 const DELETE_EVERY: Duration = Duration::from_millis(150);
 /// The same (in WAL mode) when `DELETE_ROWS` are waiting.
 const DELETE_EVERY_BEHIND: Duration = Duration::from_millis(20);
