@@ -162,8 +162,8 @@ fn span(range: &std::ops::Range<usize>) -> Span {
     Span { start: range.start as u32, len: (range.end - range.start) as u32 }
 }
 
-/// Copies some of a batch's rows into a batch of their own, under new offset deltas: only after a rejection (DESIGN: a batch once
-/// planned is never cut differently otherwise).
+/// Copies some of a batch's rows into a batch of their own, under new offset deltas. Only after a rejection: a batch once planned
+/// is never cut differently otherwise (invariant I1 in docs/kafka.md).
 pub fn recut(rows: &Rows, wanted: impl IntoIterator<Item = usize>) -> Rows {
     let mut out = Rows::default();
     for at in wanted {
