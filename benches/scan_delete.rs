@@ -116,8 +116,13 @@ impl World {
                 rows: Arc::new(Rows { bytes: Vec::new(), meta: metas.to_vec() }),
             });
             let plans = [plan];
-            let order =
-                DeleteOrder { number: 1, plans: &plans, yields: false, commit_patience: Duration::from_millis(20) };
+            let order = DeleteOrder {
+                number: 1,
+                plans: &plans,
+                booked: &[],
+                yields: false,
+                commit_patience: Duration::from_millis(20),
+            };
             let deletion = database.delete(&order, &mut || Ok(())).expect("a delete");
             assert_eq!(deletion.deleted, metas.len());
             longest = longest.max(deletion.held);

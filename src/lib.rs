@@ -5,6 +5,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod exit;
+pub mod failpoint;
 pub mod kafka;
 pub mod model;
 pub mod ports;

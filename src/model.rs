@@ -143,6 +143,109 @@ impl Plan {
     }
 }
 
+/// How far a plan had come when the last run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanState {
+    /// Sent or not: the broker must say. None of its rows was deleted by us.
+    Planned,
+    /// Stored by the broker, at this offset (-1: not known).
+    Acknowledged { offset: i64 },
+    /// Stored, and the transaction with this number was about to delete it: its COMMIT may have happened. Only noted for plans
+    /// with rows of bare tables ([`TableTraits::bare`]).
+    Deleting { delete: u64 },
+}
+
+/// A plan that an earlier run left in the state file.
+#[derive(Clone, Debug)]
+pub struct LeftPlan {
+    pub id: PlanId,
+    pub target: Target,
+    pub triple: Triple,
+    pub run: RunId,
+    pub noted_offset: i64,
+    pub leader_epoch: i32,
+    pub first_attempt: SystemTime,
+    pub state: PlanState,
+    /// In the batch's order; those of outboxes that are no longer configured are not among them.
+    pub rows: Vec<LeftRow>,
+    /// Rows of the batch whose outbox is no longer configured: the plan stays in the state file when all others are settled.
+    pub rows_elsewhere: usize,
+    /// The database was another file (device or inode) when the plan was made.
+    pub other_file: bool,
+}
+
+/// A row of such a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftRow {
+    pub key: RowKey,
+    pub print: Fingerprint,
+    /// The number in the message id `RunId-number`; unused when the outbox has an event id column.
+    pub message: u64,
+}
+
+/// What was learned about a table's rows: how they may be told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableTraits {
+    /// Rows can come back alike: neither AUTOINCREMENT nor an event id column. A unique key alone proves nothing.
+    pub bare: bool,
+    /// `id` is SQLite's rowid. Otherwise a VACUUM may have renumbered the rows.
+    pub rowid_is_key: bool,
+    /// What fingerprints are made of, in this order: the stored columns' names when the table was first read.
+    pub columns: Vec<String>,
+}
+
+/// The row in `_outboxd` (`bookkeeping = "table"`), written in each delete's own transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Booked {
+    /// Plans whose rows were deleted, by this delete and by earlier ones that the state file may still hold. Sorted.
+    pub plans: Vec<PlanId>,
+    /// The highest plan number that was ever deleted. A state file that has not come to it is older than the database.
+    pub highest: PlanId,
+}
+
+/// Why a row stays in its table and is passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// The broker rejects this very record.
+    Rejected,
+    /// It can't become a record: no legal topic, larger than `max_request_size`, no event id.
+    Unroutable,
+    /// Published, and a trigger or a constraint keeps it from being deleted. Never sent again.
+    Undeletable,
+}
+
+/// A row in quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    pub key: RowKey,
+    pub print: Fingerprint,
+    pub fault: Fault,
+    pub why: Why,
+    /// How often the broker rejected it.
+    pub attempts: u32,
+    pub first: SystemTime,
+    pub last: SystemTime,
+}
+
+/// What an operator asks of quarantined rows, through the state file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The state file's own number.
+    pub id: i64,
+    pub action: Action,
+    pub outbox: OutboxIx,
+    /// `None`: all of the outbox's.
+    pub rowid: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send the row again.
+    Retry,
+    /// Delete the row unsent, if it is still what was quarantined.
+    Discard,
+}
+
 /// Why something did not go as wished: for people, never matched on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why {
@@ -224,6 +327,37 @@ pub enum SinkEvent {
     NotOpened { topic: Topic, why: Why },
     /// Exactly one for each `send` that was accepted.
     Outcome { plan: PlanId, outcome: Outcome, at: Instant },
+    /// Exactly one for each `look_up`, after any number of `NoEvidence`.
+    Evidence { plan: PlanId, evidence: Evidence },
+    /// The partition's leader can't be asked yet; the sink tries on.
+    NoEvidence { plan: PlanId, why: Why },
+}
+
+/// What a look-up asks (docs/kafka.md, "Recovery").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// All rows are at hand, so the batch can go again under its triple: is that exact? DescribeProducers first, then the log.
+    Resend,
+    /// Some rows have changed or are gone: only what lies in the log below the high watermark counts.
+    Stored,
+}
+
+/// What the partition's current leader says of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// The batch (producer id, epoch, base sequence, count) lies in the log below the high watermark, from this offset on.
+    StoredAt(i64),
+    /// The leader remembers our producer id and epoch with the batch's last sequence or the one before its first: the same triple
+    /// sent again is appended once. Only for [`Sought::Resend`]: it speaks of the log's end, so it is no acknowledgement.
+    Remembered,
+    /// Everything from the noted offset to the high watermark was read, and the batch is not there.
+    Absent,
+    /// Not found, and the range was not complete: cut off at its start, compacted, or the topic was re-created.
+    Incomplete(Why),
+    /// We may not ask or read (permissions, or a broker that can't be asked).
+    Forbidden(Why),
+    /// The topic or the partition does not exist.
+    PartitionGone(Why),
 }
 
 /// The application committed (or is about to: a wake is a promise, SQLite's page cache shows the write before the commit).

@@ -3,8 +3,8 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Backlog, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, RowKey, RowView, Start, Topic, Version,
-    Why,
+    Backlog, Booked, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey,
+    RowView, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -40,6 +40,15 @@ pub trait Source {
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError>;
 
+    /// What is known of the outbox's table; `None` until a look has come to it.
+    fn traits(&self, outbox: OutboxIx) -> Option<&TableTraits>;
+
+    /// Whether deletes are booked in the database itself (`bookkeeping = "table"`).
+    fn books(&self) -> bool;
+
+    /// What the database itself says of our deletes: `None` when it does not say anything about this state file's plans.
+    fn booked(&mut self) -> Result<Option<Booked>, SourceError>;
+
     /// How many rows the outbox's table holds: counted up to 10,000, above that estimated from the lowest and highest rowid.
     fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError>;
 
@@ -58,6 +67,8 @@ pub struct DeleteOrder<'a> {
     /// Rising over the daemon's life.
     pub number: u64,
     pub plans: &'a [Arc<Plan>],
+    /// With bookkeeping: plans deleted earlier that the state file may still hold. Those of this order are booked with them.
+    pub booked: &'a [PlanId],
     /// Ask once more before COMMIT whether someone else is active, and roll back with [`SourceError::Yielded`] if so.
     pub yields: bool,
     /// How long a COMMIT that is answered BUSY (rollback journals) may be retried.
@@ -77,9 +88,10 @@ pub enum SourceError {
     #[error("{0}")]
     NotThere(Why),
     /// File or table are not the ones read before (replaced, restored, re-created, renumbered by VACUUM): what is held has to be
-    /// matched anew. Said once; the next call works on what is there now.
-    #[error("{0}")]
-    Replaced(String),
+    /// matched anew. Said once; the next call works on what is there now. `another`: it is another file or table, so that rows
+    /// of a bare table that look alike are not the ones that were read.
+    #[error("{text}")]
+    Replaced { text: String, another: bool },
     /// COMMIT answered an I/O error: it may have happened or not. The connection was closed.
     #[error("whether the delete was committed is not known: {0}")]
     CommitUnknown(String),
@@ -98,6 +110,9 @@ pub enum SourceError {
 pub trait Journal {
     /// Writes all changes in one transaction; `sync`: it must survive a power cut before this returns.
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError>;
+
+    /// What operators have asked for since the last call and nobody has answered. Cheap when there is nothing new.
+    fn requests(&mut self) -> Result<Vec<Request>, JournalError>;
 }
 
 /// One fact for the state file.
@@ -114,9 +129,31 @@ pub enum Change<'a> {
         plan: PlanId,
         offset: i64,
     },
+    /// Inside the write transaction that deletes the plan, just before its COMMIT. `None`: that one did not commit.
+    Deleting {
+        plan: PlanId,
+        delete: Option<u64>,
+    },
     /// The plan's delete is durable (or it was dropped with a reason): forget it.
     Settled {
         plan: PlanId,
+    },
+    /// The row is passed over from now on; one already there under the same rowid is replaced.
+    Quarantined(&'a Quarantined),
+    /// The row is in quarantine no longer: it was changed, removed, or is to be sent again.
+    Released {
+        key: RowKey,
+    },
+    /// What fingerprints of this outbox are made of.
+    Columns {
+        outbox: OutboxIx,
+        columns: &'a [String],
+    },
+    /// A request was dealt with; the text is for the operator. `failed`: it could not be done.
+    Answered {
+        request: i64,
+        failed: bool,
+        text: &'a str,
     },
 }
 
@@ -137,6 +174,10 @@ pub trait Sink {
 
     /// Hands a plan over for one attempt: answered by exactly one `Outcome`, unless the answer is `Full`.
     fn send(&mut self, plan: &Arc<Plan>, manner: Manner) -> Result<(), Full>;
+
+    /// Asks the partition's current leader what became of a plan: answered by exactly one `Evidence`, after any number of
+    /// `NoEvidence`. Only `id`, `target`, `triple`, `noted_offset`, `leader_epoch` and the number of rows are looked at.
+    fn look_up(&mut self, plan: &Arc<Plan>, sought: Sought);
 
     /// No new work follows. What no broker can have got yet is answered `NotAppended` at once.
     fn drain(&mut self);

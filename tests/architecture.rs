@@ -39,7 +39,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         path: "commands",
-        knows: &["cli", "config", "daemon", "exit", "model", "ports", "relay::route", "source"],
+        knows: &["cli", "config", "daemon", "exit", "failpoint", "model", "ports", "relay::route", "source", "state"],
         without: &[FILES, SOCKETS, CHANNELS, SQL, PROCESSES],
     },
     // The demo plays the application and the consumer as well: the one has SQLite, the other Kafka.
@@ -48,6 +48,7 @@ const ROOMS: &[Room] = &[
         knows: &["cli", "commands", "config", "daemon", "exit", "kafka"],
         without: &[FILES_BUT_TEMPORARY, SOCKETS],
     },
+    Room { path: "failpoint.rs", knows: &[], without: &[FILES, SOCKETS, CHANNELS, SQL] },
     Room { path: "config", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
     Room {
         path: "daemon",
@@ -56,11 +57,11 @@ const ROOMS: &[Room] = &[
     },
     Room { path: "model.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room { path: "ports.rs", knows: &["model"], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
-    Room { path: "source", knows: &["model", "ports"], without: &[SOCKETS, PROCESSES] },
+    Room { path: "source", knows: &["failpoint", "model", "ports"], without: &[SOCKETS, PROCESSES] },
     Room { path: "source/wal", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room {
         path: "relay",
-        knows: &["kafka::partitioner", "kafka::record_batch", "model", "ports", "telemetry"],
+        knows: &["failpoint", "kafka::partitioner", "kafka::record_batch", "model", "ports", "telemetry"],
         without: &[FILES, SOCKETS, STREAMS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
     },
     // The one place where the relay's thread waits.
@@ -69,9 +70,9 @@ const ROOMS: &[Room] = &[
         knows: &["model", "ports", "relay"],
         without: &[FILES, SOCKETS, STREAMS, THREADS, SQL, PROCESSES, CLOCKS],
     },
-    Room { path: "state", knows: &["model", "ports"], without: &[SOCKETS, THREADS, CHANNELS, PROCESSES] },
+    Room { path: "state", knows: &["failpoint", "model", "ports"], without: &[SOCKETS, THREADS, CHANNELS, PROCESSES] },
     Room { path: "sink", knows: &["kafka", "model", "ports"], without: &[FILES, SOCKETS, SQL, PROCESSES] },
-    Room { path: "kafka", knows: &[], without: &[FILES, SQL, PROCESSES] },
+    Room { path: "kafka", knows: &["failpoint"], without: &[FILES, SQL, PROCESSES] },
     Room {
         path: "kafka/protocol",
         knows: &["kafka::error", "kafka::record_batch"],

@@ -93,7 +93,7 @@ fn patiently<T>(mut ask: impl FnMut() -> Result<T, SourceError>) -> Result<T, So
     let until = Instant::now() + BUSY_PATIENCE;
     loop {
         match ask() {
-            Err(SourceError::Busy(_) | SourceError::Replaced(_)) if Instant::now() < until => {
+            Err(SourceError::Busy(_) | SourceError::Replaced { .. }) if Instant::now() < until => {
                 std::thread::sleep(BUSY_PAUSE);
             }
             other => return other,

@@ -7,6 +7,7 @@ use crate::cli::RunArgs;
 use crate::config::{Config, ConfigError, DEFAULT_PATH, Flags};
 use crate::daemon::{self, Output, signals};
 use crate::exit::FAILED;
+use crate::failpoint;
 use std::io;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ pub fn run(arguments: &RunArgs) -> Result<(), CommandError> {
     if arguments.dry_run {
         return dry_run::run(&config, &mut io::stdout().lock());
     }
+    failpoint::arm();
     let stop = signals::install().map_err(|error| {
         CommandError::new(FAILED, error, "signals can't be listened for; see the limits: ulimit -a")
     })?;

@@ -75,7 +75,7 @@ fn count(source: &mut Database, outbox: OutboxIx, until: Instant) -> Result<Back
         // Reads the schema; what is wrong with it shows in the count.
         let _ = source.check();
         match source.backlog(outbox) {
-            Err(SourceError::Busy(_) | SourceError::Replaced(_)) if Instant::now() < until => {
+            Err(SourceError::Busy(_) | SourceError::Replaced { .. }) if Instant::now() < until => {
                 std::thread::sleep(BUSY_PAUSE);
             }
             counted => return counted,

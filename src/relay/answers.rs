@@ -39,6 +39,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.intake.topics[ix as usize].trouble.happened(now, &why.to_string());
             }
             SinkEvent::Outcome { plan, outcome, at } => self.on_outcome(plan, outcome, at, now)?,
+            SinkEvent::Evidence { .. } | SinkEvent::NoEvidence { .. } => {}
         }
         Ok(())
     }

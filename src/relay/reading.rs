@@ -328,7 +328,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             // Busy: the promise asks again. Whatever else it is, the look itself will meet it and say so.
             Ok(None) | Err(SourceError::Busy(_)) => {}
             // Said once, to whoever asks first.
-            Err(SourceError::Replaced(text)) => self.replaced(&text, now),
+            Err(SourceError::Replaced { text, another }) => self.replaced(&text, another, now),
             Err(_) => self.reading.look_soon(now),
         }
     }
@@ -437,7 +437,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 return Ok(());
             }
             SourceError::Yielded => self.reading.look_soon(now),
-            SourceError::Replaced(text) => self.replaced(&text, now),
+            SourceError::Replaced { text, another } => self.replaced(&text, another, now),
             SourceError::NotThere(why) | SourceError::NotAnOutbox { why, .. } => {
                 let outbox = self.intake.outbox(ix);
                 outbox.trouble.happened(now, &why.to_string());

@@ -29,7 +29,7 @@ pub(super) struct Rematch {
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// What was collected is forgotten (it is read again), what is planned is looked for.
-    pub(super) fn replaced(&mut self, text: &str, now: Instant) {
+    pub(super) fn replaced(&mut self, text: &str, _another: bool, now: Instant) {
         log::warn!("{}: {text}; what is there now is read from the start", self.figures.database);
         self.forget_unplanned();
         let mut wanted: HashMap<(OutboxIx, Fingerprint), Vec<i64>> = HashMap::new();

@@ -57,7 +57,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn could_not_sync(&mut self, error: SourceError, now: Instant) {
         match error {
             SourceError::Busy(_) | SourceError::Yielded => {}
-            SourceError::Replaced(text) => self.replaced(&text, now),
+            SourceError::Replaced { text, another } => self.replaced(&text, another, now),
             other => self.source_trouble.happened(now, &format!("what was read could not be made durable: {other}")),
         }
         self.dispatch_at = Some(now + DISPATCH_RETRY);

@@ -266,6 +266,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let order = DeleteOrder {
             number: self.settling.number,
             plans: &plans,
+            booked: &[],
             yields: self.settling.polite_since.is_none_or(|since| now.duration_since(since) < self.patience(rows_max)),
             commit_patience: COMMIT_PATIENCE,
         };
@@ -284,7 +285,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.settling.polite_since.get_or_insert(now);
                 self.settling.retry_at = Some(now + YIELD_STEP);
             }
-            Err(SourceError::Replaced(text)) => self.replaced(&text, now),
+            Err(SourceError::Replaced { text, another }) => self.replaced(&text, another, now),
             Err(error) => {
                 // Nothing is lost by waiting: what was acknowledged stays noted, and the guards look again.
                 self.source_trouble.happened(now, &format!("sent rows could not be deleted: {error}"));
@@ -408,7 +409,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                         figures.backlog_exact.store(backlog.exact, Relaxed);
                     }
                     // Said once, to whoever asks first.
-                    Err(SourceError::Replaced(text)) => return self.replaced(&text, now),
+                    Err(SourceError::Replaced { text, another }) => return self.replaced(&text, another, now),
                     Err(_) => {}
                 }
             }

@@ -3,7 +3,7 @@
 //! Promises: translates and nothing else; rows are shared with the producer, never copied. Does not know: the wire, decisions.
 
 use crate::kafka::producer::{Batch, Delivery, Failure, Handle, Producer, Report, Travel};
-use crate::model::{Outcome, PartitionStart, Plan, SinkEvent, Topic, Why};
+use crate::model::{Outcome, PartitionStart, Plan, SinkEvent, Sought, Topic, Why};
 use crate::ports::{Full, Manner, Sink};
 use crossbeam_channel::Sender;
 use std::sync::Arc;
@@ -52,6 +52,8 @@ impl Sink for KafkaHandle {
         };
         self.0.send(Arc::clone(plan), travel).map_err(|_| Full)
     }
+
+    fn look_up(&mut self, _plan: &Arc<Plan>, _sought: Sought) {}
 
     fn drain(&mut self) {
         self.0.drain();

@@ -7,7 +7,7 @@
 //! not, and `null` where they are null. There is no timestamp: a record is stamped when Kafka gets it.
 
 use crate::kafka::record_batch::{BatchFields, BatchReader, Piece, Record, encode_header};
-use crate::model::{Outcome, PartitionStart, Plan, SinkEvent, Topic, Why};
+use crate::model::{Evidence, Outcome, PartitionStart, Plan, SinkEvent, Sought, Topic, Why};
 use crate::ports::{Full, Manner, Sink};
 use base64::Engine;
 use crossbeam_channel::{Sender, TrySendError, unbounded};
@@ -131,6 +131,12 @@ impl Sink for StdoutHandle {
             self.tell(SinkEvent::Outcome { plan: plan.id, outcome, at: Instant::now() });
         }
         Ok(())
+    }
+
+    /// A pipe can't be read back.
+    fn look_up(&mut self, plan: &Arc<Plan>, _sought: Sought) {
+        let evidence = Evidence::Forbidden(Why::new("what was written can't be read back"));
+        self.tell(SinkEvent::Evidence { plan: plan.id, evidence });
     }
 
     /// What the thread has not begun is not written any more. A write that a slow reader holds up can't be called back.

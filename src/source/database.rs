@@ -44,7 +44,7 @@ pub struct Database {
     /// A schema version seen by an earlier connection: a change in between counts as well.
     pub(super) schema_version: Option<i64>,
     /// To be said by the next call.
-    pub(super) replaced: Option<String>,
+    pub(super) replaced: Option<Replaced>,
     connections: u64,
     pub(super) companions: Option<Companions>,
     /// Looks or deletes have returned that `make_durable` has not covered.
@@ -54,6 +54,20 @@ pub struct Database {
     pub(super) gather: Gather,
     pub(super) deleter: Deleter,
     pub(super) work: super::transaction::Work,
+}
+
+/// Rows read before can no longer be recognised by rowid and fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Replaced {
+    pub text: String,
+    /// Another file or another table, not the same one renumbered.
+    pub another: bool,
+}
+
+impl From<Replaced> for SourceError {
+    fn from(replaced: Replaced) -> Self {
+        SourceError::Replaced { text: replaced.text, another: replaced.another }
+    }
 }
 
 /// An open connection and what belongs to it.
@@ -128,7 +142,7 @@ impl Database {
             Err(NotReady::Failed(why)) => return Err(OpenError::Failed(why)),
         }
         match self.inspect_now() {
-            Ok(()) | Err(SourceError::Busy(_) | SourceError::NotThere(_) | SourceError::Replaced(_)) => {}
+            Ok(()) | Err(SourceError::Busy(_) | SourceError::NotThere(_) | SourceError::Replaced { .. }) => {}
             Err(SourceError::NotAnOutbox { outbox, why }) => return Err(OpenError::NotAnOutbox { outbox, why }),
             Err(SourceError::Failed(why)) => return Err(OpenError::Failed(why)),
             Err(other) => return Err(OpenError::Failed(Why::new(other.to_string()))),
@@ -255,7 +269,8 @@ impl Database {
             Ok(lock) => {
                 let another = self.lock.as_ref().is_some_and(|old| old.file() != lock.file());
                 if another || self.vanished {
-                    self.replaced = Some(format!("{} is another file now", self.subject()));
+                    let text = format!("{} is another file now", self.subject());
+                    self.replaced = Some(Replaced { text, another: true });
                     self.schema_version = None;
                     self.outboxes.iter_mut().for_each(Outbox::forget);
                 }

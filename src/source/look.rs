@@ -3,7 +3,7 @@
 //! Promises: in rollback-journal modes never begins while another process writes, and reads for at most a millisecond.
 //! Does not know: what is done with a row.
 
-use super::database::{Database, Link};
+use super::database::{Database, Link, Replaced};
 use super::handle;
 use super::outbox::State;
 use super::scan::recycle;
@@ -60,7 +60,7 @@ impl Database {
     pub(super) fn open_for(&mut self, outbox: OutboxIx) -> Result<(), SourceError> {
         self.ready().map_err(|not_ready| not_ready.for_outbox(outbox, &self.options.path.display().to_string()))?;
         if let Some(replaced) = self.replaced.take() {
-            return Err(SourceError::Replaced(replaced));
+            return Err(replaced.into());
         }
         if self.someone_writes() {
             return Err(self.busy());
@@ -131,8 +131,13 @@ impl Database {
             if changed || matches!(outbox.state, State::Unknown) {
                 // Kept aside at once: an error at the next outbox must not swallow it.
                 if let Some(replaced) = outbox.inspect(connection, changed)? {
-                    let said = self.replaced.take().map_or_else(String::new, |said| said + "; ");
-                    self.replaced = Some(said + &replaced);
+                    self.replaced = Some(match self.replaced.take() {
+                        None => replaced,
+                        Some(said) => Replaced {
+                            text: said.text + "; " + &replaced.text,
+                            another: said.another || replaced.another,
+                        },
+                    });
                 }
             }
         }
@@ -141,7 +146,7 @@ impl Database {
             self.work.forget_refused();
         }
         match self.replaced.take() {
-            Some(replaced) => Err(Trouble::Source(SourceError::Replaced(replaced))),
+            Some(replaced) => Err(Trouble::Source(replaced.into())),
             None => Ok(()),
         }
     }

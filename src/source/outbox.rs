@@ -4,8 +4,9 @@
 //! Does not know: what is remembered of its rows.
 
 use super::OutboxSpec;
+use super::database::Replaced;
 use super::schema::{self, Found, Table};
-use crate::model::Why;
+use crate::model::{TableTraits, Why};
 use rusqlite::{Connection, Result};
 
 #[derive(Debug)]
@@ -32,6 +33,11 @@ impl Outbox {
         Outbox { spec, state: State::Unknown, known: None, was_away: false }
     }
 
+    /// Of the table as last read, also while it is away.
+    pub fn traits(&self) -> Option<&TableTraits> {
+        self.known.as_deref().map(|table| &table.traits)
+    }
+
     pub fn table(&self) -> Option<&Table> {
         match &self.state {
             State::Fit(table) => Some(table),
@@ -49,8 +55,8 @@ impl Outbox {
     /// Reads the schema again. Says why, when rows read before can no longer be recognised by rowid and fingerprint.
     ///
     /// `changed`: the schema version is not the one of the last inspection on any connection.
-    pub fn inspect(&mut self, connection: &Connection, changed: bool) -> Result<Option<String>> {
-        let first_stored = self.known.as_deref().map(|table| table.stored.as_slice());
+    pub fn inspect(&mut self, connection: &Connection, changed: bool) -> Result<Option<Replaced>> {
+        let first_stored = self.known.as_deref().map(|table| table.traits.columns.as_slice());
         let table = match schema::read(connection, &self.spec, first_stored)? {
             Found::Table(table) => table,
             Found::NotThere(why) => {
@@ -65,15 +71,22 @@ impl Outbox {
             }
         };
         let name = &table.name;
+        let another = |text| Some(Replaced { text, another: true });
         let replaced = match &self.known {
-            Some(_) if self.was_away => Some(format!("{name} was re-created")),
-            Some(known) if known.stored != table.stored => Some(format!("{name} lost or renamed a column")),
-            Some(known) if known.rowid_is_key != table.rowid_is_key => Some(format!("{name} was re-created")),
-            Some(known) if !continues(&known.sql, &table.sql) && !continues(&table.sql, &known.sql) => {
-                Some(format!("{name} was re-created with another definition"))
+            Some(_) if self.was_away => another(format!("{name} was re-created")),
+            Some(known) if known.traits.columns != table.traits.columns => {
+                let text = format!("{name} lost or renamed a column");
+                Some(Replaced { text, another: false })
             }
-            Some(_) if changed && !table.rowid_is_key => {
-                Some(format!("the schema changed, and a VACUUM may have renumbered the rows of {name}"))
+            Some(known) if known.traits.rowid_is_key != table.traits.rowid_is_key => {
+                another(format!("{name} was re-created"))
+            }
+            Some(known) if !continues(&known.sql, &table.sql) && !continues(&table.sql, &known.sql) => {
+                another(format!("{name} was re-created with another definition"))
+            }
+            Some(_) if changed && !table.traits.rowid_is_key => {
+                let text = format!("the schema changed, and a VACUUM may have renumbered the rows of {name}");
+                Some(Replaced { text, another: false })
             }
             _ => None,
         };

@@ -4,7 +4,9 @@
 
 use super::database::Database;
 use super::handle;
-use crate::model::{Backlog, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, Version, Why};
+use crate::model::{
+    Backlog, Booked, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, TableTraits, Version, Why,
+};
 use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
 
 impl Source for Database {
@@ -58,6 +60,18 @@ impl Source for Database {
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError> {
         self.delete_now(order, before_commit)
+    }
+
+    fn traits(&self, outbox: OutboxIx) -> Option<&TableTraits> {
+        self.outboxes[usize::from(outbox.0)].traits()
+    }
+
+    fn books(&self) -> bool {
+        false
+    }
+
+    fn booked(&mut self) -> Result<Option<Booked>, SourceError> {
+        Ok(None)
     }
 
     fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {

@@ -45,7 +45,7 @@ impl Gather {
         self.scratch.clear();
         self.cells.clear();
         self.content_bytes = 0;
-        let stored = table.stored.len();
+        let stored = table.traits.columns.len();
         for column in 0..stored {
             self.cell(row.get_ref(column + 1)?);
         }

@@ -3,7 +3,7 @@
 //! Promises: reads the schema only; whatever it refuses it names with the next thing to do. Does not know: rows.
 
 use super::{OutboxSpec, failure};
-use crate::model::{Why, field};
+use crate::model::{TableTraits, Why, field};
 use rusqlite::{Connection, OptionalExtension, Result};
 
 /// A table that can be an outbox, and the statements to work on it.
@@ -13,10 +13,7 @@ pub(super) struct Table {
     pub name: String,
     /// The CREATE statement: what tells a re-created table from the one read before.
     pub sql: String,
-    /// `id` is the rowid. Otherwise VACUUM may renumber rows, and the unique key identifies them.
-    pub rowid_is_key: bool,
-    /// What the fingerprint is made of, in this order: the stored columns' names when the table was first read.
-    pub stored: Vec<String>,
+    pub traits: TableTraits,
     /// How many columns the statements below give after the rowid: the stored ones, then virtual generated ones that a field needs.
     pub columns: usize,
     /// By [`field`]: the position among those columns.
@@ -120,6 +117,9 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
         fields.push(Some(at));
     }
 
+    let counts_up = rowid_is_key && connection.column_metadata(Some("main"), &name, &keys[0].name)?.4;
+    let bare = !counts_up && spec.fields.get(field::EVENT_ID).is_none_or(Option::is_none);
+
     let table = quote(&name);
     let list: String = selected.iter().flat_map(|name| [", ".to_owned(), quote(name)]).collect();
     // NOT INDEXED: the order is the rowid's, found in the table itself; a covering index would only bring a sort.
@@ -150,9 +150,8 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
         sql,
         count,
         ends,
-        rowid_is_key,
         columns: selected.len(),
-        stored,
+        traits: TableTraits { bare, rowid_is_key, columns: stored },
         fields,
         scan,
         range,

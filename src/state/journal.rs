@@ -4,7 +4,7 @@
 
 use super::plans::RELAY_SHIFT;
 use super::{Shared, StateError, StateFile, codec};
-use crate::model::{Plan, PlanId};
+use crate::model::{Plan, PlanId, Request};
 use crate::ports::{Change, Journal, JournalError};
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use std::os::unix::ffi::OsStrExt;
@@ -75,6 +75,11 @@ impl StateJournal {
                         .execute(params![offset, self.id(plan)])?;
                 }
                 Change::Settled { plan } => delete(&transaction, self.id(plan))?,
+                Change::Deleting { .. }
+                | Change::Quarantined(_)
+                | Change::Released { .. }
+                | Change::Columns { .. }
+                | Change::Answered { .. } => {}
             }
         }
         transaction.commit()
@@ -88,6 +93,10 @@ impl Journal for StateJournal {
         }
         self.write(changes, sync)
             .map_err(|error| JournalError { path: self.file.path.display().to_string(), text: error.to_string() })
+    }
+
+    fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
+        Ok(Vec::new())
     }
 }
 
@@ -161,5 +170,9 @@ pub struct NullJournal;
 impl Journal for NullJournal {
     fn record(&mut self, _: &[Change<'_>], _: bool) -> Result<(), JournalError> {
         Ok(())
+    }
+
+    fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
+        Ok(Vec::new())
     }
 }

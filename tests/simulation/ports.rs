@@ -3,8 +3,8 @@
 use crate::world::{Append, Happening, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Backlog, Budget, Deletion, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart, Plan, RowView,
-    Rows, SinkEvent, Start, Topic, Version, Why,
+    Backlog, Booked, Budget, Deletion, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart, Plan,
+    Request, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
 use std::cell::RefCell;
@@ -42,7 +42,7 @@ impl SimSource {
 
     fn renumbered(&self) -> Result<(), SourceError> {
         let renumbered = std::mem::take(&mut self.0.borrow_mut().renumbered);
-        if renumbered { Err(SourceError::Replaced("renumbered".to_owned())) } else { Ok(()) }
+        if renumbered { Err(SourceError::Replaced { text: "renumbered".to_owned(), another: false }) } else { Ok(()) }
     }
 
     fn version_now(&self) -> Version {
@@ -177,6 +177,18 @@ impl Source for SimSource {
         Ok(deletion)
     }
 
+    fn traits(&self, _outbox: OutboxIx) -> Option<&TableTraits> {
+        None
+    }
+
+    fn books(&self) -> bool {
+        false
+    }
+
+    fn booked(&mut self) -> Result<Option<Booked>, SourceError> {
+        Ok(None)
+    }
+
     fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {
         self.renumbered()?;
         Ok(Backlog { rows: self.0.borrow().tables[usize::from(outbox.0)].len() as u64, exact: true })
@@ -227,9 +239,18 @@ impl Journal for SimJournal {
                     assert!(world.recorded.remove(plan), "plan {} is forgotten once", plan.0);
                     world.acknowledged_plans.remove(plan);
                 }
+                Change::Deleting { .. }
+                | Change::Quarantined(_)
+                | Change::Released { .. }
+                | Change::Columns { .. }
+                | Change::Answered { .. } => {}
             }
         }
         Ok(())
+    }
+
+    fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
+        Ok(Vec::new())
     }
 }
 
@@ -279,6 +300,8 @@ impl Sink for SimSink {
         world.plan(after, Happening::Answer(parcel));
         Ok(())
     }
+
+    fn look_up(&mut self, _plan: &Arc<Plan>, _sought: Sought) {}
 
     fn drain(&mut self) {}
 }

@@ -26,7 +26,7 @@ fn nothing_there_yet_is_waited_for() {
 
 fn replaced_once(database: &mut Database) {
     let result = look(database, Start::Lowest, 9);
-    assert!(matches!(result, Err(SourceError::Replaced(_))), "{result:?}");
+    assert!(matches!(result, Err(SourceError::Replaced { .. })), "{result:?}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_file_replaced_by_rename_is_taken_up_again() {
     next.close();
     std::fs::rename(&other, &world.path).unwrap();
     let result = delete(&mut database, &seen);
-    assert!(matches!(result, Err(SourceError::Replaced(_))), "{result:?}");
+    assert!(matches!(result, Err(SourceError::Replaced { .. })), "{result:?}");
     assert_eq!(rowids(&all(&mut database)), [1], "said once");
     std::fs::remove_file(&world.path).unwrap();
     assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
@@ -134,7 +134,7 @@ fn added_columns_leave_fingerprints_alone_and_renamed_ones_do_not() {
     assert_eq!(delete(&mut database, &seen[1..]).unwrap().deleted, 1);
     app.exec("DROP TABLE users_outbox;");
     app.exec(&SCHEMA.replace("payload TEXT", "payload TEXT, note TEXT"));
-    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Replaced(_))));
+    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Replaced { .. })));
     drop(database);
     let mut database = world.database();
     wait_until("the lock is free", || database.check().is_ok());
@@ -169,7 +169,7 @@ fn a_vacuum_renumbers_only_tables_whose_key_is_not_the_rowid() {
     let before = all(&mut database);
     app.exec("DELETE FROM users_outbox WHERE id = 'x'; VACUUM;");
     let result = delete(&mut database, &before[1..]);
-    assert!(matches!(result, Err(SourceError::Replaced(_))), "{result:?}");
+    assert!(matches!(result, Err(SourceError::Replaced { .. })), "{result:?}");
     assert_eq!(all(&mut database).len(), 2);
     app.exec("VACUUM;");
     database.let_go();

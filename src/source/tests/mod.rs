@@ -192,7 +192,7 @@ pub(super) fn plan(seen: &[Seen]) -> Arc<Plan> {
 }
 
 pub(super) fn order(plans: &[Arc<Plan>]) -> DeleteOrder<'_> {
-    DeleteOrder { number: 1, plans, yields: false, commit_patience: Duration::from_millis(20) }
+    DeleteOrder { number: 1, plans, booked: &[], yields: false, commit_patience: Duration::from_millis(20) }
 }
 
 pub(super) fn delete(database: &mut Database, seen: &[Seen]) -> Result<crate::model::Deletion, SourceError> {
