@@ -14,6 +14,7 @@ use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
 use crate::codes;
 use crate::faults::{Fault, Gate, Strikes};
 use crate::inspect::ProducedBatch;
+use crate::late::Delivered;
 use crate::log::BatchHeader;
 use crate::requests::{Call, find, pass_gates, text};
 use crate::state::State;
@@ -100,6 +101,21 @@ pub(crate) fn handle(call: &Call<'_>, request: &ProduceRequest, strikes: &Strike
         }
     }
     (request.acks != 0).then(|| response(call.version, parts, strikes))
+}
+
+/// A request whose sender waits for it no longer: appended like any other, answered to nobody.
+pub(crate) fn append_late(state: &mut State, broker: i32, request: &ProduceRequest) -> Vec<Delivered> {
+    let mut met = Vec::new();
+    for (topic, data) in entries(request) {
+        let (topic, partition) = (topic.name.to_string(), data.index);
+        let result = append(state, broker, &topic, data, request.acks);
+        let (error_code, base_offset) = match result {
+            Ok(appended) => (codes::NONE, appended.base_offset),
+            Err(refusal) => (refusal.code, -1),
+        };
+        met.push(Delivered { topic, partition, error_code, base_offset });
+    }
+    met
 }
 
 fn append_gate<'a>(strikes: &'a Strikes, topic: &str, index: i32) -> Option<&'a Gate> {

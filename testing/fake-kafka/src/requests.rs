@@ -112,12 +112,35 @@ pub(crate) fn handle(shared: &Shared, broker: i32, connection: u64, mut frame: B
     if strikes.all().any(|fault| matches!(fault, Fault::Hang)) {
         return Reaction::Hang;
     }
+    if let Body::Produce(request) = &body
+        && let Some(reaction) = keep(shared, broker, request, &strikes)
+    {
+        return reaction;
+    }
     let call = Call { shared, broker, connection, version, arrived: Instant::now() };
     let Some(answer) = dispatch(&call, body, &strikes) else { return Reaction::NoAnswer };
     match encode(api, &header, answer) {
         Ok(body) => Reaction::Answer { correlation_id: header.correlation_id, body, strikes },
         Err(error) => complain(format!("the answer to {api:?} {version} can't be encoded: {error}")),
     }
+}
+
+/// Keeps the request for later if the script says so. What becomes of the connection when it is not carried out now.
+fn keep(shared: &Shared, broker: i32, request: &ProduceRequest, strikes: &Strikes) -> Option<Reaction> {
+    shared.change(|state| {
+        let mut reaction = None;
+        for fault in strikes.all() {
+            let (late, instead) = match fault {
+                Fault::KeepBack(late) => (late, Some(Reaction::Hang)),
+                Fault::KeepBackAndClose(late) => (late, Some(Reaction::Close)),
+                Fault::KeepCopy(late) => (late, None),
+                _ => continue,
+            };
+            late.keep(state, broker, request);
+            reaction = reaction.or(instead);
+        }
+        reaction
+    })
 }
 
 fn decode(api: ApiKey, version: i16, frame: &mut Bytes) -> Result<Body, String> {
