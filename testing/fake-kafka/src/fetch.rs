@@ -20,9 +20,10 @@ use kafka_protocol::messages::{
 
 use crate::codes;
 use crate::faults::Strikes;
+use crate::replica::Replica;
 use crate::requests::{Call, find, text};
 use crate::state::State;
-use crate::topic::{Access, Partition, Replica};
+use crate::topic::{Access, Partition};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -37,21 +38,21 @@ fn leader_replica<'a>(
     current_leader_epoch: i32,
     access: Access,
 ) -> Result<(&'a Partition, &'a Replica), i16> {
-    if state.topics.get(topic).is_some_and(|topic| topic.rules.refused.contains(&access)) {
+    if state.denies(topic, access) {
         return Err(codes::TOPIC_AUTHORIZATION_FAILED);
     }
     let (partition, _) = find(&mut state.topics, topic, index).ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
     let partition: &Partition = partition;
     let replica = partition.replicas.get(&broker).ok_or(codes::NOT_LEADER_OR_FOLLOWER)?;
-    // A follower knows the current epoch too, unless nobody told it.
-    let known_epoch = replica.leads_in_epoch.unwrap_or(partition.leader_epoch);
+    // A follower knows an epoch too.
+    let known_epoch = replica.known_epoch();
     if current_leader_epoch >= 0 && current_leader_epoch < known_epoch {
         return Err(codes::FENCED_LEADER_EPOCH);
     }
     if current_leader_epoch > known_epoch {
         return Err(codes::UNKNOWN_LEADER_EPOCH);
     }
-    if replica.leads_in_epoch.is_none() {
+    if replica.leads_in_epoch().is_none() {
         return Err(codes::NOT_LEADER_OR_FOLLOWER);
     }
     Ok((partition, replica))
@@ -186,24 +187,28 @@ pub(crate) fn list_offsets(call: &Call<'_>, request: &ListOffsetsRequest, strike
     if call.version >= 2 { response.with_throttle_time_ms(strikes.throttle_ms()) } else { response }
 }
 
-/// (timestamp, offset, leader epoch). The latest offset is the high watermark, not the log end.
+/// (timestamp, offset, leader epoch). The latest offset is the high watermark, not the log end. A new leader that does not know it yet says
+/// 5, which is what versions before 5 have for `OFFSET_NOT_AVAILABLE`.
 fn offset(state: &mut State, broker: i32, topic: &str, asked: &ListOffsetsPartition) -> Result<(i64, i64, i32), i16> {
     let (_, replica) =
         leader_replica(state, broker, topic, asked.partition_index, asked.current_leader_epoch, Access::Describe)?;
-    let epoch = replica.leads_in_epoch.unwrap_or(-1);
-    Ok(match asked.timestamp {
-        LATEST => (-1, replica.high_watermark, epoch),
-        EARLIEST => (-1, replica.log.start(), epoch),
-        timestamp => replica
-            .log
-            .batches()
-            .iter()
-            .filter(|batch| batch.last_offset() < replica.high_watermark)
-            .find(|batch| batch.header.max_timestamp >= timestamp)
-            .map_or((-1, -1, -1), |batch| {
-                (batch.header.max_timestamp, batch.base_offset(), batch.header.partition_leader_epoch)
-            }),
-    })
+    let epoch = replica.leads_in_epoch().unwrap_or(-1);
+    let stored = || {
+        let mut committed =
+            replica.log.batches().iter().take_while(|batch| batch.last_offset() < replica.high_watermark);
+        let found = committed.find(|batch| batch.header.max_timestamp >= asked.timestamp)?;
+        Some((found.header.max_timestamp, found.base_offset(), found.header.partition_leader_epoch))
+    };
+    match asked.timestamp {
+        EARLIEST => Ok((-1, replica.log.start(), epoch)),
+        LATEST if replica.knows_what_is_committed() => Ok((-1, replica.high_watermark, epoch)),
+        LATEST => Err(codes::LEADER_NOT_AVAILABLE),
+        _ => match stored() {
+            Some(found) => Ok(found),
+            None if replica.knows_what_is_committed() => Ok((-1, -1, -1)),
+            None => Err(codes::LEADER_NOT_AVAILABLE),
+        },
+    }
 }
 
 pub(crate) fn describe_producers(
@@ -234,7 +239,7 @@ pub(crate) fn describe_producers(
 
 /// Any replica answers, leader or not.
 fn producers(state: &mut State, broker: i32, topic: &str, index: i32) -> Result<Vec<ProducerState>, i16> {
-    if state.topics.get(topic).is_some_and(|topic| topic.rules.refused.contains(&Access::Read)) {
+    if state.denies(topic, Access::Read) {
         return Err(codes::TOPIC_AUTHORIZATION_FAILED);
     }
     let (partition, _) = find(&mut state.topics, topic, index).ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
