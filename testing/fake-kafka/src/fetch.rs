@@ -27,10 +27,27 @@ use crate::topic::{Access, Partition};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
+/// The replica id of what Kafka calls a debugging consumer: ListOffsets tells it the log's end, and followers answer it, too.
+const DEBUGGING_CONSUMER: i32 = -2;
 
 /// The replica of a leader that is asked with `current_leader_epoch` (-1: whatever it is).
 /// 74 when the client is behind, 75 when the replica is: an ex-leader asked by someone who knows more.
 fn leader_replica<'a>(
+    state: &'a mut State,
+    broker: i32,
+    topic: &str,
+    index: i32,
+    current_leader_epoch: i32,
+    access: Access,
+) -> Result<(&'a Partition, &'a Replica), i16> {
+    let found = any_replica(state, broker, topic, index, current_leader_epoch, access)?;
+    if found.1.leads_in_epoch().is_none() {
+        return Err(codes::NOT_LEADER_OR_FOLLOWER);
+    }
+    Ok(found)
+}
+
+fn any_replica<'a>(
     state: &'a mut State,
     broker: i32,
     topic: &str,
@@ -51,9 +68,6 @@ fn leader_replica<'a>(
     }
     if current_leader_epoch > known_epoch {
         return Err(codes::UNKNOWN_LEADER_EPOCH);
-    }
-    if replica.leads_in_epoch().is_none() {
-        return Err(codes::NOT_LEADER_OR_FOLLOWER);
     }
     Ok((partition, replica))
 }
@@ -169,7 +183,8 @@ pub(crate) fn list_offsets(call: &Call<'_>, request: &ListOffsetsRequest, strike
         let mut partitions = Vec::new();
         for asked in &topic.partitions {
             let forced = strikes.answer_before(&name, asked.partition_index);
-            let found = forced.map_or_else(|| offset(&mut state, call.broker, &name, asked), Err);
+            let debugging = request.replica_id == DEBUGGING_CONSUMER;
+            let found = forced.map_or_else(|| offset(&mut state, call.broker, &name, asked, debugging), Err);
             let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
             partitions.push(match found {
                 Ok((timestamp, offset, epoch)) => {
@@ -189,9 +204,19 @@ pub(crate) fn list_offsets(call: &Call<'_>, request: &ListOffsetsRequest, strike
 
 /// (timestamp, offset, leader epoch). The latest offset is the high watermark, not the log end. A new leader that does not know it yet says
 /// 5, which is what versions before 5 have for `OFFSET_NOT_AVAILABLE`.
-fn offset(state: &mut State, broker: i32, topic: &str, asked: &ListOffsetsPartition) -> Result<(i64, i64, i32), i16> {
-    let (_, replica) =
-        leader_replica(state, broker, topic, asked.partition_index, asked.current_leader_epoch, Access::Describe)?;
+fn offset(
+    state: &mut State,
+    broker: i32,
+    topic: &str,
+    asked: &ListOffsetsPartition,
+    debugging: bool,
+) -> Result<(i64, i64, i32), i16> {
+    let (index, epoch) = (asked.partition_index, asked.current_leader_epoch);
+    let (_, replica) = if debugging {
+        any_replica(state, broker, topic, index, epoch, Access::Describe)?
+    } else {
+        leader_replica(state, broker, topic, index, epoch, Access::Describe)?
+    };
     let epoch = replica.leads_in_epoch().unwrap_or(-1);
     let stored = || {
         let mut committed =
@@ -201,6 +226,7 @@ fn offset(state: &mut State, broker: i32, topic: &str, asked: &ListOffsetsPartit
     };
     match asked.timestamp {
         EARLIEST => Ok((-1, replica.log.start(), epoch)),
+        LATEST if debugging => Ok((-1, replica.log.end(), epoch)),
         LATEST if replica.knows_what_is_committed() => Ok((-1, replica.high_watermark, epoch)),
         LATEST => Err(codes::LEADER_NOT_AVAILABLE),
         _ => match stored() {
