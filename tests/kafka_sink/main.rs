@@ -4,6 +4,8 @@ mod answers;
 mod connections;
 mod ends;
 mod leaders;
+mod look_up;
+mod look_up_real;
 mod opening;
 mod ordinary;
 mod real;

@@ -1,0 +1,1 @@
+//! What became of a batch, asked of a real Apache Kafka.
