@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The same plan with something about it changed.
-fn but(plan: &Plan, change: impl FnOnce(&mut Plan)) -> Arc<Plan> {
+pub fn but(plan: &Plan, change: impl FnOnce(&mut Plan)) -> Arc<Plan> {
     let mut other = plan.with_rows(Rows::clone(&plan.rows));
     change(&mut other);
     Arc::new(other)
 }
 
-fn noted(plan: &Plan, offset: i64) -> Arc<Plan> {
+pub fn noted(plan: &Plan, offset: i64) -> Arc<Plan> {
     but(plan, |plan| plan.noted_offset = offset)
 }
 
@@ -40,7 +40,7 @@ fn count(kafka: &FakeKafka, api: ApiKey) -> usize {
     kafka.requests_of(api).len()
 }
 
-fn incomplete(evidence: Evidence) -> Why {
+pub fn incomplete(evidence: Evidence) -> Why {
     match evidence {
         Evidence::Incomplete(why) => why,
         other => panic!("{other:?}"),

@@ -12,3 +12,5 @@ mod real;
 mod rig;
 mod servers;
 mod storm;
+#[path = "../support/mod.rs"]
+mod support;
