@@ -183,6 +183,19 @@ pub struct LeftRow {
     pub message: u64,
 }
 
+/// Everything that earlier runs left in the state file for one database.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    /// With at least one row of a configured outbox, by rising number.
+    pub plans: Vec<LeftPlan>,
+    /// Of configured outboxes.
+    pub quarantine: Vec<Quarantined>,
+    /// By outbox: what the fingerprints in `plans` and `quarantine` were made of. `None`: it has none there, or it was not noted.
+    pub columns: Vec<Option<Vec<String>>>,
+    /// The machine has not been booted since the state file was last worked with. Otherwise what was noted last may be missing.
+    pub same_boot: bool,
+}
+
 /// What was learned about a table's rows: how they may be told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableTraits {

@@ -85,6 +85,7 @@ pub fn start(
         Output::Kafka => {
             let state = StateFile::open(&state_path, run)?;
             log::info!("state file: {}", state.path().display());
+            health.state_file_is(state.size_gauge());
             drop_open_plans(&state, databases)?;
             let sink = KafkaSink::start(wiring::kafka_options(&config.kafka))?;
             for ((database, source), figures) in starts {
