@@ -183,16 +183,15 @@ pub struct LeftRow {
     pub message: u64,
 }
 
-/// Everything that earlier runs left in the state file for one database.
+/// What an earlier run left in the state file for one database.
 #[derive(Clone, Debug, Default)]
 pub struct Left {
-    /// With at least one row of a configured outbox, by rising number.
+    /// By rising number.
     pub plans: Vec<LeftPlan>,
-    /// Of configured outboxes.
     pub quarantine: Vec<Quarantined>,
-    /// By outbox: what the fingerprints in `plans` and `quarantine` were made of. `None`: it has none there, or it was not noted.
+    /// By outbox: what the fingerprints above were made of ([`TableTraits::columns`]).
     pub columns: Vec<Option<Vec<String>>>,
-    /// The machine has not been booted since the state file was last worked with. Otherwise what was noted last may be missing.
+    /// The machine has not been booted since. Otherwise notes that were not synced may have been lost in a power cut.
     pub same_boot: bool,
 }
 

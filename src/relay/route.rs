@@ -39,6 +39,8 @@ pub struct Route {
     pub event_id: bool,
     /// How many topics a template may open.
     pub topics_max: usize,
+    /// How often the broker rejects a record for its own fault before its row is quarantined. At least 1.
+    pub max_attempts: u32,
 }
 
 /// Why a row can't become a record. The row is set aside.

@@ -51,6 +51,9 @@ pub struct DatabaseOptions {
     pub foreign_keys: bool,
     /// `PRAGMA secure_delete` of our connection: costs the whole gain of the delete order.
     pub secure_delete: bool,
+    /// `bookkeeping = "table"`: each delete is booked in a table `_outboxd` of the application's database, so that the next run
+    /// knows which delete was the last. Also takes [`Database::keep_books`].
+    pub bookkeeping: bool,
 }
 
 /// One outbox table of a database.

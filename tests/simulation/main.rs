@@ -54,6 +54,7 @@ impl Run {
             headers: Vec::new(),
             event_id: false,
             topics_max: 10,
+            max_attempts: 1,
         };
         let template = TopicTemplate::Parts(vec![
             TemplatePart::Text("t-".to_owned()),

@@ -104,6 +104,7 @@ impl World {
             durability: Durability::PowerLoss,
             foreign_keys: false,
             secure_delete: false,
+            bookkeeping: false,
         }
     }
 
