@@ -60,6 +60,7 @@ impl World {
                 durability: Durability::Commit,
                 foreign_keys: false,
                 secure_delete: false,
+                bookkeeping: false,
             },
             vec![OutboxSpec {
                 name: "users_outbox".to_owned(),

@@ -20,6 +20,7 @@ pub fn database_options(database: &config::Database) -> DatabaseOptions {
         },
         foreign_keys: database.foreign_keys,
         secure_delete: database.secure_delete,
+        bookkeeping: false,
     }
 }
 

@@ -67,11 +67,11 @@ impl Source for Database {
     }
 
     fn books(&self) -> bool {
-        false
+        self.books.books()
     }
 
     fn booked(&mut self) -> Result<Option<Booked>, SourceError> {
-        Ok(None)
+        self.booked_now()
     }
 
     fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {

@@ -8,6 +8,7 @@ use super::failure::{self, Class};
 use super::handle;
 use super::look::Trouble;
 use super::outbox::State;
+use crate::failpoint;
 use crate::model::{Deletion, Fingerprint, JournalMode, RowKey, Why};
 use crate::ports::{DeleteOrder, JournalError, SourceError};
 use rusqlite::Connection;
@@ -183,6 +184,7 @@ impl Database {
             deletion.held = began.elapsed();
             return Ok(deletion);
         }
+        self.book(link, order)?;
         if order.yields && self.mode == JournalMode::Wal && link.unix && handle::external_reader(connection) {
             return Err(SourceError::Yielded.into());
         }
@@ -192,7 +194,10 @@ impl Database {
             return Err(Failed::Moved);
         }
         let commits = link.hooks.record().commits;
+        failpoint::hit("committing");
         self.commit(connection, order.commit_patience)?;
+        failpoint::hit("committed");
+        self.books_committed();
         deletion.held = began.elapsed();
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
