@@ -26,6 +26,7 @@ fn delete_as(database: &mut Database, id: u64, booked: &[PlanId], seen: &[Seen])
     database.delete(&order, &mut || Ok(())).map(|deletion| deletion.deleted)
 }
 
+#[allow(clippy::unnecessary_wraps)] // compared with what may say nothing
 fn says(plans: &[u64], highest: u64) -> Option<Booked> {
     Some(Booked { plans: plans.iter().copied().map(PlanId).collect(), highest: PlanId(highest) })
 }
@@ -316,6 +317,7 @@ fn booking_writes_one_page() {
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2000)
         INSERT INTO users_outbox SELECT i,'a','t',hex(zeroblob(90)) FROM n;";
     let mut frames = Vec::new();
+    let before: Vec<PlanId> = (2..102).map(PlanId).collect();
     for bookkeeping in [false, true] {
         let (world, mut app) = World::with("WAL", SCHEMA);
         app.exec(fill);
@@ -326,9 +328,8 @@ fn booking_writes_one_page() {
         // The first one makes the table.
         delete_as(&mut database, 1, &[], &seen[..1]).unwrap();
         app.run("PRAGMA wal_checkpoint(TRUNCATE);");
-        let booked: Vec<PlanId> = (2..102).map(PlanId).collect();
-        for number in 102..202 {
-            delete_as(&mut database, number, &booked, &seen[number as usize..number as usize + 1]).unwrap();
+        for (number, row) in (102..202).zip(seen[102..].chunks(1)) {
+            delete_as(&mut database, number, &before, row).unwrap();
         }
         let (found, _) = look(&mut database, Start::Lowest, 10_000).unwrap();
         assert_eq!((found.rows, found.end), (1899, LookEnd::End));
