@@ -179,6 +179,11 @@ impl Database {
         }
         let mut deletion = Deletion::default();
         self.delete_rows(link, &mut deletion)?;
+        if self.options.foreign_keys && self.work.care.is_none() && handle::owes_foreign_keys(connection) {
+            // A COMMIT would fail for the whole order. Asked here and not answered there, so that the state file is told once.
+            self.work.care = Some(Care::Halving);
+            return Err(Failed::Again);
+        }
         if deletion.deleted == 0 {
             roll_back(connection);
             deletion.held = began.elapsed();
@@ -292,7 +297,8 @@ impl Database {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(COMMIT_RETRY_MAX);
                 }
-                // A deferred constraint: nothing was written, the transaction is still open.
+                // A deferred constraint that no row of ours is the reason of (`delete_rows` keeps those): a trigger's doing. Nothing
+                // was written, the transaction is still open.
                 Class::Statement if !connection.is_autocommit() => {
                     let why = failure::why(&format!("{}: committing a delete", self.subject()), &error);
                     return Err(SourceError::Failed(why.hint(
