@@ -4,6 +4,7 @@
 //! and the COMMIT confirm it. Does not know: Kafka, topics, plans' outcomes.
 
 mod backlog;
+mod books;
 mod database;
 mod delete;
 mod durability;
