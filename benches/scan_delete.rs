@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 const ROWS: usize = 100_000;
 const BATCH: usize = 5_000;
+const SMALL_BATCH: usize = 20;
 
 fn main() {
     println!("per item = per row; {ROWS} rows of 200 B, deleted in batches of {BATCH}");
@@ -25,6 +26,20 @@ fn main() {
         let longest = World::delete(&mut database, &metas);
         let grown = world.wal_size_bytes() - before;
         println!("{key}: {} bytes of WAL per deleted row, longest write lock {longest:?}", grown / ROWS as u64);
+    }
+    for bookkeeping in [false, true] {
+        let world = World::new("INTEGER PRIMARY KEY");
+        let mut database = world.database_that_books(bookkeeping);
+        let metas = world.scan(&mut database);
+        let before = world.wal_size_bytes();
+        let mut held = World::delete_by(&mut database, &metas, SMALL_BATCH);
+        held.sort_unstable();
+        let deletes = held.len() as u64;
+        println!(
+            "{SMALL_BATCH} rows at a time, bookkeeping {bookkeeping}: {} bytes of WAL and {:?} of write lock (median) a delete",
+            (world.wal_size_bytes() - before) / deletes,
+            held[held.len() / 2],
+        );
     }
     divan::main();
 }
@@ -53,13 +68,18 @@ impl World {
     }
 
     fn database(&self) -> Database {
+        self.database_that_books(false)
+    }
+
+    fn database_that_books(&self, bookkeeping: bool) -> Database {
         let name = |name: &str| Some(name.to_owned());
-        Database::new(
+        let mut database = Database::new(
             DatabaseOptions {
                 path: self.path.clone(),
                 durability: Durability::Commit,
                 foreign_keys: false,
                 secure_delete: false,
+                bookkeeping,
             },
             vec![OutboxSpec {
                 name: "users_outbox".to_owned(),
@@ -73,7 +93,9 @@ impl World {
                     None,
                 ],
             }],
-        )
+        );
+        database.keep_books(1);
+        database
     }
 
     fn scan(&self, database: &mut Database) -> Vec<RowMeta> {
@@ -103,10 +125,15 @@ impl World {
     }
 
     fn delete(database: &mut Database, metas: &[RowMeta]) -> Duration {
-        let mut longest = Duration::ZERO;
-        for metas in metas.chunks(BATCH) {
+        World::delete_by(database, metas, BATCH).into_iter().max().unwrap_or_default()
+    }
+
+    /// How long the write lock was held, each time.
+    fn delete_by(database: &mut Database, metas: &[RowMeta], batch: usize) -> Vec<Duration> {
+        let mut held = Vec::new();
+        for (number, metas) in metas.chunks(batch).enumerate() {
             let plan = Arc::new(Plan {
-                id: PlanId(1),
+                id: PlanId(1 + number as u64),
                 target: Target { topic: Arc::from("users"), partition: 0 },
                 triple: Triple { producer_id: 1, epoch: 0, first_sequence: 0 },
                 run: RunId(1),
@@ -125,9 +152,9 @@ impl World {
             };
             let deletion = database.delete(&order, &mut || Ok(())).expect("a delete");
             assert_eq!(deletion.deleted, metas.len());
-            longest = longest.max(deletion.held);
+            held.push(deletion.held);
         }
-        longest
+        held
     }
 
     fn wal_size_bytes(&self) -> u64 {

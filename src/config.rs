@@ -46,9 +46,12 @@ pub struct Outbox {
     /// Label in logs and metrics; unique within its database.
     pub name: String,
     pub durability: Durability,
+    pub bookkeeping: Bookkeeping,
     /// Whether the connection that deletes enforces foreign keys, for an application that relies on cascades.
     pub foreign_keys: bool,
     pub secure_delete: bool,
+    /// How often a record is rejected for its own fault before its row is quarantined.
+    pub max_attempts: u32,
     pub columns: Columns,
     /// Header name and the column it comes from, sorted by name.
     pub headers: Vec<(String, String)>,
@@ -68,6 +71,24 @@ impl fmt::Display for Durability {
         f.write_str(match self {
             Durability::PowerLoss => "power-loss",
             Durability::Commit => "commit",
+        })
+    }
+}
+
+/// Where deletes are booked beside the state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bookkeeping {
+    /// Nowhere.
+    None,
+    /// In a table `_outboxd` of the application's database.
+    Table,
+}
+
+impl fmt::Display for Bookkeeping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bookkeeping::None => "none",
+            Bookkeeping::Table => "table",
         })
     }
 }
@@ -166,6 +187,7 @@ pub struct Http {
 
 /// Of a template: how many topics it may open.
 const TOPICS_MAX: usize = 1_000;
+const MAX_ATTEMPTS: u32 = 1;
 
 impl Config {
     /// Reads and validates a file. `needs_servers`: whether a broker is going to be asked, so that addresses are required.

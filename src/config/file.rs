@@ -4,7 +4,8 @@
 
 use super::document::{Document, Found, Section};
 use super::{
-    Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, Outbox, Place, State, TOPICS_MAX, TopicTemplate,
+    Bookkeeping, Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, MAX_ATTEMPTS, Outbox, Place, State,
+    TOPICS_MAX, TopicTemplate,
 };
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,10 @@ const OUTBOX: &[&str] = &[
     "topics_max",
     "name",
     "durability",
+    "bookkeeping",
     "foreign_keys",
     "secure_delete",
+    "max_attempts",
     "columns",
     "headers",
 ];
@@ -102,6 +105,10 @@ fn outbox(section: &Section<'_>) -> Result<Outbox, ConfigError> {
         None => Durability::PowerLoss,
         Some(found) => durability(&found)?,
     };
+    let bookkeeping = match section.string("bookkeeping")? {
+        None => Bookkeeping::None,
+        Some(found) => bookkeeping(&found)?,
+    };
     Ok(Outbox {
         database: absolute(&database.value, &database.place)?,
         topic,
@@ -115,8 +122,12 @@ fn outbox(section: &Section<'_>) -> Result<Outbox, ConfigError> {
             .unwrap_or_else(|| table.value.clone()),
         table: table.value,
         durability,
+        bookkeeping,
         foreign_keys: section.bool("foreign_keys")?.is_some_and(|found| found.value),
         secure_delete: section.bool("secure_delete")?.is_some_and(|found| found.value),
+        max_attempts: section
+            .integer("max_attempts", 1..=100, MAX_ATTEMPTS.into())?
+            .map_or(MAX_ATTEMPTS, |found| found.value as u32),
         columns: columns(&section.section("columns", COLUMNS)?)?,
         headers: headers(section)?,
     })
@@ -130,6 +141,18 @@ fn durability(found: &Found<String>) -> Result<Durability, ConfigError> {
             found.place.clone(),
             format!("`{other}` is no kind of durability"),
             "write \"power-loss\" (an event is published once its commit is on disk) or \"commit\" (once it is visible)",
+        )),
+    }
+}
+
+fn bookkeeping(found: &Found<String>) -> Result<Bookkeeping, ConfigError> {
+    match found.value.as_str() {
+        "none" => Ok(Bookkeeping::None),
+        "table" => Ok(Bookkeeping::Table),
+        other => Err(ConfigError::new(
+            found.place.clone(),
+            format!("`{other}` is no kind of bookkeeping"),
+            "write \"none\" or \"table\" (each delete is booked in a table _outboxd of the same database)",
         )),
     }
 }

@@ -3,7 +3,10 @@
 //! Promises: the same rules as the file's, with the flag as the place. Does not know: the command line's parser.
 
 use super::document::Found;
-use super::{Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, Outbox, Place, State, TOPICS_MAX, file};
+use super::{
+    Bookkeeping, Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, MAX_ATTEMPTS, Outbox, Place, State,
+    TOPICS_MAX, file,
+};
 
 /// One outbox on a command line.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +44,10 @@ pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
         topics_max: TOPICS_MAX,
         name: flags.table.clone(),
         durability: Durability::PowerLoss,
+        bookkeeping: Bookkeeping::None,
         foreign_keys: false,
         secure_delete: false,
+        max_attempts: MAX_ATTEMPTS,
         columns: Columns::default(),
         headers: Vec::new(),
     };

@@ -2,7 +2,8 @@
 //!
 //! Promises: one [`Database`] for each file, settings agreed. Does not know: what is inside the file.
 
-use super::{ConfigError, Durability, Outbox, Place};
+use super::{Bookkeeping, ConfigError, Durability, Outbox, Place};
+use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ pub struct Database {
     /// As the first of its outboxes writes it, absolute.
     pub path: PathBuf,
     pub durability: Durability,
+    pub bookkeeping: Bookkeeping,
     pub foreign_keys: bool,
     pub secure_delete: bool,
     pub outboxes: Vec<Outbox>,
@@ -75,6 +77,7 @@ pub fn databases(outboxes: &[Outbox]) -> Vec<Database> {
             Database {
                 path: first.database.clone(),
                 durability: first.durability,
+                bookkeeping: first.bookkeeping,
                 foreign_keys: first.foreign_keys,
                 secure_delete: first.secure_delete,
                 outboxes: members.iter().map(|index| outboxes[*index].clone()).collect(),
@@ -122,6 +125,7 @@ pub fn check(outboxes: &[Outbox], file: Option<&Path>) -> Result<(), ConfigError
             let first = &outboxes[members[0]];
             let agree = [
                 ("durability", quoted(this.durability), quoted(first.durability)),
+                ("bookkeeping", quoted(this.bookkeeping), quoted(first.bookkeeping)),
                 ("foreign_keys", this.foreign_keys.to_string(), first.foreign_keys.to_string()),
                 ("secure_delete", this.secure_delete.to_string(), first.secure_delete.to_string()),
             ];
@@ -144,8 +148,8 @@ pub fn check(outboxes: &[Outbox], file: Option<&Path>) -> Result<(), ConfigError
     Ok(())
 }
 
-fn quoted(durability: Durability) -> String {
-    format!("\"{durability}\"")
+fn quoted(choice: impl Display) -> String {
+    format!("\"{choice}\"")
 }
 
 fn same_file(this: &Outbox, other: &Outbox) -> String {

@@ -83,8 +83,10 @@ topic = "t.{kind}.{tenant}"
 topics_max = 7
 name = "n"
 durability = "commit"
+bookkeeping = "table"
 foreign_keys = true
 secure_delete = true
+max_attempts = 100
 [outbox.columns]
 id = "i"
 aggregate_id = "a"
@@ -125,8 +127,10 @@ listen = "127.0.0.1:0"
             topics_max: 7,
             name: "n".into(),
             durability: Durability::Commit,
+            bookkeeping: Bookkeeping::Table,
             foreign_keys: true,
             secure_delete: true,
+            max_attempts: 100,
             columns: Columns {
                 id: "i".into(),
                 aggregate_id: "a".into(),
@@ -197,10 +201,10 @@ fn unknown_keys_name_the_nearest() {
         error(&format!("{MINIMAL}[http]\nport = 1")),
         "c.toml:8: http.port: unknown key\nHint: known here: listen"
     );
-    // Features that are not there are not keys.
-    for line in ["bookkeeping = \"none\"", "max_attempts = 1"] {
-        assert!(error(&with(line)).contains("unknown key"), "{line}");
-    }
+    assert_eq!(
+        error(&with("book_keeping = \"table\"")),
+        "c.toml:5: outbox.book_keeping: unknown key\nHint: did you mean `bookkeeping`?"
+    );
 }
 
 #[test]
@@ -242,6 +246,22 @@ fn wrong_types_say_what_to_write() {
         error(&with("durability = \"fast\"")),
         "c.toml:5: outbox.durability: `fast` is no kind of durability\nHint: write \"power-loss\" (an event is published once its commit is on disk) or \"commit\" (once it is visible)"
     );
+    assert_eq!(
+        error(&with("bookkeeping = \"yes\"")),
+        "c.toml:5: outbox.bookkeeping: `yes` is no kind of bookkeeping\nHint: write \"none\" or \"table\" (each delete is booked in a table _outboxd of the same database)"
+    );
+    assert_eq!(
+        error(&with("bookkeeping = true")),
+        "c.toml:5: outbox.bookkeeping: text is wanted here, not a boolean\nHint: write: bookkeeping = \"true\""
+    );
+    for wrong in ["0", "101", "-1"] {
+        assert_eq!(
+            error(&with(&format!("max_attempts = {wrong}"))),
+            format!(
+                "c.toml:5: outbox.max_attempts: {wrong} is out of range: 1 to 100 is possible\nHint: the default is: max_attempts = 1"
+            )
+        );
+    }
 }
 
 #[test]
@@ -346,6 +366,19 @@ fn settings_of_one_connection_agree() {
         "c.toml: outbox[2].durability: it is \"commit\" here and \"power-loss\" in outbox[1], but one connection serves all outboxes of /nowhere/db\nHint: write the same in both: durability = \"power-loss\""
     );
     assert!(parse(&two((a, "t"), (Path::new("/nowhere/db2"), "u"), "durability = \"commit\"")).is_ok());
+    assert_eq!(
+        error(&two((a, "t"), (b, "u"), "bookkeeping = \"table\"")),
+        "c.toml: outbox[2].bookkeeping: it is \"table\" here and \"none\" in outbox[1], but one connection serves all outboxes of /nowhere/db\nHint: write the same in both: bookkeeping = \"none\""
+    );
+    let config = parse(&two((a, "t"), (b, "u"), "max_attempts = 7")).unwrap();
+    let attempts: Vec<_> = config.databases()[0].outboxes.iter().map(|outbox| outbox.max_attempts).collect();
+    assert_eq!(attempts, [1, 7], "each outbox has its own");
+    let both = two((a, "t"), (b, "u"), "bookkeeping = \"table\"").replacen(
+        "topic = \"a\"",
+        "topic = \"a\"\nbookkeeping = \"table\"",
+        1,
+    );
+    assert_eq!(parse(&both).unwrap().databases()[0].bookkeeping, Bookkeeping::Table);
     assert!(
         error(&two((a, "t"), (b, "u"), "name = \"t\"")).contains("outbox[1] of the same database is named `t` too")
     );

@@ -6,12 +6,12 @@ use super::output::Reporting;
 use super::supervise::Relays;
 use super::{DaemonError, Output, wiring};
 use crate::config::{self, Config};
-use crate::model::{PlanId, RunId, SinkEvent, Wake};
+use crate::model::{Left, OutboxIx, PlanId, RunId, SinkEvent, Wake};
 use crate::ports::{Journal, Sink, SystemClock};
 use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
 use crate::sink::kafka::KafkaSink;
 use crate::sink::stdout::StdoutSink;
-use crate::source::{Database, Watch, WatchError};
+use crate::source::{Database, Watch, WatchError, file_id};
 use crate::state::{NullJournal, StateFile};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::health::Health;
@@ -70,7 +70,7 @@ pub fn start(
             let sink = StdoutSink::to(out).map_err(|error| DaemonError::Thread { what: "the stdout sink", error })?;
             for ((database, source), figures) in starts {
                 let (events, received) = bounded(SINK_EVENTS_MAX);
-                let spec = spec(config, database, PlanId(1))?;
+                let spec = spec(config, database, PlanId(1), Left::default())?;
                 let parts = Parts {
                     source,
                     journal: NullJournal,
@@ -85,13 +85,23 @@ pub fn start(
         Output::Kafka => {
             let state = StateFile::open(&state_path, run)?;
             log::info!("state file: {}", state.path().display());
-            drop_open_plans(&state, databases)?;
+            health.state_file_is(state.size_gauge());
+            name_forgotten_databases(&state, databases)?;
             let sink = KafkaSink::start(wiring::kafka_options(&config.kafka))?;
-            for ((database, source), figures) in starts {
+            for ((database, mut source), figures) in starts {
                 let tables: Vec<&str> = database.outboxes.iter().map(|outbox| outbox.table.as_str()).collect();
-                let journal = state.journal(&config::resolve(&database.path), &tables)?;
+                let path = config::resolve(&database.path);
+                let file = file_id(&database.path).ok().flatten().map(|file| (file.device, file.inode));
+                let left = state.left(&path, &tables, file)?;
+                source.keep_books(state.id());
+                for (at, columns) in left.columns.iter().enumerate() {
+                    if let Some(columns) = columns {
+                        source.recognise_by(OutboxIx(at as u16), columns.clone());
+                    }
+                }
+                let journal = state.journal(&path, &tables)?;
                 let (events, received) = bounded(SINK_EVENTS_MAX);
-                let spec = spec(config, database, journal.first_plan())?;
+                let spec = spec(config, database, journal.first_plan(), left)?;
                 let parts = Parts { source, journal, sink: sink.handle(events), spec, figures: Arc::clone(figures) };
                 drains.push(parts.spawn(database, received, tell_end.clone())?);
             }
@@ -102,13 +112,18 @@ pub fn start(
 }
 
 /// Each relay counts its messages by itself, so each has a run id of its own: a message id is never given twice.
-fn spec(config: &Config, database: &config::Database, first_plan: PlanId) -> Result<RelaySpec, DaemonError> {
+fn spec(
+    config: &Config,
+    database: &config::Database,
+    first_plan: PlanId,
+    left: Left,
+) -> Result<RelaySpec, DaemonError> {
     Ok(RelaySpec {
         run: wiring::run_id().map_err(DaemonError::Random)?,
         first_plan,
         routes: wiring::routes(database),
         limits: wiring::limits(&config.kafka, database),
-        left: crate::model::Left::default(),
+        left,
         seed: fastrand::u64(..),
     })
 }
@@ -126,31 +141,11 @@ fn refuse_open_plans(path: &Path, run: RunId) -> Result<(), DaemonError> {
     Err(DaemonError::OpenPlans { path: path.to_owned(), plans: plans.len(), rows })
 }
 
-/// What a crash left of our databases is sent again as new; of databases that are no longer configured it is kept, and named.
-fn drop_open_plans(state: &StateFile, databases: &[config::Database]) -> Result<(), DaemonError> {
+/// What an earlier run left of a database that is no longer configured is kept, and named at every start.
+fn name_forgotten_databases(state: &StateFile, databases: &[config::Database]) -> Result<(), DaemonError> {
     let ours: Vec<_> = databases.iter().map(|database| config::resolve(&database.path)).collect();
-    let (dropped, kept): (Vec<_>, Vec<_>) =
-        state.open_plans()?.into_iter().partition(|plan| ours.contains(&plan.database));
-    for plan in dropped.iter().take(PLANS_NAMED_MAX) {
-        log::warn!(
-            "{}: an earlier run left {} rows for {} in flight (producer id {}, epoch {}, from sequence {}): they are sent again \
-             as new",
-            plan.database.display(),
-            plan.row_count,
-            plan.target,
-            plan.triple.producer_id,
-            plan.triple.epoch,
-            plan.triple.first_sequence
-        );
-    }
-    if dropped.len() > PLANS_NAMED_MAX {
-        let rest = &dropped[PLANS_NAMED_MAX..];
-        log::warn!(
-            "and {} batches more, with {} rows",
-            rest.len(),
-            rest.iter().map(|plan| plan.row_count).sum::<usize>()
-        );
-    }
+    let plans = state.open_plans()?;
+    let kept: Vec<_> = plans.iter().filter(|plan| !ours.contains(&plan.database)).collect();
     for plan in kept.iter().take(PLANS_NAMED_MAX) {
         log::warn!(
             "{}: an earlier run left {} rows for {} in flight, and this database is no longer configured; the plan is kept",
@@ -159,7 +154,10 @@ fn drop_open_plans(state: &StateFile, databases: &[config::Database]) -> Result<
             plan.target
         );
     }
-    Ok(state.drop_plans(&dropped)?)
+    if kept.len() > PLANS_NAMED_MAX {
+        log::warn!("and {} batches more of such databases", kept.len() - PLANS_NAMED_MAX);
+    }
+    Ok(())
 }
 
 /// What a relay is made of.

@@ -20,6 +20,7 @@ pub fn database_options(database: &config::Database) -> DatabaseOptions {
         },
         foreign_keys: database.foreign_keys,
         secure_delete: database.secure_delete,
+        bookkeeping: database.bookkeeping == config::Bookkeeping::Table,
     }
 }
 
@@ -68,7 +69,7 @@ fn route(outbox: &config::Outbox) -> Route {
         headers: outbox.headers.iter().map(|(name, _)| name.clone()).collect(),
         event_id: outbox.columns.event_id.is_some(),
         topics_max: outbox.topics_max,
-        max_attempts: 1,
+        max_attempts: outbox.max_attempts,
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Route {
     pub event_id: bool,
     /// How many topics a template may open.
     pub topics_max: usize,
-    /// How often a record is rejected for its own fault before it is quarantined.
+    /// How often the broker rejects a record for its own fault before its row is quarantined. At least 1.
     pub max_attempts: u32,
 }
 

@@ -3,6 +3,7 @@
 //! Promises: never creates a file, never switches a journal mode, never asks for a checkpoint; works on the file it holds the
 //! lock of. Does not know: rows (`look`, `transaction`).
 
+use super::books::Books;
 use super::delete::Deleter;
 use super::durability::Companions;
 use super::hooks::Hooks;
@@ -51,6 +52,7 @@ pub struct Database {
     pub(super) unsynced: bool,
     pub(super) busy_since: Option<Instant>,
     left: Option<Left>,
+    pub(super) books: Books,
     pub(super) gather: Gather,
     pub(super) deleter: Deleter,
     pub(super) work: super::transaction::Work,
@@ -100,6 +102,7 @@ impl Database {
     /// Opens nothing yet. `outboxes` by their index, in the order of the list.
     pub fn new(options: DatabaseOptions, outboxes: Vec<OutboxSpec>) -> Self {
         Database {
+            books: Books::new(options.bookkeeping),
             options,
             outboxes: outboxes.into_iter().map(Outbox::new).collect(),
             own: Arc::default(),
@@ -163,7 +166,23 @@ impl Database {
                 });
             }
         }
-        Ok(())
+        match self.books_unfit() {
+            Some(why) => Err(OpenError::NotAnOutbox { outbox: OutboxIx(0), why }),
+            None => Ok(()),
+        }
+    }
+
+    /// The columns that an earlier run made an outbox's fingerprints of, so that an ADD COLUMN since then changes none: to be told
+    /// after `check` and before the first look. Heeded while the table has all of them.
+    pub fn recognise_by(&mut self, outbox: OutboxIx, columns: Vec<String>) {
+        self.outboxes[usize::from(outbox.0)].recognise_by(columns);
+        if let Some(link) = &mut self.link {
+            link.checked = None;
+            // What can't be read now is read by the first look.
+            if let Err(error) = self.inspect_now() {
+                log::debug!("{}: reading the schema again: {error}", self.subject());
+            }
+        }
     }
 
     /// The file as the configuration names it, for messages.
@@ -228,6 +247,7 @@ impl Database {
                 for outbox in &mut self.outboxes {
                     outbox.state = State::Unknown;
                 }
+                self.books.forget();
                 return Ok(());
             }
             self.link = None;

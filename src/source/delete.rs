@@ -5,6 +5,7 @@
 
 use super::database::Link;
 use super::failure::{self, Class};
+use super::handle;
 use super::hooks::Hooks;
 use super::scan::Gather;
 use super::schema::Table;
@@ -227,24 +228,26 @@ fn quick(connection: &Connection, table: &Table, rowids: &[i64]) -> Result<(), S
 fn halving(connection: &Connection, hooks: &Hooks, table: &Table, rowids: &[i64]) -> Result<(), Stop> {
     connection.prepare_cached("SAVEPOINT outboxd")?.execute([])?;
     let mark = hooks.mark();
-    match range(connection, table, rowids) {
+    let owed = handle::owes_foreign_keys(connection);
+    let why = match range(connection, table, rowids) {
+        // A deferred foreign key: said here of these rows, at COMMIT of none.
+        Ok(()) if !owed && handle::owes_foreign_keys(connection) => "a deferred foreign key refers to it".to_owned(),
         Ok(()) => {
             connection.prepare_cached("RELEASE outboxd")?.execute([])?;
-            Ok(())
+            return Ok(());
         }
-        Err(error) if failure::class(&error) != Class::Statement => Err(Stop::Sqlite(error)),
-        Err(_) if connection.is_autocommit() => Err(Stop::RolledBack { rowids: rowids.to_vec() }),
-        Err(error) => {
-            connection.prepare_cached("ROLLBACK TO outboxd")?.execute([])?;
-            connection.prepare_cached("RELEASE outboxd")?.execute([])?;
-            hooks.undo_to(mark);
-            if rowids.len() == 1 {
-                log::warn!("{} rowid {} can't be deleted: {}", table.name, rowids[0], failure::text(&error));
-                return Ok(());
-            }
-            let (low, high) = rowids.split_at(rowids.len() / 2);
-            halving(connection, hooks, table, high)?;
-            halving(connection, hooks, table, low)
-        }
+        Err(error) if failure::class(&error) != Class::Statement => return Err(Stop::Sqlite(error)),
+        Err(_) if connection.is_autocommit() => return Err(Stop::RolledBack { rowids: rowids.to_vec() }),
+        Err(error) => failure::text(&error),
+    };
+    connection.prepare_cached("ROLLBACK TO outboxd")?.execute([])?;
+    connection.prepare_cached("RELEASE outboxd")?.execute([])?;
+    hooks.undo_to(mark);
+    if let [rowid] = rowids {
+        log::warn!("{} rowid {rowid} can't be deleted: {why}", table.name);
+        return Ok(());
     }
+    let (low, high) = rowids.split_at(rowids.len() / 2);
+    halving(connection, hooks, table, high)?;
+    halving(connection, hooks, table, low)
 }

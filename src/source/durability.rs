@@ -25,8 +25,43 @@ struct OpenWal {
     inode: u64,
     /// The directory was synced after this -wal was found in it.
     entered: bool,
-    /// A sync of it failed. The kernel reports that once and then forgets the pages: a later success proves nothing.
-    failed: Option<i32>,
+    failed: Option<Failure>,
+}
+
+/// A sync of the -wal failed. The kernel reports that once and then takes the pages for written: a later success proves nothing of
+/// the frames that were there.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    errno: i32,
+    /// Of the frames in doubt.
+    salts: Option<Salts>,
+}
+
+type Salts = [u8; 8];
+
+impl OpenWal {
+    /// As the header has them now; `None` when the file has none.
+    fn salts(&self) -> Option<Salts> {
+        let mut bytes = [0u8; 8];
+        let read = rustix::io::pread(&self.descriptor, &mut bytes, 16).ok()?;
+        (read == bytes.len()).then_some(bytes)
+    }
+
+    fn sync(&mut self, attempt: impl FnOnce(&OwnedFd) -> Result<(), Errno>) -> Result<(), Errno> {
+        if let Some(failure) = self.failed {
+            // The log begins anew, with other salts (or is cut to nothing), only when all of its frames have been written to the
+            // database and that was synced: by another file's pages, so what the kernel forgot of this one no longer matters. The
+            // frames since then are new, and so is what a sync says of them.
+            let salts = self.salts();
+            if salts.is_some() && salts == failure.salts {
+                return Err(Errno::from_raw_os_error(failure.errno));
+            }
+            self.failed = None;
+        }
+        attempt(&self.descriptor).inspect_err(|error| {
+            self.failed = Some(Failure { errno: error.raw_os_error(), salts: self.salts() });
+        })
+    }
 }
 
 impl Companions {
@@ -59,13 +94,7 @@ impl Companions {
         let Some(wal) = self.wal()? else {
             return Ok(()); // checkpointed and removed by its last user: everything is in the database, synced
         };
-        if let Some(errno) = wal.failed {
-            return Err(io::Error::from_raw_os_error(errno));
-        }
-        if let Err(error) = rustix::fs::fdatasync(&wal.descriptor) {
-            wal.failed = Some(error.raw_os_error());
-            return Err(error.into());
-        }
+        wal.sync(|descriptor| rustix::fs::fdatasync(descriptor))?;
         if !wal.entered {
             sync_directory(&directory)?;
             wal.entered = true;
@@ -120,14 +149,78 @@ impl Companions {
 
     /// The -wal's salt-1 as its header has it now.
     pub fn wal_salt1(&mut self) -> Option<u32> {
-        let wal = self.wal().ok()??;
-        let mut bytes = [0u8; 4];
-        let read = rustix::io::pread(&wal.descriptor, &mut bytes, 16).ok()?;
-        (read == bytes.len()).then(|| u32::from_be_bytes(bytes))
+        let [a, b, c, d, ..] = self.wal().ok()??.salts()?;
+        Some(u32::from_be_bytes([a, b, c, d]))
     }
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {
     let descriptor = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::fs::fsync(&descriptor)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{App, SCHEMA, World};
+    use super::*;
+
+    const IN_DOUBT: Result<(), Errno> = Err(Errno::IO);
+
+    /// A disk that fails once, and says so once.
+    fn fail(companions: &mut Companions) {
+        let wal = companions.wal().unwrap().unwrap();
+        assert_eq!(wal.sync(|_| IN_DOUBT), IN_DOUBT);
+    }
+
+    fn world() -> (World, App, Companions) {
+        let (world, mut app) = World::with("WAL", SCHEMA);
+        app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+        let companions = Companions::of(&world.path);
+        (world, app, companions)
+    }
+
+    #[test]
+    fn what_a_failed_sync_left_in_doubt_stays_in_doubt() {
+        let (_world, mut app, mut companions) = world();
+        companions.sync(JournalMode::Wal).unwrap();
+        fail(&mut companions);
+        for _ in 0..3 {
+            let error = companions.sync(JournalMode::Wal).unwrap_err();
+            assert_eq!(
+                error.raw_os_error(),
+                Some(Errno::IO.raw_os_error()),
+                "the disk is well again, the frames may not be"
+            );
+            companions.let_go();
+            app.exec("INSERT INTO users_outbox VALUES (NULL,'a','t','p');");
+        }
+        // All of its frames are in the database, but nothing that can be seen from here says so.
+        assert!(app.run("PRAGMA wal_checkpoint(FULL);").starts_with("0|"));
+        companions.sync(JournalMode::Wal).unwrap_err();
+    }
+
+    #[test]
+    fn a_log_begun_anew_is_trusted_again() {
+        let (_world, mut app, mut companions) = world();
+        fail(&mut companions);
+        assert!(app.run("PRAGMA wal_checkpoint(RESTART);").starts_with("0|"));
+        companions.sync(JournalMode::Wal).unwrap_err();
+        app.exec("INSERT INTO users_outbox VALUES (2,'a','t','p');");
+        companions.sync(JournalMode::Wal).unwrap();
+        fail(&mut companions);
+        companions.sync(JournalMode::Wal).unwrap_err();
+    }
+
+    #[test]
+    fn a_log_cut_to_nothing_or_removed_is_trusted_again() {
+        let (_world, mut app, mut companions) = world();
+        fail(&mut companions);
+        assert!(app.run("PRAGMA wal_checkpoint(TRUNCATE);").starts_with("0|"));
+        companions.sync(JournalMode::Wal).unwrap();
+        app.exec("INSERT INTO users_outbox VALUES (2,'a','t','p');");
+        companions.sync(JournalMode::Wal).unwrap();
+        fail(&mut companions);
+        app.close();
+        companions.sync(JournalMode::Wal).unwrap();
+    }
 }

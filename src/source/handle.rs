@@ -1,4 +1,4 @@
-//! What SQLite's own file handle knows about other processes: the only unsafe code.
+//! What SQLite's own handles know and no statement tells (other processes, open foreign keys): the only unsafe code.
 //!
 //! Promises: asks, never takes a lock; asks only the VFS these answers were checked with. Does not know: why one asks.
 
@@ -52,6 +52,22 @@ pub(super) fn reserved(connection: &Connection) -> bool {
         }
     };
     code == ffi::SQLITE_OK && answer != 0
+}
+
+/// Whether the open transaction owes foreign keys something: a COMMIT now would fail, and name no row.
+pub(super) fn owes_foreign_keys(connection: &Connection) -> bool {
+    let (mut owed, mut highest): (c_int, c_int) = (0, 0);
+    // SAFETY: the handle is that of an open connection, used by this thread alone while it is borrowed; the call writes two ints.
+    let code = unsafe {
+        ffi::sqlite3_db_status(
+            connection.handle(),
+            ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
+            &raw mut owed,
+            &raw mut highest,
+            0,
+        )
+    };
+    code == ffi::SQLITE_OK && owed != 0
 }
 
 fn control(connection: &Connection, operation: c_int, argument: *mut c_void) -> c_int {

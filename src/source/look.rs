@@ -141,6 +141,7 @@ impl Database {
                 }
             }
         }
+        self.books.inspect(connection, changed)?;
         self.schema_version = Some(version);
         if changed {
             self.work.forget_refused();
@@ -193,6 +194,10 @@ impl Database {
         began: Instant,
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<(usize, LookEnd), Trouble> {
+        if let Some(why) = self.books_unfit() {
+            // Nothing may be published whose delete could not be booked.
+            return Err(Trouble::Source(SourceError::NotAnOutbox { outbox, why }));
+        }
         let table = match &self.outboxes[usize::from(outbox.0)].state {
             State::Fit(table) => table,
             State::NotThere(why) => return Err(Trouble::Source(SourceError::NotThere(why.clone()))),

@@ -4,6 +4,7 @@
 //! and the COMMIT confirm it. Does not know: Kafka, topics, plans' outcomes.
 
 mod backlog;
+mod books;
 mod database;
 mod delete;
 mod durability;
@@ -51,6 +52,9 @@ pub struct DatabaseOptions {
     pub foreign_keys: bool,
     /// `PRAGMA secure_delete` of our connection: costs the whole gain of the delete order.
     pub secure_delete: bool,
+    /// `bookkeeping = "table"`: each delete is booked in a table `_outboxd` of the application's database, so that the next run
+    /// knows which delete was the last. Also takes [`Database::keep_books`].
+    pub bookkeeping: bool,
 }
 
 /// One outbox table of a database.

@@ -17,6 +17,8 @@ pub(super) struct Outbox {
     known: Option<Box<Table>>,
     /// It was seen missing or unfit since.
     was_away: bool,
+    /// What an earlier run made its fingerprints of; until the table has been read with it.
+    told: Option<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -30,12 +32,18 @@ pub(super) enum State {
 
 impl Outbox {
     pub fn new(spec: OutboxSpec) -> Self {
-        Outbox { spec, state: State::Unknown, known: None, was_away: false }
+        Outbox { spec, state: State::Unknown, known: None, was_away: false, told: None }
     }
 
     /// Of the table as last read, also while it is away.
     pub fn traits(&self) -> Option<&TableTraits> {
-        self.known.as_deref().map(|table| &table.traits)
+        self.known.as_deref().filter(|_| self.told.is_none()).map(|table| &table.traits)
+    }
+
+    /// The columns that an earlier run made its fingerprints of.
+    pub fn recognise_by(&mut self, columns: Vec<String>) {
+        self.told = Some(columns);
+        self.state = State::Unknown;
     }
 
     pub fn table(&self) -> Option<&Table> {
@@ -50,13 +58,14 @@ impl Outbox {
         self.state = State::Unknown;
         self.known = None;
         self.was_away = false;
+        self.told = None;
     }
 
     /// Reads the schema again. Says why, when rows read before can no longer be recognised by rowid and fingerprint.
     ///
     /// `changed`: the schema version is not the one of the last inspection on any connection.
     pub fn inspect(&mut self, connection: &Connection, changed: bool) -> Result<Option<Replaced>> {
-        let first_stored = self.known.as_deref().map(|table| table.traits.columns.as_slice());
+        let first_stored = self.told.as_deref().or(self.known.as_deref().map(|table| table.traits.columns.as_slice()));
         let table = match schema::read(connection, &self.spec, first_stored)? {
             Found::Table(table) => table,
             Found::NotThere(why) => {
@@ -74,7 +83,8 @@ impl Outbox {
         let another = |text| Some(Replaced { text, another: true });
         let replaced = match &self.known {
             Some(_) if self.was_away => another(format!("{name} was re-created")),
-            Some(known) if known.traits.columns != table.traits.columns => {
+            // Told of other columns since the first read: nothing has been read by that one.
+            Some(known) if self.told.is_none() && known.traits.columns != table.traits.columns => {
                 let text = format!("{name} lost or renamed a column");
                 Some(Replaced { text, another: false })
             }
@@ -91,6 +101,7 @@ impl Outbox {
             _ => None,
         };
         self.was_away = false;
+        self.told = None;
         self.known = Some(table.clone());
         self.state = State::Fit(table);
         Ok(replaced)

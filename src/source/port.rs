@@ -35,9 +35,14 @@ impl Source for Database {
                 Ok(())
             }
             Err(error) => {
-                Err(SourceError::Failed(Why::new(format!("{}: syncing its log: {error}", self.subject())).hint(
-                    "nothing is published that a power cut could undo; look at the kernel's log for the disk: dmesg",
-                )))
+                let mut hint =
+                    "nothing is published that a power cut could undo; look at the kernel's log for the disk: dmesg"
+                        .to_owned();
+                if self.mode == JournalMode::Wal {
+                    hint +=
+                        "; once the disk is well, begin the log anew: sqlite3 FILE 'PRAGMA wal_checkpoint(TRUNCATE)'";
+                }
+                Err(SourceError::Failed(Why::new(format!("{}: syncing its log: {error}", self.subject())).hint(hint)))
             }
         }
     }
@@ -67,11 +72,11 @@ impl Source for Database {
     }
 
     fn books(&self) -> bool {
-        false
+        self.books.books()
     }
 
     fn booked(&mut self) -> Result<Option<Booked>, SourceError> {
-        Ok(None)
+        self.booked_now()
     }
 
     fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {

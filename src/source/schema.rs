@@ -2,7 +2,7 @@
 //!
 //! Promises: reads the schema only; whatever it refuses it names with the next thing to do. Does not know: rows.
 
-use super::{OutboxSpec, failure};
+use super::{OutboxSpec, books, failure};
 use crate::model::{TableTraits, Why, field};
 use rusqlite::{Connection, OptionalExtension, Result};
 
@@ -52,6 +52,9 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
             tables(connection)?
         ))));
     };
+    if name.eq_ignore_ascii_case(books::TABLE) {
+        return Ok(unfit(&name, "is where outboxd books its deletes", "name the application's own table"));
+    }
     if kind == "view" {
         return Ok(unfit(
             &name,
@@ -208,7 +211,7 @@ fn table_kind(connection: &Connection, table: &str) -> Result<Option<(String, St
 fn tables(connection: &Connection) -> Result<String> {
     let mut statement = connection.prepare(
         "SELECT name FROM main.sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
-         ORDER BY name LIMIT 20",
+         AND name <> '_outboxd' ORDER BY name LIMIT 20",
     )?;
     let names = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>>>()?;
     Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })

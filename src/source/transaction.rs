@@ -8,6 +8,7 @@ use super::failure::{self, Class};
 use super::handle;
 use super::look::Trouble;
 use super::outbox::State;
+use crate::failpoint;
 use crate::model::{Deletion, Fingerprint, JournalMode, RowKey, Why};
 use crate::ports::{DeleteOrder, JournalError, SourceError};
 use rusqlite::Connection;
@@ -178,11 +179,17 @@ impl Database {
         }
         let mut deletion = Deletion::default();
         self.delete_rows(link, &mut deletion)?;
+        if self.options.foreign_keys && self.work.care.is_none() && handle::owes_foreign_keys(connection) {
+            // A COMMIT would fail for the whole order. Asked here and not answered there, so that the state file is told once.
+            self.work.care = Some(Care::Halving);
+            return Err(Failed::Again);
+        }
         if deletion.deleted == 0 {
             roll_back(connection);
             deletion.held = began.elapsed();
             return Ok(deletion);
         }
+        self.book(link, order)?;
         if order.yields && self.mode == JournalMode::Wal && link.unix && handle::external_reader(connection) {
             return Err(SourceError::Yielded.into());
         }
@@ -192,7 +199,10 @@ impl Database {
             return Err(Failed::Moved);
         }
         let commits = link.hooks.record().commits;
+        failpoint::hit("committing");
         self.commit(connection, order.commit_patience)?;
+        failpoint::hit("committed");
+        self.books_committed();
         deletion.held = began.elapsed();
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
@@ -287,7 +297,8 @@ impl Database {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(COMMIT_RETRY_MAX);
                 }
-                // A deferred constraint: nothing was written, the transaction is still open.
+                // A deferred constraint that no row of ours is the reason of (`delete_rows` keeps those): a trigger's doing. Nothing
+                // was written, the transaction is still open.
                 Class::Statement if !connection.is_autocommit() => {
                     let why = failure::why(&format!("{}: committing a delete", self.subject()), &error);
                     return Err(SourceError::Failed(why.hint(

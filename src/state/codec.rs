@@ -27,7 +27,7 @@ pub struct OpenRow {
 /// A blob that is not what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the plan's rows can't be read: {0}")]
-pub struct Damaged(&'static str);
+pub struct Damaged(pub(super) &'static str);
 
 /// Appends the blob of `rows` to `blob`. `outboxes`: the state file's number of each outbox.
 pub fn encode(rows: &Rows, outboxes: &[i64], blob: &mut Vec<u8>) {

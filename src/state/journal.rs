@@ -1,50 +1,60 @@
-//! The relay's view of the state file: facts go in, one transaction for each call.
+//! The relay's view of the state file: facts go in, one transaction for each call; operators' requests come out.
 //!
-//! Promises: what [`Journal::record`] returned `Ok` for is in the file, and with `sync` on the disk. Does not know: why.
+//! Promises: what [`Journal::record`] returned `Ok` for is in the file, and with `sync` on the disk; after an error nothing of
+//! that call is, and the next may go well. Does not know: why.
 
-use super::plans::RELAY_SHIFT;
-use super::{Shared, StateError, StateFile, codec};
+use super::plans::{self, RELAY_SHIFT};
+use super::{Shared, StateError, StateFile, codec, mark, millis, quarantine, requests, upkeep};
 use crate::model::{Plan, PlanId, Request};
 use crate::ports::{Change, Journal, JournalError};
-use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Transaction, TransactionBehavior, params};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// One relay's part of the state file.
 #[derive(Debug)]
 pub struct StateJournal {
     file: StateFile,
     database: PathBuf,
-    /// The file's number of this relay, already shifted.
+    /// The file's number of this relay.
     relay: i64,
     /// The file's numbers of its outboxes, by their place.
     outboxes: Vec<i64>,
     first_plan: PlanId,
+    /// The connection's number and its `PRAGMA data_version` when requests were last looked for.
+    seen: Option<(u64, i64)>,
+    /// The highest request that was handed out.
+    last_request: i64,
 }
 
 impl StateJournal {
     pub(super) fn new(file: StateFile, database: &Path, tables: &[&str]) -> Result<Self, StateError> {
         let numbers = intern(&mut file.shared().connection, database, tables);
-        let (relay, outboxes, highest) = numbers.map_err(file.sqlite("written"))?;
-        let first_plan = PlanId((highest & ((1 << RELAY_SHIFT) - 1)) as u64 + 1);
-        Ok(StateJournal { file, database: database.to_owned(), relay: relay << RELAY_SHIFT, outboxes, first_plan })
+        let (relay, outboxes, first_plan) = numbers.map_err(file.sqlite("written"))?;
+        Ok(StateJournal {
+            file,
+            database: database.to_owned(),
+            relay,
+            outboxes,
+            first_plan: PlanId(first_plan as u64),
+            seen: None,
+            last_request: 0,
+        })
     }
 
-    /// Above every plan of this database that is still in the file.
+    /// Above every number that a plan of this database ever had in this file, and above what this answered at any earlier start.
     pub fn first_plan(&self) -> PlanId {
         self.first_plan
     }
 
     fn id(&self, plan: PlanId) -> i64 {
         assert!(plan.0 < 1 << RELAY_SHIFT, "plan numbers start at 1 and rise by 1");
-        self.relay | plan.0 as i64
+        self.relay << RELAY_SHIFT | plan.0 as i64
     }
 
-    fn write(&self, changes: &[Change<'_>], sync: bool) -> rusqlite::Result<()> {
-        let mut shared = self.file.shared();
-        let Shared { connection, synchronous_full, blob, .. } = &mut *shared;
+    fn write(&self, shared: &mut Shared, changes: &[Change<'_>], sync: bool) -> rusqlite::Result<()> {
+        let Shared { connection, synchronous_full, blob, marks, lock, .. } = shared;
         if *synchronous_full != sync {
             connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
             *synchronous_full = sync;
@@ -52,21 +62,27 @@ impl StateJournal {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // The database as it is now; a source that found another one since says so itself.
         let mut identity = None;
-        let mut plan = |plan: &Plan| {
-            let identity = *identity.get_or_insert_with(|| {
+        let mut identity = || {
+            *identity.get_or_insert_with(|| {
                 std::fs::metadata(&self.database).map_or((0, 0), |meta| (meta.dev() as i64, meta.ino() as i64))
-            });
+            })
+        };
+        let mut highest = 0;
+        let mut plan = |plan: &Plan, identity: (i64, i64)| {
+            highest = highest.max(plan.id.0 as i64);
             blob.clear();
             codec::encode(&plan.rows, &self.outboxes, blob);
             insert(&transaction, self.id(plan.id), identity, plan, blob)
         };
+        let outbox = |ix: crate::model::OutboxIx| self.outboxes[usize::from(ix.0)];
+        let mut deletes = false;
         for change in changes {
             match *change {
-                Change::Planned(new) => plan(new)?,
+                Change::Planned(new) => plan(new, identity())?,
                 Change::Replaced { old, new } => {
-                    delete(&transaction, self.id(old))?;
+                    plans::delete(&transaction, self.id(old))?;
                     for new in new {
-                        plan(new)?;
+                        plan(new, identity())?;
                     }
                 }
                 Change::Acknowledged { plan, offset } => {
@@ -74,16 +90,55 @@ impl StateJournal {
                         .prepare_cached("UPDATE plan SET acknowledged = 1, acknowledged_offset = ? WHERE id = ?")?
                         .execute(params![offset, self.id(plan)])?;
                 }
-                Change::Settled { plan } => delete(&transaction, self.id(plan))?,
-                Change::Deleting { .. }
-                | Change::Quarantined(_)
-                | Change::Released { .. }
-                | Change::Renumbered { .. }
-                | Change::Columns { .. }
-                | Change::Answered { .. } => {}
+                Change::Deleting { plan, delete } => {
+                    deletes |= delete.is_some();
+                    transaction
+                        .prepare_cached("UPDATE plan SET deleting = ? WHERE id = ?")?
+                        .execute(params![delete.map(|number| number as i64), self.id(plan)])?;
+                }
+                Change::Settled { plan } => plans::delete(&transaction, self.id(plan))?,
+                Change::Quarantined(row) => quarantine::insert(&transaction, outbox(row.key.outbox), identity(), row)?,
+                Change::Released { key } => {
+                    quarantine::delete(&transaction, outbox(key.outbox), key.rowid)?;
+                }
+                Change::Renumbered { key, rowid } => {
+                    quarantine::renumber(&transaction, outbox(key.outbox), key.rowid, rowid)?;
+                }
+                Change::Columns { outbox: ix, columns } => quarantine::set_columns(&transaction, outbox(ix), columns)?,
+                Change::Answered { request, failed, text } => requests::answer(&transaction, request, failed, text)?,
             }
         }
-        transaction.commit()
+        if highest > 0 {
+            transaction
+                .prepare_cached("UPDATE relay SET last_plan = max(last_plan, ?) WHERE id = ?")?
+                .execute([highest, self.relay])?;
+        }
+        if deletes {
+            transaction.prepare_cached("UPDATE meta SET marks = ?")?.execute([*marks as i64 + 1])?;
+        }
+        transaction.commit()?;
+        if deletes {
+            *marks += 1;
+            mark::write(&lock.file, *marks);
+        }
+        Ok(())
+    }
+
+    fn look_for_requests(&mut self) -> rusqlite::Result<Vec<Request>> {
+        let shared = self.file.shared();
+        let version = shared.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        let seen = Some((shared.connection_number, version));
+        if self.seen == seen {
+            return Ok(Vec::new());
+        }
+        let found = requests::unanswered(&shared.connection, &self.outboxes, self.last_request)?;
+        self.seen = seen;
+        self.last_request = found.last().map_or(self.last_request, |request| request.id);
+        Ok(found)
+    }
+
+    fn failed(&self, error: &rusqlite::Error) -> JournalError {
+        JournalError { path: self.file.path.display().to_string(), text: upkeep::failure(error) }
     }
 }
 
@@ -92,15 +147,24 @@ impl Journal for StateJournal {
         if changes.is_empty() && !sync {
             return Ok(());
         }
-        self.write(changes, sync)
-            .map_err(|error| JournalError { path: self.file.path.display().to_string(), text: error.to_string() })
+        let mut shared = self.file.shared();
+        // Not while an application waits for the lock that we hold in its database.
+        if !changes.iter().any(|change| matches!(change, Change::Deleting { .. })) {
+            shared.look_after(&self.file.path);
+            shared
+                .refuse_to_grow()
+                .map_err(|text| JournalError { path: self.file.path.display().to_string(), text })?;
+        }
+        self.write(&mut shared, changes, sync).map_err(|error| self.failed(&error))
     }
 
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
-        Ok(Vec::new())
+        self.file.shared().look_after(&self.file.path);
+        self.look_for_requests().map_err(|error| self.failed(&error))
     }
 }
 
+/// The file's numbers of the relay and its outboxes, and the first plan's number, which is thereby used up.
 fn intern(
     connection: &mut rusqlite::Connection,
     database: &Path,
@@ -112,17 +176,22 @@ fn intern(
     let relay: i64 = transaction.query_row("SELECT id FROM relay WHERE path = ?", [path], |row| row.get(0))?;
     let mut outboxes = Vec::with_capacity(tables.len());
     for table in tables {
-        transaction.execute("INSERT OR IGNORE INTO outbox (relay, table_name) VALUES (?, ?)", params![relay, table])?;
-        let sql = "SELECT id FROM outbox WHERE relay = ? AND table_name = ?";
+        // SQLite's names of tables are the same in upper and lower case.
+        transaction.execute(
+            "INSERT INTO outbox (relay, table_name) SELECT ?1, ?2
+             WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE relay = ?1 AND table_name = ?2 COLLATE NOCASE)",
+            params![relay, table],
+        )?;
+        let sql = "SELECT id FROM outbox WHERE relay = ? AND table_name = ? COLLATE NOCASE ORDER BY id";
         outboxes.push(transaction.query_row(sql, params![relay, table], |row| row.get(0))?);
     }
-    let highest = transaction
-        .query_row("SELECT max(id) FROM plan WHERE id >> 48 = ?", [relay], |row| row.get::<_, Option<i64>>(0))
-        .optional()?
-        .flatten()
-        .unwrap_or(0);
+    let first_plan = transaction.query_row(
+        "UPDATE relay SET last_plan = last_plan + 1 WHERE id = ? RETURNING last_plan",
+        [relay],
+        |row| row.get(0),
+    )?;
     transaction.commit()?;
-    Ok((relay, outboxes, highest))
+    Ok((relay, outboxes, first_plan))
 }
 
 fn insert(
@@ -132,8 +201,6 @@ fn insert(
     plan: &Plan,
     blob: &[u8],
 ) -> rusqlite::Result<()> {
-    let first_attempt =
-        plan.first_attempt.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     transaction
         .prepare_cached(
             "INSERT INTO plan (id, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
@@ -151,16 +218,10 @@ fn insert(
             plan.run.0.to_be_bytes(),
             plan.noted_offset,
             plan.leader_epoch,
-            first_attempt,
+            millis::of_time(plan.first_attempt),
             plan.rows.len() as i64,
         ])?;
     transaction.prepare_cached("INSERT INTO plan_rows (id, rows) VALUES (?, ?)")?.execute(params![id, blob])?;
-    Ok(())
-}
-
-fn delete(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
-    transaction.prepare_cached("DELETE FROM plan WHERE id = ?")?.execute([id])?;
-    transaction.prepare_cached("DELETE FROM plan_rows WHERE id = ?")?.execute([id])?;
     Ok(())
 }
 

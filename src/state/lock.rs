@@ -11,7 +11,7 @@ use std::path::Path;
 
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    pub file: File,
     pub device: u64,
     pub inode: u64,
 }
@@ -46,7 +46,7 @@ impl Lock {
             }
             // Whoever replaced it in between has locked another inode.
             if std::fs::metadata(path).is_ok_and(|now| now.dev() == meta.dev() && now.ino() == meta.ino()) {
-                return Ok(Lock { _file: file, device: meta.dev(), inode: meta.ino() });
+                return Ok(Lock { file, device: meta.dev(), inode: meta.ino() });
             }
         }
         Err(io("locked")(io::Error::other("the file is being replaced all the time")))

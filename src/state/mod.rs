@@ -1,31 +1,40 @@
-//! outboxd's own memory: a SQLite file with what is planned, sent and not yet durably deleted.
+//! outboxd's own memory: a SQLite file with what is planned, sent and not yet durably deleted, what is in quarantine, and what
+//! operators ask.
 //!
 //! Promises: one short transaction for each call of [`Journal::record`]; a bounded file; a file that is damaged is set aside,
 //! never trusted. Does not know: Kafka's wire, the application's tables, what follows from a plan.
 //!
 //! It may be lost: then a crash costs exactness (rows are sent again as new), never an event. It must not be *wrong*: a plan
 //! taken for true that is not could make a row be deleted unsent. So a file that was copied or restored (other device or
-//! inode) has its plans dropped, and a newer version's file is not touched.
+//! inode, or behind its [`mark`]) is emptied, and a newer version's file is not touched.
 //!
 //! [`Journal::record`]: crate::ports::Journal::record
 
 mod codec;
 mod journal;
+mod left;
 mod lock;
+mod mark;
+mod millis;
 mod plans;
+mod quarantine;
+mod requests;
+mod run;
 mod schema;
+mod upkeep;
 
 pub use codec::{Damaged, OpenRow};
 pub use journal::{NullJournal, StateJournal};
-pub use plans::{OpenPlan, PlanState};
+pub use plans::OpenPlan;
 
-use crate::model::RunId;
+use crate::model::{Left, RunId};
 use lock::Lock;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +42,8 @@ use std::time::{Duration, SystemTime};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a checkpoint the -wal shrinks to this.
 const WAL_SIZE_MAX_BYTES: u64 = 16 << 20;
+/// Of a text that comes from elsewhere.
+const TEXT_MAX_BYTES: usize = 2_000;
 
 /// Why the state file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,17 +105,23 @@ pub struct StateFile {
     path: Arc<Path>,
     /// Whether the machine has not been booted since the file was last opened. False for a new file.
     same_boot: bool,
+    id: u128,
 }
 
 #[derive(Debug)]
 struct Shared {
     connection: Connection,
+    /// Counts connections: `PRAGMA data_version` of different ones say nothing about each other.
+    connection_number: u64,
     /// What `PRAGMA synchronous` is at the moment.
     synchronous_full: bool,
     /// The blob of a plan's rows, reused.
     blob: Vec<u8>,
+    /// See [`mark`].
+    marks: u64,
+    upkeep: upkeep::Upkeep,
     /// Last: its descriptor must not be closed before SQLite's own, because one close drops all of SQLite's POSIX locks.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl StateFile {
@@ -122,17 +139,28 @@ impl StateFile {
     fn attempt(path: &Path, run: RunId) -> Result<StateFile, StateError> {
         let lock = Lock::take(path)?;
         let sqlite = |doing| move |error| StateError::Sqlite { path: path.to_owned(), doing, error };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite("opened"))?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite("opened"))?;
-        schema::recognise(&connection, path)?;
-        prepare(&connection).map_err(sqlite("opened"))?;
+        let mut connection = connect(path)?;
+        check(&connection).map_err(sqlite("opened"))?;
         schema::migrate(&mut connection).map_err(sqlite("brought up to date"))?;
-        let same_boot = plans::begin_run(&mut connection, path, run, lock.device, lock.inode)
-            .map_err(sqlite("brought up to date"))?;
+        let begun =
+            run::begin(&mut connection, path, run, &lock, random(path)?).map_err(sqlite("brought up to date"))?;
         sync_directory(path)?;
-        let shared = Shared { connection, synchronous_full: false, blob: Vec::new(), _lock: lock };
-        Ok(StateFile { shared: Arc::new(Mutex::new(shared)), path: path.into(), same_boot })
+        let mut shared = Shared {
+            connection,
+            connection_number: 1,
+            synchronous_full: false,
+            blob: Vec::new(),
+            marks: begun.marks,
+            upkeep: upkeep::Upkeep::default(),
+            lock,
+        };
+        shared.look_after(path);
+        Ok(StateFile {
+            shared: Arc::new(Mutex::new(shared)),
+            path: path.into(),
+            same_boot: begun.same_boot,
+            id: begun.id,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -142,6 +170,30 @@ impl StateFile {
     /// Whether what an earlier run noted last may have been lost in a power cut: not if this is still the same boot.
     pub fn same_boot(&self) -> bool {
         self.same_boot
+    }
+
+    /// 16 random bytes, made with the file and kept as long as it is: what it is called in an application's database.
+    pub fn id(&self) -> u128 {
+        self.id
+    }
+
+    /// Of the file and its -wal. Bounded: by the batches under way (a plan takes 18 bytes for each row), by the limit on
+    /// quarantined rows, and for the -wal by [`upkeep::WAL_GROWN_MAX_BYTES`].
+    pub fn size_bytes(&self) -> u64 {
+        let (file, wal) = upkeep::sizes_bytes(&self.path);
+        file + wal
+    }
+
+    /// The same number, about a second old at most while journals are used.
+    pub fn size_gauge(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared().upkeep.size_bytes)
+    }
+
+    /// Everything that earlier runs left for one database. `tables`: of its outboxes, by their place; `now`: device and inode of
+    /// the database, `None` while it is not there (then what comes is another file). Plans with damaged rows are named and
+    /// dropped. To be called once, before the database's journal is used.
+    pub fn left(&self, database: &Path, tables: &[&str], now: Option<(u64, u64)>) -> Result<Left, StateError> {
+        left::read(self, database, tables, now).map_err(self.sqlite("read"))
     }
 
     /// The memory of one relay. `database`: its path, resolved; `tables`: of its outboxes, by their place.
@@ -175,6 +227,17 @@ impl StateFile {
     }
 }
 
+/// A connection to a file that is there, empty or ours, ready for work.
+fn connect(path: &Path) -> Result<Connection, StateError> {
+    let sqlite = |error| StateError::Sqlite { path: path.to_owned(), doing: "opened", error };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    schema::recognise(&connection, path)?;
+    prepare(&connection).map_err(sqlite)?;
+    Ok(connection)
+}
+
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // WAL: a record is one sequential write. Where the file system can't do it, SQLite stays in its old mode, which works too.
     connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))?;
@@ -184,8 +247,37 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row(&format!("PRAGMA journal_size_limit = {WAL_SIZE_MAX_BYTES}"), [], |_| Ok(()))?;
     // Small: a plan and an index of nothing. 512 KiB.
     connection.pragma_update(None, "cache_size", -512)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn check(connection: &Connection) -> rusqlite::Result<()> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict == "ok" { Ok(()) } else { Err(damage(&verdict)) }
+}
+
+/// SQLite's names of tables are the same in upper and lower case.
+fn same_table(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}
+
+/// A text from elsewhere, cut to what is kept of it.
+fn bounded(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn random(path: &Path) -> Result<u128, StateError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| StateError::Io {
+        path: path.to_owned(),
+        doing: "given a random number",
+        error: io::Error::other(error.to_string()),
+    })?;
+    Ok(u128::from_be_bytes(bytes))
 }
 
 fn damage(verdict: &str) -> rusqlite::Error {

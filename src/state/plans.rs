@@ -3,24 +3,16 @@
 //! Promises: lists and forgets them, rows read one plan at a time. Does not know: what to do with one.
 
 use super::codec::{self, Damaged, OpenRow};
-use crate::model::{PlanId, RunId, Target, Triple};
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use super::millis;
+use crate::model::{PlanId, PlanState, RunId, Target, Triple};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// The relay's number lies above the plan's in the file's own id.
 pub const RELAY_SHIFT: u32 = 48;
-
-/// How far a plan had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlanState {
-    /// Sent or not: the broker must say.
-    Planned,
-    /// Stored by the broker; its delete may have been committed or not. Offset -1: not known.
-    Acknowledged { offset: i64 },
-}
 
 /// A plan that an earlier run left. Its rows: [`super::StateFile::rows`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,41 +37,6 @@ pub struct OpenPlan {
     pub state: PlanState,
 }
 
-/// Notes who works with the file now. Plans in a file that was copied or restored are dropped: they may be older than the
-/// database. Answers whether it is still the boot of the last run.
-pub fn begin_run(
-    connection: &mut Connection,
-    path: &Path,
-    run: RunId,
-    device: u64,
-    inode: u64,
-) -> rusqlite::Result<bool> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let last = transaction
-        .query_row("SELECT device, inode, boot_id FROM meta", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
-        })
-        .optional()?;
-    if let Some((last_device, last_inode, _)) = &last
-        && (*last_device, *last_inode) != (device as i64, inode as i64)
-    {
-        let dropped = transaction.execute("DELETE FROM plan", [])?;
-        transaction.execute("DELETE FROM plan_rows", [])?;
-        log::warn!(
-            "the state file {} was copied or restored; its {dropped} open plans may be older than the databases and are \
-             dropped: their rows are sent again as new",
-            path.display()
-        );
-    }
-    transaction.execute(
-        "INSERT OR REPLACE INTO meta (id, device, inode, boot_id, run) VALUES (1, ?, ?, ?, ?)",
-        params![device as i64, inode as i64, boot, run.0.to_be_bytes()],
-    )?;
-    transaction.commit()?;
-    Ok(!boot.is_empty() && last.is_some_and(|(_, _, last_boot)| last_boot == boot))
-}
-
 pub fn open_plans(connection: &Connection) -> rusqlite::Result<Vec<OpenPlan>> {
     let mut outboxes = connection.prepare("SELECT relay, id, table_name FROM outbox ORDER BY id")?;
     let outboxes = outboxes
@@ -87,7 +44,7 @@ pub fn open_plans(connection: &Connection) -> rusqlite::Result<Vec<OpenPlan>> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut statement = connection.prepare(
         "SELECT plan.id, relay.path, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
-             leader_epoch, first_attempt_ms, row_count, acknowledged, acknowledged_offset
+             leader_epoch, first_attempt_ms, row_count, acknowledged, acknowledged_offset, deleting
          FROM plan JOIN relay ON relay.id = plan.id >> 48 ORDER BY plan.id",
     )?;
     statement.query_map([], |row| open_plan(row, &outboxes))?.collect()
@@ -108,27 +65,35 @@ fn open_plan(row: &Row<'_>, outboxes: &[(i64, i64, String)]) -> rusqlite::Result
         run: RunId(u128::from_be_bytes(row.get(9)?)),
         noted_offset: row.get(10)?,
         leader_epoch: row.get(11)?,
-        first_attempt: SystemTime::UNIX_EPOCH + Duration::from_millis(row.get::<_, i64>(12)?.max(0) as u64),
+        first_attempt: millis::to_time(row.get(12)?),
         row_count: row.get::<_, i64>(13)?.max(0) as usize,
-        state: if row.get(14)? {
-            PlanState::Acknowledged { offset: row.get::<_, Option<i64>>(15)?.unwrap_or(-1) }
-        } else {
-            PlanState::Planned
+        state: match (row.get(14)?, row.get::<_, Option<i64>>(16)?) {
+            (_, Some(delete)) => PlanState::Deleting { delete: delete as u64 },
+            (true, None) => PlanState::Acknowledged { offset: row.get::<_, Option<i64>>(15)?.unwrap_or(-1) },
+            (false, None) => PlanState::Planned,
         },
     })
 }
 
 pub fn rows(connection: &Connection, plan: &OpenPlan) -> rusqlite::Result<Result<Vec<OpenRow>, Damaged>> {
-    connection.query_row("SELECT rows FROM plan_rows WHERE id = ?", [plan.id], |row| {
-        Ok(codec::decode(row.get_ref(0)?.as_blob()?))
-    })
+    let rows = connection
+        .query_row("SELECT rows FROM plan_rows WHERE id = ?", [plan.id], |row| {
+            Ok(row.get_ref(0)?.as_blob().map_or(Err(Damaged("they are no blob")), codec::decode))
+        })
+        .optional()?;
+    Ok(rows.unwrap_or(Err(Damaged("there are none"))))
 }
 
 pub fn drop_plans(connection: &mut Connection, plans: &[OpenPlan]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for plan in plans {
-        transaction.prepare_cached("DELETE FROM plan WHERE id = ?")?.execute([plan.id])?;
-        transaction.prepare_cached("DELETE FROM plan_rows WHERE id = ?")?.execute([plan.id])?;
+        delete(&transaction, plan.id)?;
     }
     transaction.commit()
+}
+
+pub fn delete(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
+    transaction.prepare_cached("DELETE FROM plan WHERE id = ?")?.execute([id])?;
+    transaction.prepare_cached("DELETE FROM plan_rows WHERE id = ?")?.execute([id])?;
+    Ok(())
 }

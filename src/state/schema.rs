@@ -49,6 +49,53 @@ const STEPS: &[&str] = &[
     );
     CREATE TABLE plan_rows (id INTEGER PRIMARY KEY, rows BLOB NOT NULL);
     ",
+    // 1 -> 2
+    "
+    -- state_id: 16 random bytes, what this file is called in the row that outboxd keeps in an application's database.
+    ALTER TABLE meta ADD COLUMN state_id BLOB;
+    -- How often a delete was noted: see mark.rs.
+    ALTER TABLE meta ADD COLUMN marks INTEGER NOT NULL DEFAULT 0;
+    -- The highest number that was ever given to a plan, or passed over.
+    ALTER TABLE relay ADD COLUMN last_plan INTEGER NOT NULL DEFAULT 0;
+    UPDATE relay SET last_plan =
+        coalesce((SELECT max(plan.id) & 0xffffffffffff FROM plan WHERE plan.id >> 48 = relay.id), 0);
+    -- The number of the delete that was about to commit.
+    ALTER TABLE plan ADD COLUMN deleting INTEGER;
+    -- What fingerprints of an outbox's rows are made of, in this order.
+    CREATE TABLE fingerprint_column (
+        outbox INTEGER NOT NULL REFERENCES outbox,
+        position INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        PRIMARY KEY (outbox, position)
+    ) WITHOUT ROWID;
+    -- device, inode: of the database. code: Kafka's. print: the fingerprint, little-endian.
+    CREATE TABLE quarantine (
+        outbox INTEGER NOT NULL REFERENCES outbox,
+        rowid INTEGER NOT NULL,
+        print BLOB NOT NULL CHECK (length(print) = 16),
+        fault TEXT NOT NULL CHECK (fault IN ('rejected', 'unroutable', 'undeletable')),
+        code INTEGER,
+        text TEXT NOT NULL,
+        hint TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        first_ms INTEGER NOT NULL,
+        last_ms INTEGER NOT NULL,
+        device INTEGER NOT NULL,
+        inode INTEGER NOT NULL,
+        PRIMARY KEY (outbox, rowid)
+    ) WITHOUT ROWID;
+    -- What operators ask of a running daemon. row: NULL for all of the outbox's. Numbers are not used again, so that a late
+    -- answer meets its own question or none.
+    CREATE TABLE request (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        outbox INTEGER NOT NULL REFERENCES outbox,
+        action TEXT NOT NULL CHECK (action IN ('retry', 'discard')),
+        row INTEGER,
+        asked_ms INTEGER NOT NULL,
+        answer TEXT,
+        failed INTEGER NOT NULL DEFAULT 0
+    );
+    ",
 ];
 
 /// The version this program writes.

@@ -4,8 +4,8 @@
 
 use super::figures::Figures;
 use std::fmt::Write;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// A loop that has not turned for so long, and is in no named wait, is stuck.
@@ -15,6 +15,7 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Health {
     relays: Arc<[Arc<Figures>]>,
+    state_file_bytes: Arc<OnceLock<Arc<AtomicU64>>>,
 }
 
 /// A judgement and its reasons, a line for each relay.
@@ -26,7 +27,16 @@ pub struct Verdict {
 
 impl Health {
     pub fn new(relays: impl Into<Arc<[Arc<Figures>]>>) -> Self {
-        Health { relays: relays.into() }
+        Health { relays: relays.into(), state_file_bytes: Arc::default() }
+    }
+
+    /// Where the size of the one state file can be read from now on. Said once, if there is a state file.
+    pub fn state_file_is(&self, bytes: Arc<AtomicU64>) {
+        let _ = self.state_file_bytes.set(bytes);
+    }
+
+    pub fn state_file_bytes(&self) -> Option<u64> {
+        self.state_file_bytes.get().map(|bytes| bytes.load(Relaxed))
     }
 
     pub fn relays(&self) -> &[Arc<Figures>] {

@@ -52,7 +52,7 @@ fn answer(request: Request, health: &Health, started: SystemTime) -> io::Result<
     }
     let path = request.url().split('?').next().unwrap_or_default();
     let response = match path {
-        "/metrics" => text(200, metrics::render(health.relays(), started), metrics::CONTENT_TYPE),
+        "/metrics" => text(200, metrics::render(health, started), metrics::CONTENT_TYPE),
         "/healthz" => judged(health.alive()),
         "/readyz" => judged(health.ready()),
         _ => text(404, "there are /metrics, /healthz and /readyz here\n".into(), TEXT),
@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn pages_over_real_tcp() {
         let figures = Arc::new(Figures::new("/db".into(), vec!["users".into()]));
-        let server = HttpServer::start("127.0.0.1:0", Health::new(vec![figures.clone()])).unwrap();
+        let health = Health::new(vec![figures.clone()]);
+        let server = HttpServer::start("127.0.0.1:0", health.clone()).unwrap();
         let address = server.address();
 
         let (status, body) = ask(address, "GET /metrics");
@@ -103,6 +104,9 @@ mod tests {
         assert!(body.contains("outboxd_published_total{database=\"/db\",outbox=\"users\"} 0\n"), "{body}");
         figures.outboxes[0].published.store(5, Relaxed);
         assert!(ask(address, "GET /metrics?x").1.contains("outbox=\"users\"} 5\n"));
+        assert!(!body.contains("outboxd_state_file_bytes"), "there is no state file");
+        health.state_file_is(Arc::new(7.into()));
+        assert!(ask(address, "GET /metrics").1.contains("\noutboxd_state_file_bytes 7\n"));
 
         assert_eq!(ask(address, "GET /healthz"), ("HTTP/1.1 200 OK".into(), "/db: running\n".into()));
         let (status, body) = ask(address, "GET /readyz");

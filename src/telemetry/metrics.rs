@@ -3,8 +3,8 @@
 //! Promises: names, units and labels that stay; one pass, no lock held while writing. Does not know: who reads it.
 
 use super::figures::{Figures, LATENCY_BOUNDS_SECONDS, OutboxFigures};
+use super::health::Health;
 use std::fmt::{Display, Write};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
@@ -68,7 +68,8 @@ fn flag(set: bool) -> f64 {
 }
 
 /// The whole page.
-pub fn render(relays: &[Arc<Figures>], started: SystemTime) -> String {
+pub fn render(health: &Health, started: SystemTime) -> String {
+    let relays = health.relays();
     let mut page = Page(String::with_capacity(8 << 10));
     for (name, kind, help, value) in OUTBOX {
         page.head(&format!("outboxd_{name}"), kind, help);
@@ -99,6 +100,10 @@ pub fn render(relays: &[Arc<Figures>], started: SystemTime) -> String {
     );
     for relay in relays {
         histogram(&mut page, relay);
+    }
+    if let Some(bytes) = health.state_file_bytes() {
+        page.head("outboxd_state_file_bytes", "gauge", "The state file and its -wal.");
+        page.sample("outboxd_state_file_bytes", &[], bytes);
     }
     page.head("outboxd_build_info", "gauge", "Always 1.");
     page.sample("outboxd_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -169,6 +174,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use std::time::Duration;
 
     fn page() -> String {
@@ -181,7 +187,9 @@ mod tests {
         figures.commit_to_ack.observe(Duration::from_millis(1), 40);
         figures.commit_to_ack.observe(Duration::from_secs(1_000), 1);
         figures.unsure.store(3, Relaxed);
-        render(&[Arc::new(figures)], SystemTime::UNIX_EPOCH + Duration::from_secs(99))
+        let health = Health::new(vec![Arc::new(figures)]);
+        health.state_file_is(Arc::new(4_096.into()));
+        render(&health, SystemTime::UNIX_EPOCH + Duration::from_secs(99))
     }
 
     #[test]
@@ -200,6 +208,7 @@ mod tests {
             r#"outboxd_commit_to_ack_seconds_bucket{database="/a \"b\"\\",le="+Inf"} 41"#,
             r#"outboxd_commit_to_ack_seconds_sum{database="/a \"b\"\\"} 1000.04"#,
             r#"outboxd_commit_to_ack_seconds_count{database="/a \"b\"\\"} 41"#,
+            "outboxd_state_file_bytes 4096",
             "process_start_time_seconds 99",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\nis not in\n{page}");

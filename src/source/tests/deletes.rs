@@ -141,6 +141,51 @@ fn foreign_keys_cascade_only_when_configured() {
     }
 }
 
+/// Such a key fails at COMMIT, which names no row.
+#[test]
+fn rows_that_a_deferred_foreign_key_needs_stay_and_no_others() {
+    let schema = "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, aggregateId, eventType, payload);
+        CREATE TABLE child (parent REFERENCES users_outbox(id) DEFERRABLE INITIALLY DEFERRED);";
+    for mode in ["WAL", "DELETE"] {
+        let (world, mut app) = World::with(mode, schema);
+        app.exec(FILL);
+        app.exec("INSERT INTO child VALUES (2), (77), (77), (999);");
+        let options = DatabaseOptions { foreign_keys: true, ..world.options() };
+        let mut database = Database::new(options, vec![spec("users_outbox")]);
+        let seen = all(&mut database);
+        let mut before_commit = 0;
+        let deletion = database
+            .delete(&order(&[plan(&seen)]), &mut || {
+                before_commit += 1;
+                Ok(())
+            })
+            .unwrap();
+        let mut kept = deletion.kept;
+        kept.sort_unstable();
+        assert_eq!((deletion.deleted, kept), (997, vec![key(2), key(77), key(999)]), "{mode}");
+        assert_eq!(before_commit, 1, "{mode}: the state file is not told twice");
+        assert_eq!(app.run("SELECT id FROM users_outbox;"), "2\n77\n999", "{mode}");
+        let seen = all(&mut database);
+        assert_eq!(delete(&mut database, &seen).unwrap().kept.len(), 3, "{mode}: nothing else to delete");
+        app.exec("DELETE FROM child WHERE parent = 77;");
+        assert_eq!(delete(&mut database, &seen).unwrap().deleted, 1, "{mode}");
+        app.exec("DELETE FROM child;");
+        assert_eq!(delete(&mut database, &seen).unwrap().deleted, 2, "{mode}");
+    }
+}
+
+#[test]
+fn a_deferred_foreign_key_that_is_met_by_the_end_of_the_delete_keeps_nothing() {
+    let schema = "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, aggregateId, eventType,
+        payload REFERENCES users_outbox(id) DEFERRABLE INITIALLY DEFERRED);";
+    let (world, mut app) = World::with("WAL", schema);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t',NULL),(2,'a','t',1),(3,'a','t',4),(4,'a','t',2);");
+    let options = DatabaseOptions { foreign_keys: true, ..world.options() };
+    let mut database = Database::new(options, vec![spec("users_outbox")]);
+    let seen = all(&mut database);
+    assert_eq!(delete(&mut database, &seen).unwrap().deleted, 4);
+}
+
 #[test]
 fn a_write_lock_of_the_application_is_busy() {
     for mode in ["WAL", "DELETE"] {

@@ -85,22 +85,6 @@ fn what_was_read_or_deleted_is_made_durable_once() {
 }
 
 #[test]
-fn a_deferred_foreign_key_is_an_error_and_nothing_is_deleted() {
-    let schema = "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, aggregateId, eventType, payload);
-        CREATE TABLE child (parent REFERENCES users_outbox(id) DEFERRABLE INITIALLY DEFERRED);";
-    let (world, mut app) = World::with("WAL", schema);
-    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'); INSERT INTO child VALUES (1);");
-    let options = DatabaseOptions { foreign_keys: true, ..world.options() };
-    let mut database = Database::new(options, vec![spec("users_outbox")]);
-    let seen = all(&mut database);
-    let Err(SourceError::Failed(why)) = delete(&mut database, &seen) else { panic!() };
-    assert!(why.hint.contains("foreign_keys"), "{why}");
-    assert_eq!(app.count(), 1);
-    app.exec("DELETE FROM child;");
-    assert_eq!(delete(&mut database, &seen).unwrap().deleted, 1);
-}
-
-#[test]
 fn a_database_can_be_handed_to_another_thread() {
     fn is_send<T: Send>(_: &T) {}
     is_send(&World::new().database());

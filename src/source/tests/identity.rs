@@ -207,3 +207,135 @@ fn letting_go_remembers_how_it_was_left() {
         assert!(!database.stirred(), "{mode}");
     }
 }
+
+fn columns(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// As the next run: its first read may find other columns than the last run's did.
+fn next_run(world: &World) -> Database {
+    let mut database = world.database();
+    wait_until("the lock is free", || !matches!(database.check(), Err(OpenError::LockedBy { .. })));
+    database
+}
+
+#[test]
+fn a_column_added_while_nobody_ran_changes_no_fingerprint() {
+    for closed in [false, true] {
+        let (world, mut app) = World::with("WAL", SCHEMA);
+        app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'b','t','p');");
+        let mut database = world.database();
+        let seen = all(&mut database);
+        let known = database.traits(OUTBOX).unwrap().columns.clone();
+        assert_eq!(known, columns(&["id", "aggregateId", "eventType", "payload"]));
+        drop(database);
+        app.exec("ALTER TABLE users_outbox ADD COLUMN note TEXT DEFAULT 'x';");
+        let mut database = next_run(&world);
+        if closed {
+            database.let_go();
+        }
+        database.recognise_by(OUTBOX, known.clone());
+        if !closed {
+            assert_eq!(database.traits(OUTBOX).unwrap().columns, known, "known at once while it is open");
+        }
+        assert_eq!(all(&mut database), seen, "and it is no replacement");
+        assert_eq!(database.traits(OUTBOX).unwrap().columns, known);
+        assert_eq!(delete(&mut database, &seen[..1]).unwrap().deleted, 1);
+        app.exec("ALTER TABLE users_outbox ADD COLUMN more;");
+        assert_eq!(all(&mut database), seen[1..]);
+        app.exec("ALTER TABLE users_outbox DROP COLUMN payload; ALTER TABLE users_outbox ADD COLUMN payload;");
+        replaced_once(&mut database);
+    }
+}
+
+#[test]
+fn a_column_removed_while_nobody_ran_is_not_waited_for() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    let mut database = next_run(&world);
+    database.recognise_by(OUTBOX, columns(&["id", "aggregateId", "eventType", "payload", "note"]));
+    assert_eq!(rowids(&all(&mut database)), [1]);
+    let known = database.traits(OUTBOX).unwrap().columns.clone();
+    assert_eq!(known, columns(&["id", "aggregateId", "eventType", "payload"]));
+    // Told once: a column of that name that comes later is a new one.
+    app.exec("ALTER TABLE users_outbox ADD COLUMN note;");
+    all(&mut database);
+    assert_eq!(database.traits(OUTBOX).unwrap().columns, known);
+}
+
+#[test]
+fn columns_told_of_before_the_table_is_there_are_heeded_when_it_comes() {
+    let world = World::new();
+    let mut database = next_run(&world);
+    database.recognise_by(OUTBOX, columns(&["id", "payload"]));
+    assert!(database.traits(OUTBOX).is_none());
+    let mut app = App::start(&world.path);
+    app.exec("CREATE TABLE other (x);");
+    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
+    app.exec(SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    let before = all(&mut database);
+    assert_eq!(database.traits(OUTBOX).unwrap().columns, columns(&["id", "payload"]));
+    app.exec("UPDATE users_outbox SET eventType = 'other';");
+    assert_eq!(all(&mut database)[0].print, before[0].print, "not among them");
+    app.exec("UPDATE users_outbox SET payload = 'other';");
+    assert_ne!(all(&mut database)[0].print, before[0].print);
+}
+
+#[test]
+fn another_table_in_place_of_the_one_that_was_told_of_is_still_noticed() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    let mut database = next_run(&world);
+    database.let_go();
+    database.recognise_by(OUTBOX, columns(&["id", "aggregateId", "eventType", "payload"]));
+    app.exec(
+        "DROP TABLE users_outbox; CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, eventType, aggregateId, payload);",
+    );
+    replaced_once(&mut database);
+    assert_eq!(all(&mut database).len(), 0);
+}
+
+#[test]
+fn a_table_is_bare_when_its_rows_can_come_back_alike() {
+    let rest = "aggregateId TEXT, eventType TEXT, payload TEXT";
+    for (schema, bare, rowid_is_key) in [
+        (format!("id INTEGER PRIMARY KEY, {rest}"), true, true),
+        (format!("id INTEGER PRIMARY KEY AUTOINCREMENT, {rest}"), false, true),
+        (format!("{rest}, id integer constraint k primary key asc on conflict abort autoincrement"), false, true),
+        (format!("id INTEGER PRIMARY KEY /* AUTOINCREMENT */, {rest} -- AUTOINCREMENT\n"), true, true),
+        (format!("id INTEGER PRIMARY KEY, {rest}, note DEFAULT 'PRIMARY KEY AUTOINCREMENT'"), true, true),
+        (format!("id INTEGER PRIMARY KEY, {rest}, \"id INTEGER PRIMARY KEY AUTOINCREMENT\""), true, true),
+        (format!("id INTEGER PRIMARY KEY, {rest}, UNIQUE (aggregateId)"), true, true),
+        (format!("id INTEGER PRIMARY KEY DESC, {rest}"), true, false),
+        (format!("id INT PRIMARY KEY, {rest}"), true, false),
+        (format!("id TEXT PRIMARY KEY, {rest}"), true, false),
+        (format!("id TEXT UNIQUE, {rest}, counter INTEGER PRIMARY KEY AUTOINCREMENT"), false, true),
+        (format!("id, {rest}, a, b, PRIMARY KEY (a, b)"), true, false),
+    ] {
+        // Whether the application has ever inserted a row must not matter: sqlite_sequence is then still empty.
+        for insert in ["", "INSERT INTO users_outbox (id, aggregateId) VALUES (1, 'a');"] {
+            let (world, mut app) = World::with("WAL", &format!("CREATE TABLE users_outbox ({schema});"));
+            app.exec(insert);
+            let mut database = world.database();
+            assert!(database.traits(OUTBOX).is_none(), "no look has come to it");
+            all(&mut database);
+            let traits = database.traits(OUTBOX).unwrap();
+            assert_eq!((traits.bare, traits.rowid_is_key), (bare, rowid_is_key), "{schema}");
+        }
+    }
+}
+
+#[test]
+fn an_event_id_of_the_applications_own_makes_a_table_not_bare() {
+    for key in ["id TEXT PRIMARY KEY", "id INTEGER PRIMARY KEY", "id INTEGER PRIMARY KEY AUTOINCREMENT"] {
+        let (world, _app) =
+            World::with("WAL", &format!("CREATE TABLE users_outbox ({key}, aggregateId, eventType, payload);"));
+        let mut fields = spec("users_outbox").fields;
+        fields[crate::model::field::EVENT_ID] = Some("ID".to_owned());
+        let named = OutboxSpec { fields, ..spec("users_outbox") };
+        let mut database = Database::new(world.options(), vec![named]);
+        database.check().unwrap();
+        assert!(!database.traits(OUTBOX).unwrap().bare, "{key}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Tests on real files, with the application played by another process (SQLite's own shell).
 
+mod books;
 mod deletes;
 mod failures;
 mod identity;
@@ -104,6 +105,7 @@ impl World {
             durability: Durability::PowerLoss,
             foreign_keys: false,
             secure_delete: false,
+            bookkeeping: false,
         }
     }
 

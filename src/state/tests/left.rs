@@ -1,0 +1,232 @@
+//! What a start is told of earlier runs; the quarantine; files of the first version.
+
+use super::*;
+use std::os::unix::ffi::OsStrExt;
+
+#[test]
+fn a_start_is_told_everything_of_its_database() {
+    let place = Place::new();
+    let database = place.database();
+    {
+        let file = place.open();
+        let mut journal = file.journal(&database, &TABLES).unwrap();
+        let columns = ["id".to_owned(), "payload".to_owned()];
+        let other = file.journal(&place.path(), &TABLES).unwrap();
+        let mut others = other;
+        others.record(&[Change::Planned(&plan(1, 1))], false).unwrap();
+        journal
+            .record(
+                &[
+                    Change::Planned(&plan(7, 3)),
+                    Change::Planned(&plan(8, 1)),
+                    Change::Acknowledged { plan: PlanId(8), offset: 99 },
+                    Change::Deleting { plan: PlanId(8), delete: Some(4) },
+                    Change::Quarantined(&quarantined(1, 5, Fault::Undeletable)),
+                    Change::Quarantined(&quarantined(0, -9, Fault::Rejected)),
+                    Change::Columns { outbox: OutboxIx(0), columns: &columns },
+                ],
+                true,
+            )
+            .unwrap();
+    }
+    let file = place.open();
+    let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+    assert!(left.same_boot);
+    assert_eq!(left_ids(&left.plans), [7, 8]);
+    let first = &left.plans[0];
+    let written = plan(7, 3);
+    assert_eq!((&first.target, first.triple, first.run), (&written.target, written.triple, written.run));
+    assert_eq!((first.noted_offset, first.leader_epoch), (written.noted_offset, written.leader_epoch));
+    assert_eq!((first.first_attempt, first.state), (written.first_attempt, PlanState::Planned));
+    assert_eq!((first.rows_elsewhere, first.other_file), (0, false));
+    let rows: Vec<_> = first.rows.iter().map(|row| (row.key, row.print, row.message)).collect();
+    let meta: Vec<_> = written.rows.meta.iter().map(|row| (row.key, row.print, row.message)).collect();
+    assert_eq!(rows, meta);
+    assert_eq!(left.plans[1].state, PlanState::Deleting { delete: 4 });
+    assert_eq!(left.quarantine, [quarantined(0, -9, Fault::Rejected), quarantined(1, 5, Fault::Undeletable)]);
+    assert_eq!(left.columns, [Some(vec!["id".to_owned(), "payload".to_owned()]), None]);
+    // Asked again, the same: nothing was used up.
+    let again = file.left(&database, &TABLES, identity(&database)).unwrap();
+    assert_eq!((left_ids(&again.plans), again.quarantine), (vec![7, 8], left.quarantine));
+    assert_eq!(file.left(&place.folder.path().join("none"), &TABLES, None).unwrap().plans.len(), 0);
+}
+
+#[test]
+fn rows_of_outboxes_no_longer_configured_are_counted_and_kept() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal
+        .record(
+            &[
+                Change::Planned(&plan(1, 3)),
+                Change::Planned(&plan(2, 1)),
+                Change::Quarantined(&quarantined(0, 1, Fault::Rejected)),
+            ],
+            false,
+        )
+        .unwrap();
+    // The second outbox alone, by another spelling; `plan` puts every second row there.
+    let left = file.left(&database, &["Orders_Outbox"], identity(&database)).unwrap();
+    assert_eq!(left_ids(&left.plans), [1]);
+    assert_eq!(left.plans[0].rows_elsewhere, 2);
+    let keys: Vec<_> = left.plans[0].rows.iter().map(|row| row.key).collect();
+    assert_eq!(keys, [RowKey { outbox: OutboxIx(0), rowid: 11 }]);
+    assert_eq!(left.quarantine, []);
+    // Configured again, everything is there again.
+    let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+    assert_eq!((left_ids(&left.plans), left.quarantine.len()), (vec![1, 2], 1));
+    let mut renamed = file.journal(&database, &["ORDERS_OUTBOX"]).unwrap();
+    renamed.record(&[Change::Quarantined(&quarantined(0, 3, Fault::Rejected))], false).unwrap();
+    let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+    assert_eq!(left.quarantine[1].key, RowKey { outbox: OutboxIx(1), rowid: 3 }, "one table in any spelling");
+}
+
+#[test]
+fn a_plan_that_cannot_be_read_is_dropped() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    let plans: Vec<_> = (1..=6).map(|id| plan(id, 2)).collect();
+    let changes: Vec<_> = plans.iter().map(|plan| Change::Planned(plan)).collect();
+    journal.record(&changes, false).unwrap();
+    file.shared()
+        .connection
+        .execute_batch(
+            "UPDATE plan_rows SET rows = x'ff' WHERE id & 0xffff = 1;
+             DELETE FROM plan_rows WHERE id & 0xffff = 2;
+             UPDATE plan SET row_count = 3 WHERE id & 0xffff = 3;
+             UPDATE plan_rows SET rows = 'text' WHERE id & 0xffff = 4;
+             UPDATE plan_rows SET rows = substr(rows, 1, length(rows) - 1) WHERE id & 0xffff = 5;",
+        )
+        .unwrap();
+    let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+    assert_eq!(left_ids(&left.plans), [6]);
+    assert_eq!(file.open_plans().unwrap().len(), 1, "for good");
+}
+
+#[test]
+fn another_database_under_the_name_is_told() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    let changes = [
+        Change::Planned(&plan(1, 1)),
+        Change::Quarantined(&quarantined(0, 1, Fault::Rejected)),
+        Change::Quarantined(&quarantined(0, 2, Fault::Undeletable)),
+    ];
+    journal.record(&changes, false).unwrap();
+    let other = place.folder.path().join("other");
+    std::fs::write(&other, "").unwrap();
+    let left = file.left(&database, &TABLES, identity(&other)).unwrap();
+    assert!(left.plans[0].other_file);
+    let rowids: Vec<_> = left.quarantine.iter().map(|row| row.key.rowid).collect();
+    assert_eq!(rowids, [1], "a row that looks like a published one may be another event there");
+    let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+    assert!(!left.plans[0].other_file);
+    assert!(file.left(&database, &TABLES, None).unwrap().plans[0].other_file, "what comes is not what was");
+}
+
+#[test]
+fn a_quarantined_row_has_one_entry_until_it_is_released() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    let read = || file.left(&database, &TABLES, identity(&database)).unwrap().quarantine;
+    let first = quarantined(0, 1, Fault::Rejected);
+    let mut second = Quarantined { fault: Fault::Unroutable, attempts: u32::MAX, ..first.clone() };
+    second.why = Why::new("ü".repeat(3_000));
+    let elsewhere = quarantined(1, 1, Fault::Rejected);
+    journal.record(&[Change::Quarantined(&first), Change::Quarantined(&elsewhere)], false).unwrap();
+    assert_eq!(read(), [first, elsewhere.clone()]);
+    journal.record(&[Change::Quarantined(&second)], false).unwrap();
+    second.why.text.truncate(TEXT_MAX_BYTES);
+    assert_eq!(read(), [second, elsewhere.clone()]);
+    let gone = RowKey { outbox: OutboxIx(0), rowid: 1 };
+    journal.record(&[Change::Released { key: gone }, Change::Released { key: gone }], false).unwrap();
+    assert_eq!(read(), [elsewhere]);
+}
+
+#[test]
+fn columns_are_kept_as_long_as_a_fingerprint_is() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    let mut note = |changes: &[Change<'_>]| journal.record(changes, false).unwrap();
+    let read = || file.left(&database, &TABLES, identity(&database)).unwrap().columns;
+    let (old, new) = (["a".to_owned(), "b".to_owned()], ["b".to_owned()]);
+    let outbox = OutboxIx(0);
+    note(&[Change::Columns { outbox, columns: &old }, Change::Columns { outbox, columns: &new }]);
+    assert_eq!(read(), [None, None], "nothing was made of them");
+    note(&[Change::Columns { outbox, columns: &old }, Change::Quarantined(&quarantined(0, 1, Fault::Rejected))]);
+    assert_eq!(read(), [Some(old.to_vec()), None]);
+    note(&[Change::Released { key: RowKey { outbox, rowid: 1 } }, Change::Planned(&plan(1, 1))]);
+    assert_eq!(read(), [Some(old.to_vec()), None]);
+    note(&[Change::Settled { plan: PlanId(1) }]);
+    assert_eq!(read(), [None, None]);
+    note(&[Change::Planned(&plan(2, 1))]);
+    assert_eq!(read(), [None, None], "they were forgotten");
+}
+
+/// As the first release made it. Never changed.
+const VERSION_1: &str = "
+    CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), device INTEGER NOT NULL, inode INTEGER NOT NULL,
+        boot_id TEXT NOT NULL, run BLOB NOT NULL);
+    CREATE TABLE relay (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+    CREATE TABLE outbox (id INTEGER PRIMARY KEY, relay INTEGER NOT NULL REFERENCES relay, table_name TEXT NOT NULL,
+        UNIQUE (relay, table_name));
+    CREATE TABLE plan (id INTEGER PRIMARY KEY, device INTEGER NOT NULL, inode INTEGER NOT NULL, topic TEXT NOT NULL,
+        partition INTEGER NOT NULL, producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, first_sequence INTEGER NOT NULL,
+        run BLOB NOT NULL, noted_offset INTEGER NOT NULL, leader_epoch INTEGER NOT NULL, first_attempt_ms INTEGER NOT NULL,
+        row_count INTEGER NOT NULL, acknowledged INTEGER NOT NULL DEFAULT 0, acknowledged_offset INTEGER);
+    CREATE TABLE plan_rows (id INTEGER PRIMARY KEY, rows BLOB NOT NULL);
+    PRAGMA application_id = 0x6f757462;
+    PRAGMA user_version = 1;
+    PRAGMA journal_mode = WAL;";
+
+#[test]
+fn a_file_of_the_first_version_moves_forward() {
+    let place = Place::new();
+    let database = place.database();
+    let connection = Connection::open(place.path()).unwrap();
+    connection.execute_batch(VERSION_1).unwrap();
+    let (device, inode) = identity(&place.path()).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let meta = rusqlite::params![device as i64, inode as i64, boot.trim(), RUN.0.to_be_bytes()];
+    connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?)", meta).unwrap();
+    connection.execute("INSERT INTO relay VALUES (1, ?)", [database.as_os_str().as_bytes()]).unwrap();
+    connection.execute_batch("INSERT INTO outbox VALUES (1, 1, 'users_outbox'), (2, 1, 'orders_outbox')").unwrap();
+    for (id, acknowledged) in [(7, 0), (20, 1)] {
+        let id = 1i64 << 48 | id;
+        let (device, inode) = identity(&database).unwrap();
+        let values = rusqlite::params![id, device as i64, inode as i64, RUN.0.to_be_bytes(), acknowledged];
+        let sql = "INSERT INTO plan VALUES (?1, ?2, ?3, 'users', 3, 4711, 2, 9, ?4, 55, -1, 123, 3, ?5, 66)";
+        connection.execute(sql, values).unwrap();
+        let mut blob = Vec::new();
+        codec::encode(&plan(1, 3).rows, &[1, 2], &mut blob);
+        connection.execute("INSERT INTO plan_rows VALUES (?, ?)", rusqlite::params![id, blob]).unwrap();
+    }
+    drop(connection);
+
+    let file = place.open();
+    assert!(file.same_boot());
+    assert_ne!(file.id(), 0);
+    let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+    let states: Vec<_> = left.plans.iter().map(|plan| plan.state).collect();
+    assert_eq!(states, [PlanState::Planned, PlanState::Acknowledged { offset: 66 }]);
+    assert_eq!((left.plans[0].rows.len(), left.plans[0].other_file), (3, false));
+    assert_eq!((left.quarantine.len(), left.columns), (0, vec![None, None]));
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    assert_eq!(journal.first_plan(), PlanId(21), "above what the first version left");
+    journal.record(&[Change::Deleting { plan: PlanId(20), delete: Some(1) }], false).unwrap();
+    let id = file.id();
+    drop((journal, file));
+    let file = place.open();
+    assert_eq!(file.id(), id);
+    assert_eq!(file.open_plans().unwrap()[1].state, PlanState::Deleting { delete: 1 });
+}
