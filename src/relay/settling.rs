@@ -194,11 +194,12 @@ impl Settling {
         (time.as_nanos() / self.row_cost.as_nanos().max(1)) as usize
     }
 
-    fn measured(&mut self, rows: usize, held: Duration) {
+    /// `took`: with the comparison, which is not always under the lock but may be.
+    fn measured(&mut self, rows: usize, took: Duration) {
         if rows >= PLAN_ROWS_MIN {
             // A delete that was interrupted by other processes says nothing of a row's cost: up slowly, down at once. Without that,
             // one bad moment makes batches small, small batches make deletes dear, and so on.
-            let cost = held / rows as u32;
+            let cost = took / rows as u32;
             self.row_cost = cost.min(self.row_cost.mul_f64(1.1));
         }
     }
@@ -301,8 +302,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let now = self.clock.now();
         let settling = &mut self.settling;
-        log::debug!("deleted {rows} rows of {} plans in {:?}", plans.len(), deletion.held);
-        settling.measured(rows, deletion.held);
+        log::debug!(
+            "deleted {rows} rows of {} plans in {:?}, under the write lock for {:?}",
+            plans.len(),
+            deletion.took,
+            deletion.held
+        );
+        settling.measured(rows, deletion.took);
         settling.rows -= rows;
         settling.acknowledged.drain(..plans.len());
         settling.deleted.extend(plans.iter().map(|plan| plan.id));

@@ -3,7 +3,6 @@
 //! Promises: never creates a file, never switches a journal mode, never asks for a checkpoint; works on the file it holds the
 //! lock of. Does not know: rows (`look`, `transaction`).
 
-use super::delete::Deleter;
 use super::durability::Companions;
 use super::hooks::Hooks;
 use super::lock::{Connected, FileId, Header, Lock, LockError};
@@ -52,7 +51,6 @@ pub struct Database {
     pub(super) busy_since: Option<Instant>,
     left: Option<Left>,
     pub(super) gather: Gather,
-    pub(super) deleter: Deleter,
     pub(super) work: super::transaction::Work,
 }
 
@@ -102,7 +100,6 @@ impl Database {
             busy_since: None,
             left: None,
             gather: Gather::default(),
-            deleter: Deleter::default(),
             work: super::transaction::Work::default(),
         }
     }
