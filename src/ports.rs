@@ -58,7 +58,8 @@ pub struct DeleteOrder<'a> {
     /// Rising over the daemon's life.
     pub number: u64,
     pub plans: &'a [Arc<Plan>],
-    /// Ask once more before COMMIT whether someone else is active, and roll back with [`SourceError::Yielded`] if so.
+    /// Others go first: the write lock is taken as late as can be, and not kept when someone else is active before it is taken or
+    /// before COMMIT ([`SourceError::Yielded`]).
     pub yields: bool,
     /// How long a COMMIT that is answered BUSY (rollback journals) may be retried.
     pub commit_patience: Duration,

@@ -23,7 +23,7 @@ const REFUSED_MAX: usize = 10_000;
 
 /// After so many comparisons that someone else's commit made worthless, the write lock is taken first: a busy application must
 /// not keep us from deleting.
-const OVERTAKEN_MAX: usize = 3;
+pub(super) const OVERTAKEN_MAX: usize = 3;
 
 /// First wait before a BUSY COMMIT is tried again; doubles.
 const COMMIT_RETRY_FIRST: Duration = Duration::from_micros(50);
@@ -211,6 +211,7 @@ impl Database {
         }
         let mut deletion = Deletion::default();
         self.delete_rows(link, locking, rows, &mut deletion)?;
+        let t1 = locked.elapsed();
         if deletion.deleted == 0 {
             roll_back(connection);
             (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
@@ -224,9 +225,17 @@ impl Database {
             // In WAL mode a moved or unlinked file would still take the COMMIT. The next call says what is there now.
             return Err(Failed::Moved);
         }
+        let t2 = locked.elapsed();
         let commits = link.hooks.record().commits;
         self.commit(connection, order.commit_patience)?;
         (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
+        log::debug!(
+            "XX delete {:?} asks {:?} commit {:?} frames {:?}",
+            t1,
+            t2 - t1,
+            deletion.held - t2,
+            link.hooks.record().wal_frames
+        );
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
         self.note_own_commit(link);
