@@ -156,7 +156,7 @@ fn it_makes_way_before_it_takes_the_lock() {
             app.run(read);
         }
     });
-    let result = database.delete(&order(&[plan(&seen)]), &mut || panic!("not to be asked"));
+    let result = delete(&mut database, &seen);
     assert!(matches!(result, Err(SourceError::Yielded)), "{result:?}");
     assert!(!*lock(&held), "whoever writes was not in the way for a moment");
     undisturbed(&mut database);
@@ -173,7 +173,7 @@ fn it_makes_way_before_the_commit_for_who_came_later() {
             app.run(read);
         }
     });
-    let result = database.delete(&order(&[plan(&seen)]), &mut || panic!("not to be asked"));
+    let result = delete(&mut database, &seen);
     assert!(matches!(result, Err(SourceError::Yielded)), "{result:?}");
     undisturbed(&mut database);
     assert_eq!(lock(&app).run(&format!("{INSERT} COMMIT;")), "", "a transaction that has read can write");
