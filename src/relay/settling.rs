@@ -37,7 +37,8 @@ const POLITE_STEP: Duration = Duration::from_micros(50);
 const POLITE_FOR: Duration = Duration::from_secs(2);
 /// The same when two full deletes are waiting: else a fast application outruns us.
 const POLITE_FOR_BEHIND: Duration = Duration::from_millis(1);
-/// After a delete made way for someone who came while it ran: each attempt holds the write lock for a moment.
+/// After a delete made way for someone who came while it ran: each attempt compares its rows anew, and may have held the write
+/// lock for a moment.
 const YIELD_STEP: Duration = Duration::from_millis(5);
 const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
 const BUSY_STEP_MAX: Duration = Duration::from_millis(20);

@@ -118,7 +118,10 @@ impl Database {
                     return Ok(deletion);
                 }
                 Err(Failed::Again) => {}
-                Err(Failed::Overtaken) => overtaken += 1,
+                Err(Failed::Overtaken) => {
+                    overtaken += 1;
+                    log::debug!("{}: overtaken while comparing {} rows", self.subject(), self.work.rows.len());
+                }
                 Err(Failed::Moved) => {
                     self.close();
                     // Says that it was replaced, or that nothing is there; if the file is back already, that was a short absence.
@@ -211,7 +214,6 @@ impl Database {
         }
         let mut deletion = Deletion::default();
         self.delete_rows(link, locking, rows, &mut deletion)?;
-        let t1 = locked.elapsed();
         if deletion.deleted == 0 {
             roll_back(connection);
             (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
@@ -225,17 +227,9 @@ impl Database {
             // In WAL mode a moved or unlinked file would still take the COMMIT. The next call says what is there now.
             return Err(Failed::Moved);
         }
-        let t2 = locked.elapsed();
         let commits = link.hooks.record().commits;
         self.commit(connection, order.commit_patience)?;
         (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
-        log::debug!(
-            "XX delete {:?} asks {:?} commit {:?} frames {:?}",
-            t1,
-            t2 - t1,
-            deletion.held - t2,
-            link.hooks.record().wal_frames
-        );
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
         self.note_own_commit(link);
