@@ -485,4 +485,6 @@ pub struct Deletion {
     pub gone: Vec<RowKey>,
     /// How long the write lock was held.
     pub held: Duration,
+    /// How long the whole transaction was, the comparison that may come before the lock included.
+    pub took: Duration,
 }

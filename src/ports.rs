@@ -69,7 +69,8 @@ pub struct DeleteOrder<'a> {
     pub plans: &'a [Arc<Plan>],
     /// With bookkeeping: plans deleted earlier that the state file may still hold. Those of this order are booked with them.
     pub booked: &'a [PlanId],
-    /// Ask once more before COMMIT whether someone else is active, and roll back with [`SourceError::Yielded`] if so.
+    /// Others go first: the write lock is taken as late as can be, and not kept when someone else is active before it is taken or
+    /// before COMMIT ([`SourceError::Yielded`]).
     pub yields: bool,
     /// How long a COMMIT that is answered BUSY (rollback journals) may be retried.
     pub commit_patience: Duration,

@@ -4,7 +4,6 @@
 //! lock of. Does not know: rows (`look`, `transaction`).
 
 use super::books::Books;
-use super::delete::Deleter;
 use super::durability::Companions;
 use super::hooks::Hooks;
 use super::lock::{Connected, FileId, Header, Lock, LockError};
@@ -54,7 +53,6 @@ pub struct Database {
     left: Option<Left>,
     pub(super) books: Books,
     pub(super) gather: Gather,
-    pub(super) deleter: Deleter,
     pub(super) work: super::transaction::Work,
 }
 
@@ -119,7 +117,6 @@ impl Database {
             busy_since: None,
             left: None,
             gather: Gather::default(),
-            deleter: Deleter::default(),
             work: super::transaction::Work::default(),
         }
     }

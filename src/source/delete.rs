@@ -1,7 +1,8 @@
-//! The guarded delete of one table's rows inside a write transaction: read again, compare, delete in the cheap order.
+//! The guarded delete of one table's rows in two steps of one transaction: read again and compare; delete in the cheap order.
 //!
-//! Promises: deletes a row only if it is what was sent, at this moment; reports as deleted what the update hook reported.
-//! Does not know: transactions (its caller begins, commits and rolls back), plans.
+//! Promises: deletes only rows that were what was sent when they were compared; reports as deleted what the update hook
+//! reported. Does not know: transactions (its caller begins, commits and rolls back, and sees to it that nothing comes between
+//! the two steps), plans.
 
 use super::database::Link;
 use super::failure::{self, Class};
@@ -55,7 +56,7 @@ pub(super) enum Care {
     Single,
 }
 
-/// The working memory of deletes, and what the last one found.
+/// The working memory of one table's deletes, and what the last one found.
 #[derive(Debug, Default)]
 pub(super) struct Deleter {
     gather: Gather,
@@ -73,36 +74,9 @@ pub(super) struct Deleter {
 }
 
 impl Deleter {
-    /// `wanted`: sorted by rowid; one rowid twice means two versions of the row were sent. `spared`: rowids not to try, sorted.
-    pub fn table(
-        &mut self,
-        link: &Link,
-        table: &Table,
-        wanted: &[Wanted],
-        spared: &[i64],
-        care: Care,
-    ) -> Result<(), Stop> {
-        let Link { connection, hooks, .. } = link;
-        self.read_again(link, table, wanted, spared)?;
-        hooks.collect(&table.name, self.matched.len());
-        // The rows from the boundary on first, then those before it: the leaves to the right are freed without being written.
-        for (low, high) in self.in_order() {
-            let rowids = &self.matched[low..high];
-            match care {
-                Care::Quick => quick(connection, table, rowids)?,
-                Care::Halving => halving(connection, hooks, table, rowids)?,
-                Care::Single => {
-                    for rowid in rowids.chunks(1) {
-                        halving(connection, hooks, table, rowid)?;
-                    }
-                }
-            }
-        }
-        self.confirm(hooks);
-        Ok(())
-    }
-
-    fn read_again(&mut self, link: &Link, table: &Table, wanted: &[Wanted], spared: &[i64]) -> Result<(), Stop> {
+    /// The first step: which of the rows are still there, and identical. `wanted`: sorted by rowid; one rowid twice means two
+    /// versions of the row were sent. `spared`: rowids not to try, sorted.
+    pub fn compare(&mut self, link: &Link, table: &Table, wanted: &[Wanted], spared: &[i64]) -> Result<(), Error> {
         let page_size = link.page_size as usize;
         self.matched.clear();
         self.stretches.clear();
@@ -162,6 +136,27 @@ impl Deleter {
             self.close_stretch(stretch);
         }
         self.gather.shrink();
+        Ok(())
+    }
+
+    /// The second step, in the same transaction: takes the write lock if the transaction does not have it yet.
+    pub fn delete(&mut self, link: &Link, table: &Table, care: Care) -> Result<(), Stop> {
+        let Link { connection, hooks, .. } = link;
+        hooks.collect(&table.name, self.matched.len());
+        // The rows from the boundary on first, then those before it: the leaves to the right are freed without being written.
+        for (low, high) in self.in_order() {
+            let rowids = &self.matched[low..high];
+            match care {
+                Care::Quick => quick(connection, table, rowids)?,
+                Care::Halving => halving(connection, hooks, table, rowids)?,
+                Care::Single => {
+                    for rowid in rowids.chunks(1) {
+                        halving(connection, hooks, table, rowid)?;
+                    }
+                }
+            }
+        }
+        self.confirm(hooks);
         Ok(())
     }
 

@@ -44,6 +44,11 @@ pub(super) fn class(error: &Error) -> Class {
     }
 }
 
+/// Our transaction has read and can't write any more, because someone else has committed since.
+pub(super) fn is_overtaken(error: &Error) -> bool {
+    matches!(error, Error::SqliteFailure(failure, _) if failure.extended_code == rusqlite::ffi::SQLITE_BUSY_SNAPSHOT)
+}
+
 /// SQLite's own words, with the extended result code where they alone say little.
 pub(super) fn text(error: &Error) -> String {
     match error {

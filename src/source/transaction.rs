@@ -1,9 +1,10 @@
 //! The delete transaction: polite to begin with, all or nothing, confirmed by hooks and COMMIT together.
 //!
-//! Promises: on any error nothing was deleted, except `CommitUnknown`, which says so. Does not know: why rows are deleted.
+//! Promises: on any error nothing was deleted, except `CommitUnknown`, which says so; what is deleted was compared in the same
+//! transaction, on the same snapshot. Does not know: why rows are deleted.
 
 use super::database::{Database, Link};
-use super::delete::{Care, Stop, Wanted};
+use super::delete::{Care, Deleter, Stop, Wanted};
 use super::failure::{self, Class};
 use super::handle;
 use super::look::Trouble;
@@ -21,6 +22,10 @@ const ROLLBACKS_MAX: usize = 16;
 /// Rows that took a whole transaction with them; more than this are found anew.
 const REFUSED_MAX: usize = 10_000;
 
+/// After so many comparisons that someone else's commit made worthless, the write lock is taken first: a busy application must
+/// not keep us from deleting.
+pub(super) const OVERTAKEN_MAX: usize = 3;
+
 /// First wait before a BUSY COMMIT is tried again; doubles.
 const COMMIT_RETRY_FIRST: Duration = Duration::from_micros(50);
 const COMMIT_RETRY_MAX: Duration = Duration::from_millis(2);
@@ -31,6 +36,8 @@ pub(super) struct Work {
     /// All plans' rows, by outbox, then rowid.
     rows: Vec<(RowKey, Fingerprint)>,
     wanted: Vec<Wanted>,
+    /// By outbox: what the comparison found is kept until its table's turn to be deleted from.
+    deleters: Vec<Deleter>,
     /// Rows whose trigger rolls everything back: not tried again while they are the same.
     refused: BTreeMap<RowKey, Fingerprint>,
     care: Option<Care>,
@@ -44,9 +51,28 @@ impl Work {
     }
 }
 
+/// When a transaction takes the write lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Locking {
+    /// With its first DELETE, when all rows are compared. The application is kept waiting for half as long, and the pages are
+    /// in our cache by then. If someone commits in between SQLite refuses the DELETE, so that the comparison always holds.
+    Late,
+    /// With BEGIN IMMEDIATE. Nothing can come in between.
+    Early,
+}
+
+/// What an attempt learned about its connection, whatever became of it.
+#[derive(Debug, Default)]
+struct Learned {
+    checked: Option<i64>,
+    synchronous_for: Option<JournalMode>,
+}
+
 /// How one attempt ended other than well.
 enum Failed {
     Again,
+    /// Someone committed between our comparison and our first DELETE.
+    Overtaken,
     Trouble(Trouble),
     /// The path leads to another file, or to none.
     Moved,
@@ -83,8 +109,9 @@ impl Database {
             self.work.rows.extend(plan.rows.meta.iter().map(|row| (row.key, row.print)));
         }
         self.work.rows.sort_unstable_by_key(|(key, _)| *key);
+        let mut overtaken = 0;
         for _ in 0..ROLLBACKS_MAX {
-            match self.attempt(order, before_commit) {
+            match self.attempt(order, self.locking(order, overtaken), before_commit) {
                 Ok(deletion) => {
                     self.busy_since = None;
                     self.unsynced = true;
@@ -92,6 +119,10 @@ impl Database {
                     return Ok(deletion);
                 }
                 Err(Failed::Again) => {}
+                Err(Failed::Overtaken) => {
+                    overtaken += 1;
+                    log::debug!("{}: overtaken while comparing {} rows", self.subject(), self.work.rows.len());
+                }
                 Err(Failed::Moved) => {
                     self.close();
                     // Says that it was replaced, or that nothing is there; if the file is back already, that was a short absence.
@@ -112,31 +143,31 @@ impl Database {
         Err(SourceError::Yielded)
     }
 
+    /// Early in rollback-journal modes: there our SHARED lock would make the application's COMMIT fail or wait instead, and most
+    /// of the time under the lock goes into COMMIT's syncs. Early too when others have gone first for long enough: an application
+    /// that never pauses would overtake every comparison.
+    fn locking(&self, order: &DeleteOrder<'_>, overtaken: usize) -> Locking {
+        let late = self.mode == JournalMode::Wal && order.yields && overtaken < OVERTAKEN_MAX;
+        if late { Locking::Late } else { Locking::Early }
+    }
+
     fn attempt(
         &mut self,
         order: &DeleteOrder<'_>,
+        locking: Locking,
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
     ) -> Result<Deletion, Failed> {
-        let mut checked = None;
-        let mut broken = false;
-        let mut mode_set = None;
-        let result = match self.link.take() {
-            None => Err(Failed::Again),
-            Some(link) => {
-                let result = self.transaction(&link, order, before_commit, &mut checked, &mut mode_set);
-                if result.is_err() && !roll_back(&link.connection) {
-                    log::warn!("{}: a ROLLBACK failed; opening anew", self.subject());
-                    broken = true;
-                }
-                self.link = Some(link);
-                result
-            }
-        };
-        if let Some(link) = &mut self.link {
-            link.checked = checked.or(link.checked);
-            link.synchronous_for = mode_set.or(link.synchronous_for);
-        }
+        let Some(mut link) = self.link.take() else { return Err(Failed::Again) };
+        let rows = std::mem::take(&mut self.work.rows);
+        let mut learned = Learned::default();
+        let result = self.transaction(&link, order, locking, &rows, before_commit, &mut learned);
+        let broken = result.is_err() && !roll_back(&link.connection);
+        self.work.rows = rows;
+        link.checked = learned.checked.or(link.checked);
+        link.synchronous_for = learned.synchronous_for.or(link.synchronous_for);
+        self.link = Some(link);
         if broken {
+            log::warn!("{}: a ROLLBACK failed; opening anew", self.subject());
             self.close();
         }
         result
@@ -146,39 +177,44 @@ impl Database {
         &mut self,
         link: &Link,
         order: &DeleteOrder<'_>,
+        locking: Locking,
+        rows: &[(RowKey, Fingerprint)],
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
-        checked: &mut Option<i64>,
-        mode_set: &mut Option<JournalMode>,
+        learned: &mut Learned,
     ) -> Result<Deletion, Failed> {
         let connection = &link.connection;
-        if link.synchronous_for != Some(self.mode) {
-            // NORMAL in a rollback-journal mode could corrupt the application's file in a power cut; FULL in WAL mode would sync
-            // at every delete, which `make_durable` does once for many.
-            let level = if self.mode == JournalMode::Wal { "NORMAL" } else { "FULL" };
-            connection.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
-            *mode_set = Some(self.mode);
-        }
-        // Parsing need not happen while the lock is held. What can't be prepared is for the inspection inside the transaction to
-        // explain.
-        for rows in self.work.rows.chunk_by(|a, b| a.0.outbox == b.0.outbox) {
-            if let Some(table) = self.outboxes[usize::from(rows[0].0.outbox.0)].table() {
-                let _ = (connection.prepare_cached(&table.range), connection.prepare_cached(&table.delete));
-            }
-        }
-        let _ = connection.prepare_cached("COMMIT");
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.prepare(link, rows, learned)?;
+        let begin = match locking {
+            Locking::Late => "BEGIN",
+            Locking::Early => "BEGIN IMMEDIATE",
+        };
+        connection.prepare_cached(begin)?.execute([])?;
         let began = Instant::now();
+        let mut locked = began;
         let counter: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if link.checked != Some(counter) {
             let inspected = self.inspect(connection, link.checked.is_some());
             // What the schema check says is said once: also when it says that rows must be matched anew.
             if !matches!(inspected, Err(Trouble::Sqlite(_))) {
-                *checked = Some(counter);
+                learned.checked = Some(counter);
             }
             inspected?;
         }
+        if locking == Locking::Late {
+            if self.mode != JournalMode::Wal {
+                return Err(Failed::Again);
+            }
+            for rows in by_outbox(rows) {
+                self.compare(link, rows)?;
+            }
+            // Whoever is there now would be refused by our commit, or is about to overtake us.
+            if self.makes_way(link, order) {
+                return Err(SourceError::Yielded.into());
+            }
+            locked = Instant::now();
+        }
         let mut deletion = Deletion::default();
-        self.delete_rows(link, &mut deletion)?;
+        self.delete_rows(link, locking, rows, &mut deletion)?;
         if self.options.foreign_keys && self.work.care.is_none() && handle::owes_foreign_keys(connection) {
             // A COMMIT would fail for the whole order. Asked here and not answered there, so that the state file is told once.
             self.work.care = Some(Care::Halving);
@@ -186,11 +222,11 @@ impl Database {
         }
         if deletion.deleted == 0 {
             roll_back(connection);
-            deletion.held = began.elapsed();
+            (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
             return Ok(deletion);
         }
         self.book(link, order)?;
-        if order.yields && self.mode == JournalMode::Wal && link.unix && handle::external_reader(connection) {
+        if self.makes_way(link, order) {
             return Err(SourceError::Yielded.into());
         }
         before_commit().map_err(SourceError::Journal)?;
@@ -203,33 +239,66 @@ impl Database {
         self.commit(connection, order.commit_patience)?;
         failpoint::hit("committed");
         self.books_committed();
-        deletion.held = began.elapsed();
+        (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
         self.note_own_commit(link);
         Ok(deletion)
     }
 
-    /// Table by table, so that what a trigger of one outbox does to another is seen when that one's turn comes.
-    fn delete_rows(&mut self, link: &Link, deletion: &mut Deletion) -> Result<(), Failed> {
-        let rows = std::mem::take(&mut self.work.rows);
-        let result = self.delete_sorted(link, deletion, &rows);
-        self.work.rows = rows;
-        result
+    /// Whatever need not happen inside the transaction.
+    fn prepare(&mut self, link: &Link, rows: &[(RowKey, Fingerprint)], learned: &mut Learned) -> Result<(), Failed> {
+        let connection = &link.connection;
+        if link.synchronous_for != Some(self.mode) {
+            // NORMAL in a rollback-journal mode could corrupt the application's file in a power cut; FULL in WAL mode would sync
+            // at every delete, which `make_durable` does once for many.
+            let level = if self.mode == JournalMode::Wal { "NORMAL" } else { "FULL" };
+            connection.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
+            learned.synchronous_for = Some(self.mode);
+        }
+        // What can't be prepared is for the inspection inside the transaction to explain.
+        for rows in by_outbox(rows) {
+            if let Some(table) = self.outboxes[usize::from(rows[0].0.outbox.0)].table() {
+                let _ = (connection.prepare_cached(&table.range), connection.prepare_cached(&table.delete));
+            }
+        }
+        let _ = connection.prepare_cached("COMMIT");
+        Ok(())
     }
 
-    fn delete_sorted(
+    /// Whether somebody else is at it, and is to go first.
+    fn makes_way(&self, link: &Link, order: &DeleteOrder<'_>) -> bool {
+        order.yields && self.mode == JournalMode::Wal && link.unix && handle::external_reader(&link.connection)
+    }
+
+    /// The rows of one outbox, against what the table holds. Does nothing where there is no table.
+    fn compare(&mut self, link: &Link, rows: &[(RowKey, Fingerprint)]) -> Result<(), Failed> {
+        let outbox = usize::from(rows[0].0.outbox.0);
+        let Some(table) = self.outboxes[outbox].table() else { return Ok(()) };
+        let work = &mut self.work;
+        work.wanted.clear();
+        work.wanted.extend(rows.iter().map(|(key, print)| Wanted { rowid: key.rowid, print: *print }));
+        let spared: Vec<i64> =
+            rows.iter().filter(|(key, print)| work.refused.get(key) == Some(print)).map(|(key, _)| key.rowid).collect();
+        if work.deleters.len() <= outbox {
+            work.deleters.resize_with(outbox + 1, Deleter::default);
+        }
+        Ok(work.deleters[outbox].compare(link, table, &work.wanted, &spared)?)
+    }
+
+    /// Table by table, so that what a trigger of one outbox does to another is seen when that one's turn comes.
+    fn delete_rows(
         &mut self,
         link: &Link,
-        deletion: &mut Deletion,
+        locking: Locking,
         rows: &[(RowKey, Fingerprint)],
+        deletion: &mut Deletion,
     ) -> Result<(), Failed> {
-        let care = self.work.care.unwrap_or(Care::Quick);
-        for rows in rows.chunk_by(|a, b| a.0.outbox == b.0.outbox) {
+        let before = link.connection.total_changes();
+        for rows in by_outbox(rows) {
             let outbox = rows[0].0.outbox;
-            let keys = |rowids: &[i64]| rowids.iter().map(|rowid| RowKey { outbox, rowid: *rowid }).collect::<Vec<_>>();
-            let table = match &self.outboxes[usize::from(outbox.0)].state {
-                State::Fit(table) => table,
+            match &self.outboxes[usize::from(outbox.0)].state {
+                State::Fit(_) => {}
                 // Nothing of this table can be deleted, but that must not hold up the others.
                 State::NotThere(_) => {
                     deletion.gone.extend(rows.iter().map(|(key, _)| *key));
@@ -239,45 +308,55 @@ impl Database {
                     deletion.changed.extend(rows.iter().map(|(key, _)| *key));
                     continue;
                 }
-            };
-            self.work.wanted.clear();
-            self.work.wanted.extend(rows.iter().map(|(key, print)| Wanted { rowid: key.rowid, print: *print }));
-            let spared: Vec<i64> = rows
-                .iter()
-                .filter(|(key, print)| self.work.refused.get(key) == Some(print))
-                .map(|(key, _)| key.rowid)
-                .collect();
-            let deleter = &mut self.deleter;
-            match deleter.table(link, table, &self.work.wanted, &spared, care) {
-                Ok(()) => {
-                    deletion.deleted += deleter.removed;
-                    deletion.changed.extend(keys(&deleter.changed));
-                    deletion.gone.extend(keys(&deleter.gone));
-                    deletion.kept.extend(keys(&deleter.kept));
-                }
-                Err(Stop::Sqlite(error)) => return Err(error.into()),
-                Err(Stop::BeCareful) => {
-                    self.work.care = Some(Care::Halving);
-                    return Err(Failed::Again);
-                }
-                Err(Stop::RolledBack { rowids }) => {
-                    self.work.care = Some(Care::Single);
-                    if let [rowid] = rowids[..] {
-                        log::warn!(
-                            "{} rowid {rowid} can't be deleted: a trigger rolls the transaction back",
-                            table.name
-                        );
-                        if self.work.refused.len() >= REFUSED_MAX {
-                            self.work.refused.clear();
-                        }
-                        let refused = rows.iter().filter(|(key, _)| key.rowid == rowid).copied();
-                        self.work.refused.extend(refused);
-                    }
-                    return Err(Failed::Again);
-                }
             }
+            // More was changed than we asked for: a trigger or a foreign key, and it may have been this table's rows.
+            let disturbed = link.connection.total_changes() - before != deletion.deleted as u64;
+            if locking == Locking::Early || disturbed {
+                self.compare(link, rows)?;
+            }
+            self.delete_compared(link, rows, deletion)?;
         }
         Ok(())
+    }
+
+    fn delete_compared(
+        &mut self,
+        link: &Link,
+        rows: &[(RowKey, Fingerprint)],
+        deletion: &mut Deletion,
+    ) -> Result<(), Failed> {
+        let outbox = rows[0].0.outbox;
+        let Some(table) = self.outboxes[usize::from(outbox.0)].table() else { return Ok(()) };
+        let work = &mut self.work;
+        let deleter = &mut work.deleters[usize::from(outbox.0)];
+        match deleter.delete(link, table, work.care.unwrap_or(Care::Quick)) {
+            Ok(()) => {
+                let keys =
+                    |rowids: &[i64]| rowids.iter().map(|rowid| RowKey { outbox, rowid: *rowid }).collect::<Vec<_>>();
+                deletion.deleted += deleter.removed;
+                deletion.changed.extend(keys(&deleter.changed));
+                deletion.gone.extend(keys(&deleter.gone));
+                deletion.kept.extend(keys(&deleter.kept));
+                Ok(())
+            }
+            Err(Stop::Sqlite(error)) if failure::is_overtaken(&error) => Err(Failed::Overtaken),
+            Err(Stop::Sqlite(error)) => Err(error.into()),
+            Err(Stop::BeCareful) => {
+                work.care = Some(Care::Halving);
+                Err(Failed::Again)
+            }
+            Err(Stop::RolledBack { rowids }) => {
+                work.care = Some(Care::Single);
+                if let [rowid] = rowids[..] {
+                    log::warn!("{} rowid {rowid} can't be deleted: a trigger rolls the transaction back", table.name);
+                    if work.refused.len() >= REFUSED_MAX {
+                        work.refused.clear();
+                    }
+                    work.refused.extend(rows.iter().filter(|(key, _)| key.rowid == rowid).copied());
+                }
+                Err(Failed::Again)
+            }
+        }
     }
 
     fn commit(&self, connection: &Connection, patience: Duration) -> Result<(), Failed> {
@@ -330,6 +409,10 @@ impl Database {
             self.own.note_frame(salt1, frame);
         }
     }
+}
+
+fn by_outbox(rows: &[(RowKey, Fingerprint)]) -> impl Iterator<Item = &[(RowKey, Fingerprint)]> {
+    rows.chunk_by(|a, b| a.0.outbox == b.0.outbox)
 }
 
 /// Leaves no transaction open. Some errors (disk full, I/O, RAISE(ROLLBACK)) have already ended it.

@@ -181,7 +181,7 @@ impl Source for SimSource {
         if unknown && world.random.bool() {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
         }
-        let mut deletion = Deletion { held: Duration::from_micros(200), ..Deletion::default() };
+        let mut deletion = Deletion { took: Duration::from_micros(200), ..Deletion::default() };
         world.deletes += 1;
         for plan in order.plans {
             assert!(

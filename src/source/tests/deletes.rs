@@ -5,7 +5,7 @@ const FILL: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n
 
 #[test]
 fn what_is_still_what_was_sent_is_deleted_in_every_journal_mode() {
-    for mode in MODES {
+    for (mode, yields) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
         let (world, mut app) = World::with(mode, SCHEMA);
         app.exec(FILL);
         let mut database = world.database();
@@ -14,7 +14,7 @@ fn what_is_still_what_was_sent_is_deleted_in_every_journal_mode() {
         let mut before_commit = 0;
         let plans = [plan(&seen[..500]), plan(&seen[500..])];
         let deletion = database
-            .delete(&order(&plans), &mut || {
+            .delete(&DeleteOrder { yields, ..order(&plans) }, &mut || {
                 before_commit += 1;
                 Ok(())
             })
@@ -74,13 +74,15 @@ fn a_trigger_that_ignores_keeps_its_row_and_no_other() {
 
 #[test]
 fn a_trigger_that_raises_keeps_its_rows_and_no_others() {
-    for raise in ["ABORT, 'no'", "FAIL, 'no'", "ROLLBACK, 'no'"] {
+    let raises = ["ABORT, 'no'", "FAIL, 'no'", "ROLLBACK, 'no'"];
+    for (raise, yields) in raises.into_iter().flat_map(|raise| [(raise, true), (raise, false)]) {
         let (world, mut app) = World::with("WAL", SCHEMA);
         app.exec(FILL);
         app.exec(&format!("CREATE TRIGGER k BEFORE DELETE ON users_outbox WHEN old.id IN (2, 77, 999) BEGIN SELECT RAISE({raise}); END;"));
         let mut database = world.database();
         let seen = all(&mut database);
-        let deletion = delete(&mut database, &seen).unwrap();
+        let plans = [plan(&seen)];
+        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut || Ok(())).unwrap();
         let mut kept = deletion.kept;
         kept.sort_unstable();
         assert_eq!((deletion.deleted, kept), (997, vec![key(2), key(77), key(999)]), "{raise}");
@@ -194,7 +196,11 @@ fn a_write_lock_of_the_application_is_busy() {
         let mut database = world.database();
         let seen = all(&mut database);
         app.exec("BEGIN IMMEDIATE;");
-        assert!(matches!(delete(&mut database, &seen), Err(SourceError::Busy(_))), "{mode}");
+        let plans = [plan(&seen)];
+        let insisted = database.delete(&insistent(&plans), &mut || Ok(()));
+        assert!(matches!(insisted, Err(SourceError::Busy(_))), "{mode}: {insisted:?}");
+        let polite = database.delete(&order(&plans), &mut || Ok(()));
+        assert!(matches!(polite, Err(SourceError::Busy(_) | SourceError::Yielded)), "{mode}: {polite:?}");
         app.exec("ROLLBACK;");
         assert_eq!(delete(&mut database, &seen).unwrap().deleted, 1);
     }
@@ -219,21 +225,20 @@ fn a_reader_in_journal_mode_makes_the_commit_busy_and_nothing_is_deleted() {
 }
 
 #[test]
-fn it_makes_way_before_the_commit_when_asked_to() {
+fn it_makes_way_for_a_reader() {
     let (world, mut app) = World::with("WAL", SCHEMA);
     app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
     let mut database = world.database();
     let seen = all(&mut database);
     app.run("BEGIN; SELECT * FROM users_outbox;");
     let plans = [plan(&seen)];
-    let polite = DeleteOrder { yields: true, ..order(&plans) };
-    let result = database.delete(&polite, &mut || panic!("not to be asked"));
+    let result = database.delete(&order(&plans), &mut || panic!("not to be asked"));
     assert!(matches!(result, Err(SourceError::Yielded)));
     assert_eq!(
         app.run("SELECT count(*) FROM users_outbox; COMMIT; SELECT count(*) FROM users_outbox;").lines().last(),
         Some("1")
     );
-    assert_eq!(database.delete(&polite, &mut || Ok(())).unwrap().deleted, 1);
+    assert_eq!(database.delete(&order(&plans), &mut || Ok(())).unwrap().deleted, 1);
 }
 
 #[test]

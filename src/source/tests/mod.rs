@@ -5,6 +5,7 @@ mod deletes;
 mod failures;
 mod identity;
 mod looks;
+mod manners;
 mod refusals;
 mod together;
 mod wakes;
@@ -193,8 +194,14 @@ pub(super) fn plan(seen: &[Seen]) -> Arc<Plan> {
     plan_of(OUTBOX, seen)
 }
 
+/// As the relay begins: others go first.
 pub(super) fn order(plans: &[Arc<Plan>]) -> DeleteOrder<'_> {
-    DeleteOrder { number: 1, plans, booked: &[], yields: false, commit_patience: Duration::from_millis(20) }
+    DeleteOrder { number: 1, plans, booked: &[], yields: true, commit_patience: Duration::from_millis(20) }
+}
+
+/// As the relay goes on when others have gone first for long enough.
+pub(super) fn insistent(plans: &[Arc<Plan>]) -> DeleteOrder<'_> {
+    DeleteOrder { yields: false, ..order(plans) }
 }
 
 pub(super) fn delete(database: &mut Database, seen: &[Seen]) -> Result<crate::model::Deletion, SourceError> {
