@@ -9,7 +9,7 @@
 //!
 //! [`Journal::record`]: crate::ports::Journal::record
 
-mod codec;
+pub mod codec;
 mod journal;
 mod lock;
 mod plans;
