@@ -99,7 +99,7 @@ fn root() -> &'static Path {
 
 const MAKE_SEEDS: &str = "cargo test --test fuzz_corpus make_seeds -- --ignored";
 
-/// What a fuzzer starts from, by encoders that are not the decoders' own and by SQLite itself.
+/// What a fuzzer starts from, by encoders that are not the decoders' own and by SQLite itself. Only what is not there is made.
 #[test]
 #[ignore = "writes into fuzz/corpus"]
 fn make_seeds() {
@@ -126,7 +126,11 @@ fn make_seeds() {
 fn write_seed(target: &str, name: &str, input: &[u8]) {
     let folder = root().join("fuzz/corpus").join(target);
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join(format!("seed-{name}")), input).unwrap();
+    let path = folder.join(format!("seed-{name}"));
+    // SQLite's logs have random numbers in them: made again they would be others, for nothing.
+    if !path.exists() {
+        fs::write(path, input).unwrap();
+    }
 }
 
 fn config_seeds() -> Vec<(String, String)> {
@@ -208,7 +212,17 @@ fn answer_seeds() -> Vec<(String, Vec<u8>)> {
             [("", full), ("-cut", cut), ("-empty", empty)]
                 .map(|(what, body)| (format!("{name}{what}"), [&head[..], &body].concat()))
         })
+        .chain([("long-topic".to_owned(), long_topic())])
         .collect()
+}
+
+/// A name that no topic can have, and many partitions that are next to nothing.
+fn long_topic() -> Vec<u8> {
+    use messages::describe_producers_response::{PartitionResponse, TopicResponse};
+    let partitions = (0..170).map(|index| PartitionResponse::default().with_partition_index(index)).collect();
+    let users = TopicResponse::default().with_name(topic(&"x".repeat(1_500))).with_partitions(partitions);
+    let answer = messages::DescribeProducersResponse::default().with_topics(vec![users]);
+    [&[ApiKey::DescribeProducers as u8, 0, 0, 0, 0, 42, 0], &encoded(&answer, 0)[..]].concat()
 }
 
 fn created_topics() -> messages::CreateTopicsResponse {

@@ -158,8 +158,15 @@ pub fn wal_follower(input: &[u8]) -> bool {
             }
             2 => log.write(much * 8),
             3 => log.roll_back(),
-            4 if much < 16 => log.restart(),
-            4 => log.empty(),
+            4 => {
+                if much < 16 {
+                    log.restart();
+                } else {
+                    log.empty();
+                }
+                // Another header: whatever the follower believed, it begins anew.
+                since = Since { foreign: true, long: false, ..since };
+            }
             5 => log.half_written = Half::Frame(much as usize % FRAME_HEADER_SIZE),
             6 => log.half_written = Half::Header,
             _ => {}
