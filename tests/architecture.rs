@@ -143,7 +143,7 @@ fn what_documents_and_comments_point_at_exists() {
     for document in ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/sqlite.md", "docs/kafka.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for path in backticked(&text) {
-            let is_ours = ["src/", "docs/", "tests/", "testing/", "benches/", "systemd/", "scripts/", ".ci/"];
+            let is_ours = ["src/", "docs/", "tests/", "testing/", "benches/", "fuzz/", "systemd/", "scripts/", ".ci/"];
             let first = path.split_whitespace().next().unwrap_or_default();
             if is_ours.iter().any(|prefix| first.starts_with(prefix)) && !first.contains(['*', '<']) {
                 assert!(root().join(first).exists(), "{document} points at `{first}`, which does not exist");

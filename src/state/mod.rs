@@ -10,7 +10,7 @@
 //!
 //! [`Journal::record`]: crate::ports::Journal::record
 
-mod codec;
+pub mod codec;
 mod journal;
 mod left;
 mod lock;

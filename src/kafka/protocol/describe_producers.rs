@@ -2,7 +2,7 @@
 //!
 //! Promises and does not know: as its parent. The only flexible message we speak.
 
-use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, throttle_time};
+use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, throttle_time, topic_name};
 use crate::kafka::error::ErrorCode;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ impl Request for DescribeProducersRequest<'_> {
         let throttle_time = throttle_time(reader)?;
         let mut partitions = Vec::new();
         reader.compact_array(3, |r| {
-            let topic = r.compact_string()?;
+            let topic = topic_name(r, Reader::compact_string)?;
             r.compact_array(9, |r| {
                 partitions.push(partition(topic, r)?);
                 Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Promises and does not know: as its parent. What comes back is read by `record_batch`.
 
-use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, throttle_time};
+use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, throttle_time, topic_name};
 use crate::kafka::error::ErrorCode;
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Request for FetchRequest<'_> {
         let _session_id = reader.i32()?;
         let mut partitions = Vec::new();
         reader.array(6, |r| {
-            let topic = r.string()?;
+            let topic = topic_name(r, Reader::string)?;
             r.array(38, |r| {
                 partitions.push(partition(topic, r)?);
                 Ok(())

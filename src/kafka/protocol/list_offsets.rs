@@ -2,7 +2,7 @@
 //!
 //! Promises and does not know: as its parent.
 
-use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, throttle_time};
+use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, throttle_time, topic_name};
 use crate::kafka::error::ErrorCode;
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ impl Request for ListOffsetsRequest<'_> {
         let throttle_time = throttle_time(reader)?;
         let mut partitions = Vec::new();
         reader.array(6, |r| {
-            let topic = r.string()?;
+            let topic = topic_name(r, Reader::string)?;
             r.array(26, |r| {
                 partitions.push(ListedOffset {
                     topic: topic.to_owned(),

@@ -136,6 +136,21 @@ pub(crate) fn throttle_time(reader: &mut Reader<'_>) -> Result<Duration, DecodeE
     Ok(Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)))
 }
 
+/// The topic's name above a list of its partitions, by the `Reader` method for its type.
+///
+/// One that is longer than any topic's is refused: each partition gets a copy of it, and those take as little as nine bytes.
+pub(crate) fn topic_name<'a>(
+    reader: &mut Reader<'a>,
+    text: impl FnOnce(&mut Reader<'a>) -> Result<&'a str, DecodeError>,
+) -> Result<&'a str, DecodeError> {
+    let at = reader.position();
+    let name = text(reader)?;
+    if name.len() > TOPIC_NAME_MAX {
+        return Err(DecodeError::Length { at, length: name.len() as i64 });
+    }
+    Ok(name)
+}
+
 /// The items in the order of `place` (topic, partition), ready to be cut by topic.
 ///
 /// Panics if a partition is named twice: a broker answers such a request by partition, and the answers could not be told apart.
@@ -207,6 +222,30 @@ mod tests {
         assert_eq!(check_topic_name("ünit"), Err(TopicNameError::Character('ü')));
         assert_eq!(check_topic_name("a b"), Err(TopicNameError::Character(' ')));
         assert_eq!(check_topic_name(&"x".repeat(250)), Err(TopicNameError::TooLong { length: 250 }));
+    }
+
+    #[test]
+    fn a_topic_that_none_can_be_named_is_not_copied_for_each_partition() {
+        let answer = |name: &str| {
+            let mut bytes = Vec::new();
+            let mut out = Writer::new(&mut bytes);
+            out.i32(0); // throttle_time_ms
+            out.compact_count(1);
+            out.compact_string(name);
+            out.compact_count(100);
+            for partition in 0..100 {
+                out.i32(partition);
+                out.i16(0);
+                out.unsigned_varint(0); // error_message
+                out.compact_count(0);
+                out.no_tagged_fields();
+            }
+            out.no_tagged_fields();
+            out.no_tagged_fields();
+            DescribeProducersRequest::decode(0, &mut Reader::new(&bytes)).map(|response| response.partitions.len())
+        };
+        assert_eq!(answer(&"x".repeat(TOPIC_NAME_MAX)), Ok(100));
+        assert_eq!(answer(&"x".repeat(250)), Err(DecodeError::Length { at: 5, length: 250 }));
     }
 
     #[test]

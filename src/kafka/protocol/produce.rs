@@ -3,7 +3,7 @@
 //! Promises: the callers' record bytes are never copied; a connection puts them on the wire from where they are. Does not know:
 //! as its parent.
 
-use super::{DecodeError, Reader, Writer, sorted_by_partition, throttle_time};
+use super::{DecodeError, Reader, Writer, sorted_by_partition, throttle_time, topic_name};
 use crate::kafka::error::{Class, ErrorCode, classify};
 use crate::kafka::record_batch::{self, BatchFields};
 use std::time::Duration;
@@ -128,7 +128,7 @@ impl ProduceResponse {
         let mut partitions = Vec::new();
         let least_bytes = if version >= 8 { 36 } else { 30 };
         reader.array(6, |r| {
-            let topic = r.string()?;
+            let topic = topic_name(r, Reader::string)?;
             r.array(least_bytes, |r| {
                 partitions.push(partition(version, topic, r)?);
                 Ok(())
