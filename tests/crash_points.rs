@@ -125,14 +125,15 @@ fn killed(scene: &Scene, config: &Config, label: &str, passes: u32) -> PathBuf {
     daemon.process.stderr.clone()
 }
 
-/// Rows that a daemon's log calls unsure.
+/// Rows that a daemon's log announces as unsure.
 fn unsure(log: &str) -> usize {
-    let lines = log.lines().filter(|line| line.contains("(unsure)"));
-    lines.map(|line| number_before(line, " row").unwrap_or_else(|| panic!("no number of rows in {line:?}"))).sum()
-}
-
-fn number_before(line: &str, mark: &str) -> Option<usize> {
-    line[..line.find(mark)?].rsplit(' ').next()?.parse().ok()
+    let announced = |line: &str| {
+        let (before, _) = line.split_once(" sent again and may be there twice (unsure)")?;
+        let mut words = before.split(' ').rev();
+        let (_are, _rows, number) = (words.next()?, words.next()?, words.next()?);
+        number.parse::<usize>().ok()
+    };
+    log.lines().filter_map(announced).sum()
 }
 
 // --- events that are all alike, under the same ids -------------------------------------------------------------------

@@ -128,3 +128,35 @@ def judge_alike(records, inserted):
     count.lost = max(0, inserted - len(first))
     count.doubled = len(doubled) + len(more)
     return count, doubled + [(record, None) for record in more]
+
+
+def prove():
+    """The judge is given one fault of each kind before it is believed to see none."""
+    events = {b"a1": ("a", 1), b"a2": ("a", 2), b"a3": ("a", 3), b"b1": ("b", 1), b"b2": ("b", 2)}
+
+    def seen(*arrived):
+        records = [Record(partition, at, at, value, name) for at, (partition, value, name) in enumerate(arrived)]
+        count, doubled = judge(records, events)
+        return count.lost, count.doubled, count.reordered, len(count.broken), [first.id for _, first in doubled]
+
+    a1, a2, a3, b1, b2 = (0, b"a1", b"1"), (0, b"a2", b"2"), (0, b"a3", b"3"), (1, b"b1", b"4"), (1, b"b2", b"5")
+    for told, expected, arrived in (
+        ("nothing", (0, 0, 0, 0, []), (a1, b1, a2, b2, a3)),
+        ("one lost", (1, 0, 0, 0, []), (a1, b1, a2, a3)),
+        ("one doubled", (0, 1, 0, 0, [b"2"]), (a1, a2, b1, b2, a3, a2)),
+        ("one reordered", (0, 0, 1, 0, []), (a1, a3, a2, b1, b2)),
+        ("one in another partition", (0, 0, 1, 0, []), (a1, a2, (1, b"a3", b"3"), b1, b2)),
+        ("one invented", (0, 0, 0, 1, []), (a1, a2, a3, b1, b2, (0, b"x", b"9"))),
+        ("one message id for two", (0, 0, 0, 1, []), (a1, a2, a3, b1, (1, b"b2", b"4"))),
+    ):
+        if seen(*arrived) != expected:
+            raise KAFKA.Failure(f"the judge sees {seen(*arrived)} where {told} was planted: {expected}")
+    for told, expected, names in (
+        ("nothing", (0, 0), "123"),
+        ("one lost", (1, 0), "12"),
+        ("one lost and one doubled", (1, 1), "122"),
+        ("one doubled under a name of its own", (0, 1), "1234"),
+    ):
+        count, doubled = judge_alike([Record(0, at, at, b"", name.encode()) for at, name in enumerate(names)], 3)
+        if (count.lost, count.doubled) != expected or len(doubled) != expected[1]:
+            raise KAFKA.Failure(f"the judge of like events sees {count} where {told} was planted")
