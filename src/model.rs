@@ -183,6 +183,18 @@ pub struct LeftRow {
     pub message: u64,
 }
 
+/// What an earlier run left in the state file for one database.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    /// By rising number.
+    pub plans: Vec<LeftPlan>,
+    pub quarantine: Vec<Quarantined>,
+    /// By outbox: what the fingerprints above were made of ([`TableTraits::columns`]).
+    pub columns: Vec<Option<Vec<String>>>,
+    /// The machine has not been booted since. Otherwise notes that were not synced may have been lost in a power cut.
+    pub same_boot: bool,
+}
+
 /// What was learned about a table's rows: how they may be told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableTraits {

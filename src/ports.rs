@@ -144,6 +144,11 @@ pub enum Change<'a> {
     Released {
         key: RowKey,
     },
+    /// The row in quarantine has another rowid now (VACUUM).
+    Renumbered {
+        key: RowKey,
+        rowid: i64,
+    },
     /// What fingerprints of this outbox are made of.
     Columns {
         outbox: OutboxIx,

@@ -108,6 +108,7 @@ fn spec(config: &Config, database: &config::Database, first_plan: PlanId) -> Res
         first_plan,
         routes: wiring::routes(database),
         limits: wiring::limits(&config.kafka, database),
+        left: crate::model::Left::default(),
         seed: fastrand::u64(..),
     })
 }

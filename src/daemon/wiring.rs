@@ -68,6 +68,7 @@ fn route(outbox: &config::Outbox) -> Route {
         headers: outbox.headers.iter().map(|(name, _)| name.clone()).collect(),
         event_id: outbox.columns.event_id.is_some(),
         topics_max: outbox.topics_max,
+        max_attempts: 1,
     }
 }
 

@@ -8,7 +8,7 @@ mod snapshot;
 
 pub(crate) use brokers::{chain, connect_failure};
 pub(crate) use follower::follow;
-pub(crate) use snapshot::{Lead, Snapshot};
+pub(crate) use snapshot::{Lead, Snapshot, Whereabouts};
 
 use crate::kafka::connection::{Address, Interrupter};
 use crate::kafka::producer::{Mailbox, lock};
@@ -38,6 +38,8 @@ struct Inbox<E> {
     refresh: bool,
     /// Someone began to struggle.
     struggle: bool,
+    /// There is something in the trays of the look-ups.
+    look_ups: bool,
     interrupter: Option<Interrupter>,
 }
 
@@ -48,6 +50,7 @@ impl<E> Inbox<E> {
             && self.wanted.is_empty()
             && !self.refresh
             && !self.struggle
+            && !self.look_ups
     }
 }
 
@@ -72,6 +75,7 @@ impl<E> Cluster<E> {
                 wanted: BTreeSet::new(),
                 refresh: false,
                 struggle: false,
+                look_ups: false,
                 interrupter: None,
             }),
             asked: Condvar::new(),
@@ -118,6 +122,10 @@ impl<E> Cluster<E> {
         self.ask(|inbox| inbox.refresh = true);
     }
 
+    pub(crate) fn ask_look_ups(&self) {
+        self.ask(|inbox| inbox.look_ups = true);
+    }
+
     pub(crate) fn struggle(&self) -> Struggle<'_> {
         self.struggling.fetch_add(1, SeqCst);
         self.ask(|inbox| inbox.struggle = true);
@@ -157,6 +165,7 @@ impl<E> Cluster<E> {
             let left = deadline.saturating_duration_since(Instant::now());
             if !inbox.is_empty() || left.is_zero() {
                 inbox.struggle = false;
+                inbox.look_ups = false;
                 return Some(Asked {
                     producer_ids: std::mem::take(&mut inbox.producer_ids).into_values().collect(),
                     opens: std::mem::take(&mut inbox.opens).into_iter().map(|((_, topic), m)| (topic, m)).collect(),

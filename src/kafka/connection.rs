@@ -205,6 +205,9 @@ impl Connection {
         self.next_correlation_id = correlation_id.checked_add(1).unwrap_or(0);
         let result =
             self.send(api, version, correlation_id, deadline, encode).map_err(CallError::NotSent).and_then(|()| {
+                if api == ApiKey::Produce {
+                    crate::failpoint::hit("written");
+                }
                 let lost = |loss| CallError::Lost { api, waited: deadline.elapsed(), loss };
                 let frame_bytes = self.receive_frame(deadline).map_err(lost)?;
                 let mut reader = Reader::new(&self.receive[LENGTH_BYTES..frame_bytes]);

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod connection;
 pub mod error;
+pub mod look_up;
 pub mod partitioner;
 pub mod producer;
 pub mod protocol;

@@ -15,14 +15,15 @@ pub use options::{KafkaOptions, REQUEST_MERGED_MAX_BYTES, StartError};
 pub(crate) use pool::Pool;
 
 use crate::kafka::cluster::{Cluster, Lead};
+use crate::kafka::look_up::{Finding, LookUps, Search};
 use crate::kafka::producer::queue::Job;
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// A handle on one batch: cheap to move, its records shared. What it says must never change (invariant I1).
-pub trait Batch: Send + Sync + 'static {
+/// A handle on one batch: cheap to clone, its records shared. What it says must never change (invariant I1).
+pub trait Batch: Clone + Send + Sync + 'static {
     fn topic(&self) -> &str;
     fn partition(&self) -> i32;
     fn producer_id(&self) -> i64;
@@ -100,6 +101,16 @@ pub enum Report<B> {
         delivery: Delivery,
         at: Instant,
     },
+    /// Exactly one for each batch that was asked about, unless its owner drains.
+    LookedUp {
+        batch: B,
+        finding: Finding,
+    },
+    /// Not yet; it is tried on.
+    NotLookedUp {
+        batch: B,
+        failure: Failure,
+    },
 }
 
 /// How a batch travels.
@@ -144,6 +155,11 @@ impl<E> Mailbox<E> {
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
+    }
+
+    /// Nothing but answers to what was sent is waited for any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(SeqCst)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -196,6 +212,7 @@ pub(crate) struct Shared<B, E> {
     pub(crate) options: KafkaOptions,
     pub(crate) cluster: Cluster<E>,
     pub(crate) pool: Pool<B, E>,
+    pub(crate) look_ups: LookUps<B, E>,
     pub(crate) stopping: AtomicBool,
     handles: AtomicU64,
     threads: ThreadEnds,
@@ -225,7 +242,7 @@ where
     E: From<Report<B>> + Send + 'static,
 {
     /// Starts a thread that `stop` waits for.
-    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    pub(crate) fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let Some(ticket) = self.threads.ticket() else {
             return Err(std::io::Error::other("the producer has been stopped"));
         };
@@ -249,6 +266,7 @@ where
         let shared = Arc::new(Shared {
             cluster: Cluster::new(servers),
             pool: Pool::new(options.senders_per_broker),
+            look_ups: LookUps::new(),
             options,
             stopping: AtomicBool::new(false),
             handles: AtomicU64::new(0),
@@ -293,6 +311,7 @@ impl<B, E> Shared<B, E> {
         self.threads.close();
         self.cluster.interrupt();
         self.pool.interrupt();
+        self.look_ups.interrupt();
     }
 }
 
@@ -319,6 +338,12 @@ where
     /// Asks for a topic's partitions. Asking again, also when they are known, is harmless.
     pub fn open(&self, topic: &Arc<str>) {
         self.shared.cluster.ask_open(&self.mailbox, topic);
+    }
+
+    /// Asks the partition's leader what became of a batch: one [`Report::LookedUp`], after any number of [`Report::NotLookedUp`], unless
+    /// the handle drains. Never waits.
+    pub fn look_up(&self, batch: B, search: Search) {
+        LookUps::ask(&self.shared, batch, search, &self.mailbox);
     }
 
     /// Hands a batch over for one attempt. Never waits. Without `Full` exactly one [`Report::Delivered`] follows.

@@ -4,12 +4,12 @@
 //! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
 
 use super::breaker::{PROBE_EVERY, Suspect, Verdict};
-use super::intake::Intake;
-use super::lanes::{Batch, Flight, Phase, Standing};
+use super::lanes::{Batch, Doubt, Flight, Phase, Standing};
 use super::ledger::Leaver;
+use super::planted::{self, Bug};
 use super::route::recut;
 use super::{Fatal, Producer, Relay};
-use crate::model::{Outcome, Plan, PlanId, RowMark, Rows, SinkEvent, Why};
+use crate::model::{Fault, Outcome, Plan, PlanId, RowMark, Rows, RunId, SinkEvent, Sought, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +23,8 @@ const REFUSED_RETRY: Duration = Duration::from_secs(5);
 const LEARNED_BATCH_BYTES_MIN: usize = 16 << 10;
 /// Kafka's MESSAGE_TOO_LARGE: the one rejection that says something of the batch's size.
 const MESSAGE_TOO_LARGE: i16 = 10;
+/// Rows whose attempts are counted at once; beyond, counting starts again.
+const ATTEMPTS_MAX: usize = 10_000;
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn on_sink(&mut self, event: SinkEvent, now: Instant) -> Result<(), Fatal> {
@@ -39,7 +41,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.intake.topics[ix as usize].trouble.happened(now, &why.to_string());
             }
             SinkEvent::Outcome { plan, outcome, at } => self.on_outcome(plan, outcome, at, now)?,
-            SinkEvent::Evidence { .. } | SinkEvent::NoEvidence { .. } => {}
+            SinkEvent::Evidence { plan, evidence } => self.on_evidence(plan, evidence, now)?,
+            SinkEvent::NoEvidence { plan, why } => {
+                if let Some(ix) = self.plans.get(&plan).copied() {
+                    self.topic_trouble(ix, now, &why);
+                }
+            }
         }
         Ok(())
     }
@@ -55,6 +62,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Err(Fatal(format!("plan {} was answered in phase {:?}", plan.0, flight.phase)));
         }
         match outcome {
+            Outcome::NotAppended(_) if planted::is(Bug::DeleteBeforeAck) => self.stored(ix, flight, -1, at, now),
+            Outcome::NotAppended(why) if planted::is(Bug::BudgetSpentOnTrouble) => {
+                self.rejected(ix, flight, &why, Some(vec![0]), now);
+            }
+            Outcome::Unsure(_) if planted::is(Bug::NewSequenceOnResend) => self.next_epoch(ix, flight),
+            Outcome::Unsure(why) if planted::is(Bug::RecutAfterUnsure) && flight.plan.rows.len() > 1 => {
+                self.rejected(ix, flight, &why, None, now);
+            }
+            Outcome::OutOfSequence(_) if planted::is(Bug::OutOfSequenceAtItsWord) => self.next_epoch(ix, flight),
             Outcome::Stored { offset } => self.stored(ix, flight, offset, at, now),
             Outcome::NotAppended(why) => {
                 self.figures.not_appended.fetch_add(1, Relaxed);
@@ -76,7 +92,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Outcome::OutOfSequence(why) => {
                 let flight = Flight { out_of_sequence: flight.out_of_sequence + 1, ..flight };
                 if flight.out_of_sequence >= OUT_OF_SEQUENCE_MAX {
-                    self.halt(ix, flight, &why);
+                    self.topic_trouble(ix, now, &why);
+                    self.ask(ix, flight, Doubt::OutOfSequence(why), Sought::Stored);
                 } else {
                     self.topic_trouble(ix, now, &why);
                     self.in_trouble(ix);
@@ -85,9 +102,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             Outcome::Rejected { why, records } => {
                 self.figures.rejected.fetch_add(1, Relaxed);
-                if flight.unsure || flight.out_of_sequence > 0 {
+                let doubtful = flight.unsure || flight.out_of_sequence > 0;
+                if doubtful && !planted::is(Bug::QuarantineAfterUnsure) {
                     // Validation comes before the duplicate check: a batch that was stored can be answered so.
-                    self.halt(ix, flight, &why);
+                    self.topic_trouble(ix, now, &why);
+                    self.ask(ix, flight, Doubt::Rejected { why, records }, Sought::Stored);
                 } else {
                     self.rejected(ix, flight, &why, records, now);
                 }
@@ -111,7 +130,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.reading.room();
     }
 
-    fn stored(&mut self, ix: u32, flight: Flight, offset: i64, at: Instant, now: Instant) {
+    pub(super) fn stored(&mut self, ix: u32, flight: Flight, offset: i64, at: Instant, now: Instant) {
         let rows = flight.plan.rows.len() as u64;
         self.plans.remove(&flight.plan.id);
         self.figures.commit_to_ack.observe(at.saturating_duration_since(flight.seen), rows);
@@ -128,8 +147,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             lane.noted_offset = offset + rows as i64;
         }
         let topic = lane.topic as usize;
-        let plan = self.intake.without_bytes(flight.plan);
-        self.settling.acknowledged(plan, offset, now);
+        if flight.disowned {
+            self.settling.forget(flight.plan.id);
+            self.intake.forget_rows(take_rows(flight.plan));
+        } else {
+            let plan = self.intake.without_bytes(flight.plan);
+            self.settling.acknowledged(plan, offset, now);
+        }
         self.intake.topics[topic].trouble.over(now);
         let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix);
         for suspect in condemned {
@@ -158,39 +182,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.reading.room();
     }
 
-    /// What became of the batch can't be told from answers alone. Its rows stay, nothing more is sent to this lane.
-    fn halt(&mut self, ix: u32, flight: Flight, why: &Why) {
-        let lane = &mut self.intake.lanes[ix as usize];
-        log::error!(
-            "lane {} stops: {why}; whether its batch of {} rows (producer id {}, epoch {}, sequence {}) was stored is not known. \
-             Its rows stay in the table; restart outboxd to send them again with the same content",
-            lane.target,
-            flight.plan.rows.len(),
-            flight.plan.triple.producer_id,
-            flight.plan.triple.epoch,
-            flight.plan.triple.first_sequence,
-        );
-        lane.standing = Standing::Halted;
-        lane.flight = Some(flight);
-        self.park_if_halted(ix);
-        self.in_trouble(ix);
-        self.reading.room();
-    }
-
-    /// The rows of a halted lane's batch need not be waited for by what takes their place.
-    pub(super) fn park_if_halted(&mut self, ix: u32) {
-        let Intake { lanes, outboxes, .. } = &mut self.intake;
-        let lane = &lanes[ix as usize];
-        let Some(flight) = lane.flight.as_ref().filter(|_| lane.standing == Standing::Halted) else { return };
-        for (at, outbox) in outboxes.iter_mut().enumerate() {
-            let metas = flight.plan.rows.meta.iter().filter(|meta| usize::from(meta.key.outbox.0) == at);
-            let mut marks: Vec<RowMark> =
-                metas.map(|meta| RowMark { rowid: meta.key.rowid, print: meta.print }).collect();
-            marks.sort_unstable_by_key(|mark| mark.rowid);
-            outbox.ledger.park(&marks);
-        }
-    }
-
     /// The plan is dropped, its rows go back to the table.
     pub(super) fn drop_flight(&mut self, flight: &Flight) {
         self.plans.remove(&flight.plan.id);
@@ -201,10 +192,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
-    fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
+    pub(super) fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
         let Flight { plan, seen, .. } = flight;
         self.plans.remove(&plan.id);
-        let rows = take_rows(plan.clone());
+        let (id, run) = (plan.id, plan.run);
+        let rows = take_rows(plan);
         let lane = &mut self.intake.lanes[ix as usize];
         // A rejection is an answer: whatever the lane was in trouble for is over.
         lane.standing = Standing::Running;
@@ -214,7 +206,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if !lane.has_identity() {
             self.producer = Producer::Unknown;
         }
-        if let Some(older) = lane.replacing.replace(plan.id) {
+        if let Some(older) = lane.replacing.replace(id) {
             self.settling.forget(older);
         }
         let topic = lane.topic as usize;
@@ -225,26 +217,62 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             .filter(|records| !records.is_empty());
         let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
         let breaker = &self.intake.topics[topic].breaker;
+        if planted::is(Bug::TopicQuarantinedForTheClock) {
+            for at in 0..count {
+                let row = recut(&rows, [at]);
+                self.quarantine_suspect(&row, why, 1);
+            }
+            self.intake.forget_rows(rows);
+            self.forget_replaced(ix);
+            return;
+        }
         if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
             self.intake.give_back_rows(ix, rows);
             self.trip(topic, why, now);
             return;
         }
         match records {
-            None if count > 1 => self.split(ix, rows, seen, why),
+            None if count > 1 => self.split(ix, rows, run, seen, why),
             _ => {
                 let mut bad: Vec<usize> =
                     records.map_or_else(|| vec![0], |at| at.iter().map(|at| *at as usize).collect());
                 bad.sort_unstable();
                 bad.dedup();
-                let good: Vec<usize> = (0..count).filter(|at| bad.binary_search(at).is_err()).collect();
-                self.replace(ix, rows, seen, &[good], &bad, why, now);
+                let (pieces, bad) = self.another_attempt(&rows, &bad);
+                self.replace(ix, rows, run, seen, &pieces, &bad, why, now);
             }
         }
     }
 
+    /// The pieces that remain of a batch whose `bad` records were rejected, and those of them that have no attempt left. One that has
+    /// goes again in its place and alone, so that order is kept.
+    fn another_attempt(&mut self, rows: &Rows, bad: &[usize]) -> (Vec<Vec<usize>>, Vec<usize>) {
+        let (mut pieces, mut piece, mut spent) = (Vec::new(), Vec::new(), Vec::new());
+        for at in 0..rows.len() {
+            if bad.binary_search(&at).is_err() {
+                piece.push(at);
+                continue;
+            }
+            let meta = rows.meta[at];
+            let before = self.intake.attempts.get(&meta.key).filter(|(print, _)| *print == meta.print);
+            let attempts = before.map_or(0, |(_, attempts)| *attempts) + 1;
+            if attempts >= self.intake.outbox(meta.key.outbox).route.max_attempts {
+                spent.push(at);
+                continue;
+            }
+            if self.intake.attempts.len() >= ATTEMPTS_MAX {
+                self.intake.attempts.clear();
+            }
+            self.intake.attempts.insert(meta.key, (meta.print, attempts));
+            pieces.push(std::mem::take(&mut piece));
+            pieces.push(vec![at]);
+        }
+        pieces.push(piece);
+        (pieces, spent)
+    }
+
     /// No record was named: halves are tried.
-    fn split(&mut self, ix: u32, rows: Rows, seen: Instant, why: &Why) {
+    fn split(&mut self, ix: u32, rows: Rows, run: RunId, seen: Instant, why: &Why) {
         let half = rows.len() / 2;
         if why.code == Some(MESSAGE_TOO_LARGE) {
             let topic = self.intake.lanes[ix as usize].topic as usize;
@@ -257,7 +285,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let (first, second) = ((0..half).collect::<Vec<_>>(), (half..rows.len()).collect::<Vec<_>>());
         let now = self.clock.now();
-        self.replace(ix, rows, seen, &[first, second], &[], why, now);
+        self.replace(ix, rows, run, seen, &[first, second], &[], why, now);
     }
 
     /// The rejected batch becomes pieces, to be sent first and in order, and suspects.
@@ -266,6 +294,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         &mut self,
         ix: u32,
         rows: Rows,
+        run: RunId,
         seen: Instant,
         pieces: &[Vec<usize>],
         bad: &[usize],
@@ -280,7 +309,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.forget_rows(rows);
         let lane = &mut self.intake.lanes[ix as usize];
         for rows in pieces.into_iter().rev() {
-            lane.pieces.push_front(Batch { rows, seen });
+            lane.pieces.push_front(Batch { rows, run, seen });
         }
         let topic = lane.topic as usize;
         let mut verdict = Verdict::Wait;
@@ -357,17 +386,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     fn set_suspect_aside(&mut self, suspect: Suspect) {
-        let meta = suspect.row.meta[0];
-        let outbox = self.intake.outbox(meta.key.outbox);
-        log::error!(
-            "outbox {}: row with rowid {} is set aside for this run: {}. It stays in the table; the rows after it go on",
-            outbox.route.name,
-            meta.key.rowid,
-            suspect.why
-        );
-        outbox.set_aside(RowMark { rowid: meta.key.rowid, print: meta.print });
-        self.figures.outboxes[usize::from(meta.key.outbox.0)].set_aside.fetch_add(1, Relaxed);
+        let attempts = self.intake.outbox(suspect.row.meta[0].key.outbox).route.max_attempts;
+        self.quarantine_suspect(&suspect.row, &suspect.why, attempts);
         self.intake.forget_rows(suspect.row);
+    }
+
+    fn quarantine_suspect(&mut self, row: &Rows, why: &Why, attempts: u32) {
+        let meta = row.meta[0];
+        let mark = RowMark { rowid: meta.key.rowid, print: meta.print };
+        self.quarantine(meta.key, mark, Fault::Rejected, why, attempts);
     }
 }
 

@@ -4,7 +4,7 @@
 //! were rejected; a topic (or a clock) that rejects everything costs no record anything. Does not know: lanes' queues, SQL, sockets.
 
 use super::lanes::Lane;
-use crate::model::{Rows, Why};
+use crate::model::{RowMeta, Rows, Why};
 use std::time::{Duration, Instant};
 
 /// So many records rejected with one code and nothing accepted between: it is the topic.
@@ -117,9 +117,23 @@ impl Breaker {
         back
     }
 
-    /// The suspects, when the file they were read from is no longer the one at hand.
-    pub fn acquit(&mut self) -> Vec<Suspect> {
-        std::mem::take(&mut self.suspects)
+    pub fn suspects(&self) -> &[Suspect] {
+        &self.suspects
+    }
+
+    /// Suspects learn where their rows are now. Returns those whose rows are no longer there (`None`).
+    pub fn renumber(&mut self, mut now: impl FnMut(&RowMeta) -> Option<i64>) -> Vec<Suspect> {
+        let mut gone = Vec::new();
+        for mut suspect in std::mem::take(&mut self.suspects) {
+            match now(&suspect.row.meta[0]) {
+                Some(rowid) => {
+                    suspect.row.meta[0].key.rowid = rowid;
+                    self.suspects.push(suspect);
+                }
+                None => gone.push(suspect),
+            }
+        }
+        gone
     }
 
     /// Suspects that were not contradicted for a minute.

@@ -9,7 +9,10 @@ use super::breaker::Breaker;
 use super::lanes::{Batch, Lane, Phase, Standing};
 use super::ledger::{Known, Leaver, Ledger};
 use super::route::{self, Encoder, Route, Unroutable};
-use crate::model::{Flow, OutboxIx, PartitionStart, Plan, RowMark, RowView, Rows, RunId, Target, Topic, Version};
+use crate::model::{
+    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, PlanId, RowKey, RowMark, RowView, Rows, RunId, Target, Topic,
+    Version,
+};
 use crate::telemetry::trouble::Trouble;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,35 +49,61 @@ pub struct Outbox {
     /// Not looked at before this, because of `trouble`.
     pub retry_at: Option<Instant>,
     pub trouble: Trouble,
-    /// Set-aside rows have reached their limit; nothing is taken until the daemon is restarted.
+    /// Set-aside rows have reached their limit; nothing is taken until there are fewer.
     pub paused: bool,
+    /// The state file knows what the fingerprints are made of.
+    pub columns_noted: bool,
     /// When the oldest row that is still in the table and not held was noticed.
     pub behind_since: Option<Instant>,
     pub topics: usize,
 }
 
 impl Outbox {
-    /// The row stays in the table, whatever the reason. At the limit the outbox pauses: memory and log have one.
-    pub fn set_aside(&mut self, mark: RowMark) {
-        self.ledger.set_aside(mark);
+    /// The row stays in the table, whatever the reason. At the limit the outbox pauses: memory, state file and log have one.
+    pub fn set_aside(&mut self, mark: RowMark, published: bool) {
+        self.ledger.set_aside(mark, published);
+        self.pause_if_full();
+    }
+
+    pub fn pause_if_full(&mut self) {
         if self.ledger.is_full() && !self.paused {
             self.paused = true;
             log::error!(
-                "outbox {}: {} rows are set aside, the most there may be; it pauses. Remove their cause or the rows, then restart",
+                "outbox {}: {} rows are in quarantine, the most there may be; it pauses until some are retried, discarded or removed: \
+                 outboxd dead list --outbox {}",
                 self.route.name,
-                self.ledger.set_aside_rows()
+                self.ledger.set_aside_rows(),
+                self.route.name
             );
+        } else if self.paused && !self.ledger.is_full() {
+            self.paused = false;
+            self.again = true;
+            self.more = Behind::Ready;
+            log::info!("outbox {}: goes on, the quarantine has room again", self.route.name);
         }
     }
+}
+
+/// A row that goes again under the message id it had: whether it was published can't be proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resent {
+    pub print: Fingerprint,
+    pub run: RunId,
+    pub message: u64,
+    /// The plan it was in. That one stays in the state file until all of its rows are in plans again.
+    pub plan: PlanId,
 }
 
 /// One topic that rows were routed to.
 #[derive(Debug)]
 pub struct TopicState {
     pub name: Topic,
-    /// By partition; `None` until a row goes there. Empty: not open yet.
+    /// By partition; `None` until a row goes there.
     pub lanes: Vec<Option<u32>>,
+    /// Empty: not open yet.
     pub starts: Vec<PartitionStart>,
+    /// The sink was asked for it. A topic that only an earlier run's batch goes to need not be there.
+    pub asked: bool,
     /// Where rows with a null key go until the next batch.
     pub null_partition: i32,
     /// The largest batch; shrinks when the broker says so.
@@ -85,7 +114,7 @@ pub struct TopicState {
 
 impl TopicState {
     pub fn is_open(&self) -> bool {
-        !self.lanes.is_empty()
+        !self.starts.is_empty()
     }
 }
 
@@ -116,7 +145,12 @@ pub struct Intake {
     pub ready: Vec<u32>,
     /// Rows set aside since the relay last looked, to be logged and counted.
     pub unroutable: Vec<(OutboxIx, RowMark, Unroutable)>,
-    encoder: Encoder,
+    /// Rows of earlier plans that go again under their message ids.
+    pub resent: HashMap<RowKey, Resent>,
+    /// Rows that were rejected and have attempts left: how many were made.
+    pub attempts: HashMap<RowKey, (Fingerprint, u32)>,
+    pub encoder: Encoder,
+    pub run: RunId,
     spare: Vec<Vec<u8>>,
     name: String,
     random: fastrand::Rng,
@@ -135,6 +169,7 @@ impl Intake {
                 again: false,
                 retry_at: None,
                 paused: false,
+                columns_noted: false,
                 behind_since: None,
                 topics: 0,
             })
@@ -151,7 +186,10 @@ impl Intake {
             to_open: Vec::new(),
             ready: Vec::new(),
             unroutable: Vec::new(),
+            resent: HashMap::new(),
+            attempts: HashMap::new(),
             encoder: Encoder::new(run),
+            run,
             spare: Vec::new(),
             name: String::new(),
             random,
@@ -166,8 +204,18 @@ impl Intake {
         self.topic_index.get(name).copied()
     }
 
-    /// The topic's place in the list; a new one is asked for.
+    /// The topic's place in the list; the sink is asked for it.
     pub fn topic(&mut self, name: &str) -> u32 {
+        let ix = self.topic_unasked(name);
+        let topic = &mut self.topics[ix as usize];
+        if !topic.asked {
+            topic.asked = true;
+            self.to_open.push(topic.name.clone());
+        }
+        ix
+    }
+
+    fn topic_unasked(&mut self, name: &str) -> u32 {
         if let Some(ix) = self.topic_index.get(name) {
             return *ix;
         }
@@ -177,14 +225,28 @@ impl Intake {
             name: name.clone(),
             lanes: Vec::new(),
             starts: Vec::new(),
+            asked: false,
             null_partition: 0,
             batch_bytes_max: self.limits.batch_bytes_max,
             breaker: Breaker::default(),
             trouble: Trouble::new(format!("topic {name}")),
         });
-        self.topic_index.insert(name.clone(), ix);
-        self.to_open.push(name);
+        self.topic_index.insert(name, ix);
         ix
+    }
+
+    /// The lane that an earlier run's batch belongs to, whatever topic and partition count are now.
+    pub fn lane_of(&mut self, target: &Target, noted_offset: i64, leader_epoch: i32) -> u32 {
+        let topic = self.topic_unasked(&target.topic);
+        let state = &mut self.topics[topic as usize];
+        let partition = target.partition as usize;
+        if state.lanes.len() <= partition {
+            state.lanes.resize(partition + 1, None);
+        }
+        match state.lanes[partition] {
+            Some(lane) => lane,
+            None => self.new_lane(topic, target.partition, noted_offset, leader_epoch),
+        }
     }
 
     /// The sink knows the topic's partitions, or that there are more of them.
@@ -194,9 +256,9 @@ impl Intake {
         }
         let ix = self.topic(name);
         let topic = &mut self.topics[ix as usize];
-        if topic.is_open() && starts.len() < topic.lanes.len() {
+        if topic.is_open() && starts.len() < topic.starts.len() {
             // Fewer partitions: the topic was re-created. Lanes beyond the end keep their batch and stay.
-            log::warn!("topic {name} has {} partitions now, it had {}", starts.len(), topic.lanes.len());
+            log::warn!("topic {name} has {} partitions now, it had {}", starts.len(), topic.starts.len());
         }
         let count = starts.len().max(topic.lanes.len());
         topic.lanes.resize(count, None);
@@ -236,13 +298,22 @@ impl Intake {
                 if self.outbox(ix).paused {
                     return Flow::Stop;
                 }
-                self.outbox(ix).set_aside(mark);
+                self.outbox(ix).set_aside(mark, false);
                 self.unroutable.push((ix, mark, reason));
             }
             Place::Lane(lane) => self.put(ix, lane, row, seen),
         }
         self.outbox(ix).ledger.came_to(mark);
         Flow::Continue
+    }
+
+    /// The message id of a row that goes again, if this is one.
+    fn resent_as(&self, ix: OutboxIx, row: &RowView<'_>) -> Option<(RunId, u64)> {
+        if self.resent.is_empty() {
+            return None;
+        }
+        let resent = self.resent.get(&RowKey { outbox: ix, rowid: row.rowid })?;
+        (resent.print == row.print).then_some((resent.run, resent.message))
     }
 
     fn place(&mut self, ix: OutboxIx, row: &RowView<'_>, now: Instant) -> Place {
@@ -271,7 +342,8 @@ impl Intake {
         if self.outboxes[usize::from(ix.0)].ledger.is_marked(Leaver::Lane(lane)) {
             return Place::Leave(Leaver::Lane(lane));
         }
-        self.room(lane, bytes, now)
+        let run = self.resent_as(ix, row).map_or(self.run, |(run, _)| run);
+        self.room(lane, run, bytes, now)
     }
 
     fn topic_for(&mut self, ix: OutboxIx, row: &RowView<'_>) -> Result<u32, Unroutable> {
@@ -279,9 +351,9 @@ impl Intake {
         let outbox = &self.outboxes[usize::from(ix.0)];
         let known = match outbox.route.literal() {
             // The one topic of an outbox without a template is looked up by its name as configured: no copy per row.
-            Some(literal) => self.topic_index.get(literal).copied().ok_or(Ok(literal)),
+            Some(literal) => self.known_topic(literal).ok_or(Ok(literal)),
             None => match outbox.route.topic(row, &mut name) {
-                Ok(()) => self.topic_index.get(name.as_str()).copied().ok_or(Ok(name.as_str())),
+                Ok(()) => self.known_topic(name.as_str()).ok_or(Ok(name.as_str())),
                 Err(reason) => Err(Err(reason)),
             },
         };
@@ -299,6 +371,11 @@ impl Intake {
         };
         self.name = name;
         found
+    }
+
+    /// A topic the sink was asked for.
+    fn known_topic(&self, name: &str) -> Option<u32> {
+        self.topic_of(name).filter(|ix| self.topics[*ix as usize].asked)
     }
 
     /// Rows with a null key go to one partition per batch, and pass by partitions that are in trouble.
@@ -324,16 +401,21 @@ impl Intake {
         if let Some(lane) = state.lanes[partition as usize] {
             return lane;
         }
-        let lane = self.lanes.len() as u32;
-        state.lanes[partition as usize] = Some(lane);
         let start = state.starts[partition as usize];
+        self.new_lane(topic, partition, start.end_offset, start.leader_epoch)
+    }
+
+    fn new_lane(&mut self, topic: u32, partition: i32, noted_offset: i64, leader_epoch: i32) -> u32 {
+        let lane = self.lanes.len() as u32;
+        let state = &mut self.topics[topic as usize];
+        state.lanes[partition as usize] = Some(lane);
         let backoff = Backoff::new(self.limits.retry_backoff, self.limits.retry_backoff_max);
         let target = Target { topic: state.name.clone(), partition };
-        self.lanes.push(Lane::new(target, topic, start.end_offset, start.leader_epoch, backoff));
+        self.lanes.push(Lane::new(target, topic, noted_offset, leader_epoch, backoff));
         lane
     }
 
-    fn room(&self, ix: u32, bytes: usize, now: Instant) -> Place {
+    fn room(&self, ix: u32, run: RunId, bytes: usize, now: Instant) -> Place {
         let lane = &self.lanes[ix as usize];
         let topic = &self.topics[lane.topic as usize];
         let leave = Place::Leave(Leaver::Lane(ix));
@@ -354,6 +436,8 @@ impl Intake {
                 let alone = lane.is_idle() && bytes > free && self.held_bytes <= self.limits.held_bytes_max / 2;
                 if bytes <= free || alone { Place::Lane(ix) } else { wait }
             }
+            // A batch carries the message ids of one run.
+            Some(batch) if batch.run != run => wait,
             Some(batch) => {
                 // Each batch may have a quarter of what it and the free memory make: however many lanes are stuck, there is a share
                 // left for the next.
@@ -365,10 +449,12 @@ impl Intake {
     }
 
     fn put(&mut self, ix: OutboxIx, lane_ix: u32, row: &RowView<'_>, seen: Instant) {
+        let again = self.resent_as(ix, row);
         let lane = &mut self.lanes[lane_ix as usize];
         let batch = lane.collecting.get_or_insert_with(|| {
             let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_STEP_BYTES));
-            Batch { rows: Rows { bytes, meta: Vec::new() }, seen }
+            let run = again.map_or(self.run, |(run, _)| run);
+            Batch { rows: Rows { bytes, meta: Vec::new() }, run, seen }
         });
         batch.seen = batch.seen.min(seen);
         let before = batch.rows.bytes.len();
@@ -377,7 +463,10 @@ impl Intake {
             batch.rows.bytes.reserve_exact(bound.max(BUFFER_STEP_BYTES));
         }
         let outbox = &mut self.outboxes[usize::from(ix.0)];
-        self.encoder.append(ix, &outbox.route, row, &mut batch.rows);
+        match again {
+            None => self.encoder.append(ix, &outbox.route, row, &mut batch.rows),
+            Some(id) => self.encoder.append_again(ix, &outbox.route, row, id, &mut batch.rows),
+        }
         outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
         self.held_bytes += batch.rows.bytes.len() - before;
         self.held_rows += 1;

@@ -5,7 +5,7 @@
 
 use super::backoff::Backoff;
 use crate::kafka::record_batch::sequence_after;
-use crate::model::{Plan, PlanId, Rows, Target, Triple};
+use crate::model::{Plan, PlanId, Rows, RunId, Target, Triple, Why};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +15,14 @@ pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A full lane whose batch is on its way for less than this will have room soon: a look waits for it instead of passing it by.
 pub const SOON: Duration = Duration::from_millis(50);
 /// The highest epoch before a new producer id is needed; the broker refuses to go beyond.
-const EPOCH_MAX: i16 = 32_766;
+pub const EPOCH_MAX: i16 = 32_766;
 
 /// Rows on their way to become a plan.
 #[derive(Debug)]
 pub struct Batch {
     pub rows: Rows,
+    /// Whose message ids the rows carry: this run's, or those of an earlier one for rows that are sent again.
+    pub run: RunId,
     /// When the earliest commit among the rows was noticed.
     pub seen: Instant,
 }
@@ -36,12 +38,25 @@ pub enum Phase {
     Sent { at: Instant },
     /// The last attempt failed; the same rows go again under the same triple.
     Waiting { until: Instant },
+    /// Nothing is sent before the partition's leader has said what became of it.
+    Asking,
 }
 
 impl Phase {
     pub fn is_sent(self) -> bool {
         matches!(self, Phase::Sent { .. })
     }
+}
+
+/// Why the leader is asked what became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// An earlier run planned it and may have sent it. `whole`: all of its rows are still as they were.
+    Left { whole: bool },
+    /// The current leader refuses its sequence, again and again.
+    OutOfSequence(Why),
+    /// A record was rejected after an attempt that may have been stored: validation comes before the duplicate check.
+    Rejected { why: Why, records: Option<Vec<u32>> },
 }
 
 /// A lane's batch between plan and acknowledgement.
@@ -54,6 +69,28 @@ pub struct Flight {
     pub unsure: bool,
     /// Answers 45, 47 or 59 in a row.
     pub out_of_sequence: u32,
+    /// What is asked of the leader, or was.
+    pub doubt: Option<Doubt>,
+    /// The epoch of a batch that takes this one's place under its producer id.
+    pub next_epoch: i16,
+    /// The rows it was made from are gone with their file or table: there is nothing to delete when it is stored.
+    pub disowned: bool,
+}
+
+impl Flight {
+    pub fn new(plan: Arc<Plan>, seen: Instant) -> Self {
+        let next_epoch = plan.triple.epoch.saturating_add(1);
+        Flight {
+            plan,
+            phase: Phase::Unrecorded,
+            seen,
+            unsure: false,
+            out_of_sequence: 0,
+            doubt: None,
+            next_epoch,
+            disowned: false,
+        }
+    }
 }
 
 /// Whether a lane takes and sends rows.
@@ -62,8 +99,8 @@ pub enum Standing {
     Running,
     /// The broker refuses for a reason outside the records: the batch is tried again, slowly; nothing new is taken.
     Refused,
-    /// What became of the batch can't be told without asking the log: rows are kept, nothing is sent.
-    Halted,
+    /// What became of the batch can't be told without asking the log: rows are kept, nothing is sent until it was asked.
+    Asking,
 }
 
 /// Who we are to the partition's leader.
@@ -130,7 +167,7 @@ impl Lane {
             Some(flight) => match flight.phase {
                 Phase::Sent { at } => !self.trouble && now.duration_since(at) < SOON,
                 Phase::Unrecorded | Phase::Unsent => !self.trouble,
-                Phase::Waiting { .. } => false,
+                Phase::Waiting { .. } | Phase::Asking => false,
             },
         }
     }
@@ -146,6 +183,11 @@ impl Lane {
         self.identity.is_some()
     }
 
+    /// Whether this is the producer id that the lane's next batches go under.
+    pub fn is_known_as(&self, producer_id: i64) -> bool {
+        self.identity.is_some_and(|identity| identity.producer_id == producer_id)
+    }
+
     /// The first identity, or a fresh one after the epochs were used up. A new producer id starts at sequence 0.
     pub fn introduce(&mut self, producer_id: i64) {
         assert!(
@@ -153,6 +195,15 @@ impl Lane {
             "a producer id is taken once"
         );
         self.identity = Some(Identity { producer_id, epoch: 0, next_sequence: 0 });
+    }
+
+    /// A bug that is planted: an earlier run's identity goes on.
+    pub fn inherit(&mut self, triple: Triple, count: usize) {
+        self.identity = Some(Identity {
+            producer_id: triple.producer_id,
+            epoch: triple.epoch,
+            next_sequence: sequence_after(triple.first_sequence, count as i32),
+        });
     }
 
     /// Numbers the next `count` rows; the numbers are spent whatever becomes of them.

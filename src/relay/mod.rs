@@ -13,22 +13,28 @@ mod breaker;
 mod intake;
 pub mod lanes;
 pub mod ledger;
+mod matching;
+pub mod planted;
+mod quarantine;
 mod reading;
-mod rematch;
+mod recovery;
 pub mod route;
 mod run;
 mod sending;
 mod settling;
+mod verdict;
 
 pub use run::{Channels, run};
 
-use crate::model::{OutboxIx, PlanId, RunId, SinkEvent, Topic, Wake, Why};
+use crate::model::{Left, OutboxIx, PlanId, RunId, SinkEvent, Topic, Wake, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::trouble::Trouble;
 use intake::Intake;
 use lanes::Standing;
+use quarantine::Quarantine;
 use reading::Reading;
+use recovery::Recovery;
 use route::Route;
 use settling::Settling;
 use std::collections::BTreeMap;
@@ -90,6 +96,8 @@ pub struct RelaySpec {
     /// In the source's order.
     pub routes: Vec<Route>,
     pub limits: Limits,
+    /// What an earlier run left in the state file.
+    pub left: Left,
     /// Jitter and the choice of partitions for null keys.
     pub seed: u64,
 }
@@ -106,8 +114,10 @@ pub struct Summary {
     pub deleted: u64,
     /// Rows that were on their way and stay in the table, acknowledged or not.
     pub left_in_flight: u64,
-    /// Acknowledged rows that could not be deleted in time: they will be published again.
+    /// Acknowledged rows that could not be deleted in time.
     pub left_acknowledged: u64,
+    /// Rows sent again although they may have been published.
+    pub unsure: u64,
 }
 
 /// The producer id of this relay, once it is known.
@@ -129,6 +139,8 @@ pub struct Relay<S, J, K, C> {
     intake: Intake,
     reading: Reading,
     settling: Settling,
+    quarantine: Quarantine,
+    recovery: Recovery,
     figures: Arc<Figures>,
     random: fastrand::Rng,
     producer: Producer,
@@ -161,14 +173,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         let database = figures.database.clone();
-        Relay {
+        let mut relay = Relay {
             source,
             journal,
             sink,
             clock,
             run: spec.run,
             reading: Reading::new(now),
-            settling: Settling::new(now),
+            settling: Settling::new(now, spec.first_plan.0 << DELETES_SHIFT),
+            quarantine: Quarantine::new(now),
+            recovery: Recovery::new(spec.left),
             intake,
             figures,
             random,
@@ -184,7 +198,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             sink_trouble: Trouble::new("sink".to_owned()),
             draining: None,
             summary: Summary::default(),
-        }
+        };
+        relay.begin_recovery(now);
+        relay
     }
 
     /// Takes note of an event. Nothing is done until [`Relay::work`]: events that are already there go together.
@@ -215,6 +231,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.open_topics();
         self.dispatch(now);
         self.settle(now)?;
+        self.tend_quarantine(now);
         self.rest(now);
         self.update_figures(now);
         Ok(self.drained(self.clock.now()))
@@ -236,11 +253,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min(self.dispatch_at.unwrap_or(now));
         }
         // Nothing is deleted while planned rows are looked for in a replaced file.
-        if self.reading.rematch.is_none()
+        if self.reading.matching.is_none()
             && let Some(at) = self.settling.deadline(self.is_quiet_pipeline())
         {
             earliest = earliest.min(at);
         }
+        earliest = earliest.min(self.quarantine.deadline().max(now));
         earliest = earliest.min(self.reading_deadline(now));
         self.draining.map_or(earliest, |until| earliest.min(until))
     }
@@ -296,7 +314,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             // No broker can have got it: it is not waited for, its rows stay in the table.
             let unsent = lane
                 .flight
-                .take_if(|flight| lane.standing != Standing::Halted && !flight.unsure && !flight.phase.is_sent());
+                .take_if(|flight| lane.standing != Standing::Asking && !flight.unsure && !flight.phase.is_sent());
             if let Some(flight) = unsent {
                 self.drop_flight(&flight);
             }
@@ -307,8 +325,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether a drain has come to its end: everything settled, or the time is over.
     fn drained(&mut self, now: Instant) -> bool {
         let Some(until) = self.draining else { return false };
-        // The batch of a halted lane gets no answer any more.
-        let answered = self.plans.values().all(|ix| self.intake.lanes[*ix as usize].standing == Standing::Halted);
+        // What is being asked of a leader is asked again by the next start.
+        let answered = self.plans.values().all(|ix| self.intake.lanes[*ix as usize].standing == Standing::Asking);
         if !(answered && self.settling.is_empty()) && now < until {
             return false;
         }
@@ -321,6 +339,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.source.let_go();
         let flights = self.plans.values().filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref());
         self.summary.left_in_flight += flights.map(|flight| flight.plan.rows.len() as u64).sum::<u64>();
+        self.summary.left_in_flight += self.recovery.left_rows() as u64;
         self.summary.left_acknowledged = self.settling.rows() as u64;
         true
     }
@@ -347,6 +366,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 }
 
+/// Numbers of deletes rise over all runs: each start has this many bits for every plan there was before it.
+const DELETES_SHIFT: u32 = 15;
 /// How often the slower figures are brought up to date.
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// How often lanes in flight are looked through for late ones.

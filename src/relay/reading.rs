@@ -4,9 +4,10 @@
 //! an idle database is let go. Does not know: how rows are routed, what SQL a look is.
 
 use super::intake::Behind;
-use super::rematch::Rematch;
+use super::matching::Matching;
 use super::{Fatal, Relay};
-use crate::model::{Budget, Flow, JournalMode, Look, LookEnd, OutboxIx, Start, Version, Wake, Why};
+use crate::failpoint;
+use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Wake, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -94,7 +95,7 @@ pub(super) struct Reading {
     busy_step: Duration,
     room: bool,
     sweep: Sweep,
-    pub(super) rematch: Option<Rematch>,
+    pub(super) matching: Option<Matching>,
     /// The outbox that is looked at first, in turn.
     first: usize,
 }
@@ -119,7 +120,7 @@ impl Reading {
             busy_step: PROMISE_STEP,
             room: false,
             sweep: Sweep { wanted: false, running: None, not_before: now, spent: Duration::ZERO },
-            rematch: None,
+            matching: None,
             first: 0,
         }
     }
@@ -207,8 +208,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.reading.busy_since.is_some() && self.reading.look_at.is_some_and(|at| now < at) {
             return Ok(());
         }
-        if self.reading.rematch.is_some() {
-            self.rematch_slice(now);
+        if self.reading.matching.is_some() {
+            self.match_slice(now);
             return Ok(());
         }
         if self.draining.is_some() {
@@ -361,6 +362,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         };
         outbox.retry_at = None;
+        if !outbox.columns_noted
+            && let Some(traits) = self.source.traits(ix)
+        {
+            outbox.columns_noted = true;
+            self.quarantine.columns(ix, traits.columns.clone());
+        }
+        let outbox = self.intake.outbox(ix);
         outbox.version = Some(look.version);
         outbox.trouble.over(now);
         outbox.more = match look.end {
@@ -398,6 +406,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let mut last = None;
         let intake = &mut self.intake;
         let result = self.source.look(ix, start, Budget { rows, time, before }, &mut |row| {
+            failpoint::hit("seen");
             let flow = intake.take(ix, row, seen, now);
             if flow == Flow::Continue {
                 last = Some(row.rowid);
@@ -405,6 +414,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             flow
         });
         self.figures.looks.fetch_add(1, Relaxed);
+        if last.is_some() {
+            failpoint::hit("routed");
+        }
         if let Ok(look) = &result {
             self.figures.longest_read_us.fetch_max(look.held.as_micros() as u64, Relaxed);
             self.reading.saw(look.version, now);
@@ -421,12 +433,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     fn log_unroutable(&mut self) {
         for (ix, mark, reason) in std::mem::take(&mut self.intake.unroutable) {
-            let name = &self.intake.outboxes[usize::from(ix.0)].route.name;
-            log::error!(
-                "outbox {name}: row with rowid {} is set aside for this run: {reason}. It stays in the table; the rows after it go on",
-                mark.rowid
-            );
-            self.figures.outboxes[usize::from(ix.0)].set_aside.fetch_add(1, Relaxed);
+            let key = RowKey { outbox: ix, rowid: mark.rowid };
+            self.quarantine(key, mark, Fault::Unroutable, &Why::new(reason.to_string()), 0);
         }
     }
 
@@ -517,7 +525,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Housekeeping when there is nothing better to do: plans are forgotten, an idle database is let go.
     pub(super) fn rest(&mut self, now: Instant) {
-        if self.settling.wants_forgetting(now) && self.is_quiet_pipeline() {
+        if (self.settling.wants_forgetting(now) || self.quarantine.has_notes()) && self.is_quiet_pipeline() {
             self.forget_settled(now, false);
         }
         let keep = if self.reading.rechecking { Duration::ZERO } else { LET_GO_AFTER };
@@ -527,7 +535,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             && self.settling.is_empty()
             && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
-            && self.reading.rematch.is_none();
+            && self.reading.matching.is_none();
         if idle {
             self.forget_settled(now, true);
             log::debug!(
@@ -548,12 +556,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     pub(super) fn reading_deadline(&self, now: Instant) -> Instant {
         let reading = &self.reading;
-        if self.draining.is_some() && reading.rematch.is_none() {
+        if self.draining.is_some() && reading.matching.is_none() {
             return now + NET_EVERY;
         }
-        if let Some(rematch) = &reading.rematch {
+        if let Some(matching) = &reading.matching {
             let busy_until = reading.look_at.filter(|_| reading.busy_since.is_some());
-            return now.max(rematch.not_before).max(busy_until.unwrap_or(now));
+            return now.max(matching.not_before).max(busy_until.unwrap_or(now));
         }
         let mut earliest = reading.net_at;
         if let Some(at) = reading.look_at {

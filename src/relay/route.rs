@@ -39,6 +39,8 @@ pub struct Route {
     pub event_id: bool,
     /// How many topics a template may open.
     pub topics_max: usize,
+    /// How often a record is rejected for its own fault before it is quarantined.
+    pub max_attempts: u32,
 }
 
 /// Why a row can't become a record. The row is set aside.
@@ -110,6 +112,7 @@ pub fn partition(row: &RowView<'_>, partition_count: i32) -> Option<i32> {
 /// Encodes rows as records; keeps what repeats (the run's half of the message id, the header list's allocation).
 #[derive(Debug)]
 pub struct Encoder {
+    run: RunId,
     message_id: Vec<u8>,
     prefix_bytes: usize,
     next_message: u64,
@@ -117,14 +120,34 @@ pub struct Encoder {
 
 impl Encoder {
     pub fn new(run: RunId) -> Self {
-        let prefix = format!("{run}-").into_bytes();
-        Encoder { prefix_bytes: prefix.len(), message_id: prefix, next_message: 1 }
+        let prefix = prefix(run);
+        Encoder { run, prefix_bytes: prefix.len(), message_id: prefix, next_message: 1 }
     }
 
-    /// Appends the row's record to `rows`.
+    /// Appends the row's record to `rows`, under a message id that was never given before.
     pub fn append(&mut self, outbox: OutboxIx, route: &Route, row: &RowView<'_>, rows: &mut Rows) {
         let message = self.next_message;
         self.next_message += 1;
+        self.encode(outbox, route, row, message, rows);
+    }
+
+    /// The same for a row that goes again, under the message id it had.
+    pub fn append_again(
+        &mut self,
+        outbox: OutboxIx,
+        route: &Route,
+        row: &RowView<'_>,
+        (run, message): (RunId, u64),
+        rows: &mut Rows,
+    ) {
+        let ours = (run != self.run).then(|| std::mem::replace(&mut self.message_id, prefix(run)));
+        self.encode(outbox, route, row, message, rows);
+        if let Some(ours) = ours {
+            self.message_id = ours;
+        }
+    }
+
+    fn encode(&mut self, outbox: OutboxIx, route: &Route, row: &RowView<'_>, message: u64, rows: &mut Rows) {
         self.message_id.truncate(self.prefix_bytes);
         self.message_id.extend_from_slice(itoa::Buffer::new().format(message).as_bytes());
         let id = match row.fields[field::EVENT_ID] {
@@ -156,6 +179,10 @@ impl Encoder {
             event_id: event_id.as_ref().map(span).unwrap_or_default(),
         });
     }
+}
+
+fn prefix(run: RunId) -> Vec<u8> {
+    format!("{run}-").into_bytes()
 }
 
 fn span(range: &std::ops::Range<usize>) -> Span {

@@ -5,11 +5,12 @@
 
 use super::lanes::{Flight, LATE_AFTER, Phase, SOON, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
-use crate::model::{Plan, PlanId};
+use crate::failpoint;
+use crate::model::{Plan, PlanId, Rows, RunId, Triple};
 use crate::ports::{Change, Clock, Journal, Manner, Sink, Source, SourceError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// After a failed sync or a failed write of the state file.
 const DISPATCH_RETRY: Duration = Duration::from_millis(200);
@@ -19,7 +20,7 @@ const FULL_RETRY: Duration = Duration::from_millis(1);
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether lanes that are ready could be planned now.
     pub(super) fn can_dispatch(&self) -> bool {
-        self.draining.is_none() && self.reading.rematch.is_none() && matches!(self.producer, Producer::Known(_))
+        self.draining.is_none() && self.reading.matching.is_none() && matches!(self.producer, Producer::Known(_))
     }
 
     /// Plans and sends what is ready.
@@ -41,6 +42,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.could_not_sync(error, now);
             return;
         }
+        failpoint::hit("synced");
         self.settling.synced();
         if ready {
             self.plan_ready();
@@ -69,6 +71,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let first_attempt = self.clock.wall();
         // Batches that leave make room for the next look.
         self.reading.room();
+        // In the order in which rows were taken: of plans with the same rows the later one counts after a crash.
         for ix in std::mem::take(&mut self.intake.ready) {
             let lane = &mut self.intake.lanes[ix as usize];
             lane.queued = false;
@@ -79,30 +82,44 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 lane.introduce(producer_id);
             }
             let Some(batch) = lane.next_batch() else { continue };
-            let plan = Plan {
-                id: PlanId(self.next_plan),
-                target: lane.target.clone(),
-                triple: lane.number(batch.rows.len()),
-                run: self.run,
-                noted_offset: lane.noted_offset,
-                leader_epoch: lane.leader_epoch,
-                first_attempt,
-                rows: Arc::new(batch.rows),
-            };
-            self.next_plan += 1;
-            self.plans.insert(plan.id, ix);
+            let triple = lane.number(batch.rows.len());
             let (topic, partition) = (lane.topic, lane.target.partition);
-            lane.flight = Some(Flight {
-                plan: Arc::new(plan),
-                phase: Phase::Unrecorded,
-                seen: batch.seen,
-                unsure: false,
-                out_of_sequence: 0,
-            });
-            self.waiting.push(ix);
+            let plan = self.new_plan(ix, triple, batch.run, first_attempt, batch.rows);
+            self.planned_again(&plan);
+            self.fly(ix, Flight::new(plan, batch.seen));
             self.intake.turn_null_partition(topic, partition);
             self.figures.batches.fetch_add(1, Relaxed);
         }
+    }
+
+    pub(super) fn new_plan(
+        &mut self,
+        ix: u32,
+        triple: Triple,
+        run: RunId,
+        first_attempt: SystemTime,
+        rows: Rows,
+    ) -> Arc<Plan> {
+        let lane = &self.intake.lanes[ix as usize];
+        let plan = Plan {
+            id: PlanId(self.next_plan),
+            target: lane.target.clone(),
+            triple,
+            run,
+            noted_offset: lane.noted_offset,
+            leader_epoch: lane.leader_epoch,
+            first_attempt,
+            rows: Arc::new(rows),
+        };
+        self.next_plan += 1;
+        Arc::new(plan)
+    }
+
+    /// The lane's one batch, on its way from here on.
+    pub(super) fn fly(&mut self, ix: u32, flight: Flight) {
+        self.plans.insert(flight.plan.id, ix);
+        self.waiting.push(ix);
+        self.intake.lanes[ix as usize].flight = Some(flight);
     }
 
     /// One state file transaction: the new plans, the acknowledgements and the settled plans since the last one.
@@ -117,7 +134,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Some((*ix, lane.replacing, [flight.plan.clone()]))
             })
             .collect();
-        let mut changes: Vec<Change<'_>> = self.settling.changes();
+        let mut changes: Vec<Change<'_>> = self.quarantine.changes();
+        let notes = changes.len();
+        changes.extend(self.settling.changes());
         for (_, replacing, plan) in &unrecorded {
             changes.push(match replacing {
                 Some(old) => Change::Replaced { old: *old, new: plan },
@@ -136,8 +155,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.journal_trouble.over(now);
         self.dispatch_at = None;
+        for change in &changes {
+            match change {
+                Change::Acknowledged { .. } => failpoint::hit("acknowledged"),
+                Change::Settled { .. } => failpoint::hit("settled"),
+                Change::Planned(_) | Change::Replaced { .. } => failpoint::hit("planned"),
+                _ => {}
+            }
+        }
         drop(changes);
+        self.quarantine.recorded(notes);
         self.settling.recorded();
+        if sync || !self.intake.limits.power_loss {
+            self.settling.state_synced();
+        }
         for (ix, ..) in unrecorded {
             let lane = &mut self.intake.lanes[ix as usize];
             lane.replacing = None;
@@ -156,11 +187,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let manner = if lane.trouble { Manner::Alone } else { Manner::Merged };
             let Some(flight) = &mut lane.flight else { return false };
             if flight.phase != Phase::Unsent {
-                return !matches!(flight.phase, Phase::Sent { .. });
+                return !matches!(flight.phase, Phase::Sent { .. } | Phase::Asking);
             }
             if self.sink.send(&flight.plan, manner).is_err() {
                 return true;
             }
+            failpoint::hit("sent");
             flight.phase = Phase::Sent { at: now };
             false
         });
@@ -174,7 +206,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if let Some(flight) = &mut lane.flight
                 && let Phase::Waiting { until } = flight.phase
                 && until <= now
-                && lane.standing != Standing::Halted
             {
                 flight.phase = Phase::Unsent;
             }
@@ -211,8 +242,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         match lane.flight.as_ref()?.phase {
             Phase::Unrecorded => Some(self.dispatch_at.unwrap_or(now)),
             Phase::Unsent => Some(now + FULL_RETRY),
-            Phase::Sent { .. } => None,
-            Phase::Waiting { until } => (lane.standing != Standing::Halted).then_some(until),
+            Phase::Sent { .. } | Phase::Asking => None,
+            Phase::Waiting { until } => Some(until),
         }
     }
 }

@@ -4,11 +4,13 @@
 //! within their spacing while somebody else uses the database. Does not know: how a delete is done.
 
 use super::intake::Behind;
+use super::planted::{self, Bug};
 use super::{Fatal, Relay};
-use crate::model::{Deletion, JournalMode, OutboxIx, Plan, PlanId, RowKey, RowMark};
+use crate::failpoint;
+use crate::model::{Deletion, Fault, JournalMode, OutboxIx, Plan, PlanId, RowKey, RowMark, Why};
 use crate::ports::{Change, Clock, DeleteOrder, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -50,6 +52,14 @@ const ROW_COST: Duration = Duration::from_micros(1);
 const PLAN_ROWS_MIN: usize = 64;
 const PLAN_ROWS_MAX: usize = 8_192;
 
+/// Rows that are deleted because an operator asked for it.
+#[derive(Clone, Debug)]
+pub(super) struct Errand {
+    pub request: i64,
+    /// Which rows, and whether they were published.
+    pub published: BTreeMap<RowKey, bool>,
+}
+
 #[derive(Debug)]
 struct Acknowledged {
     plan: Arc<Plan>,
@@ -57,6 +67,8 @@ struct Acknowledged {
     at: Instant,
     /// The state file knows.
     recorded: bool,
+    /// Not a plan of the state file's.
+    errand: Option<Errand>,
 }
 
 /// Plans between acknowledgement and oblivion.
@@ -69,6 +81,12 @@ pub(super) struct Settling {
     deleted_at: Option<Instant>,
     /// Can be forgotten.
     settled: Vec<PlanId>,
+    /// Deleted plans that the state file may still hold: a record of theirs that was not synced does not count.
+    booked: Vec<PlanId>,
+    /// Plans with rows of outboxes that are no longer configured: never forgotten.
+    lasting: BTreeSet<PlanId>,
+    /// Plans that are noted as being deleted, and the delete did not commit.
+    noted: Vec<PlanId>,
     last_delete: Option<Instant>,
     /// Not before, because somebody else was there.
     retry_at: Option<Instant>,
@@ -84,18 +102,22 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    pub(super) fn new(now: Instant) -> Self {
+    /// `first_delete`: above every number that an earlier run gave to a delete.
+    pub(super) fn new(now: Instant, first_delete: u64) -> Self {
         Settling {
             acknowledged: VecDeque::new(),
             rows: 0,
             deleted: Vec::new(),
             deleted_at: None,
             settled: Vec::new(),
+            booked: Vec::new(),
+            lasting: BTreeSet::new(),
+            noted: Vec::new(),
             last_delete: None,
             retry_at: None,
             polite_since: None,
             busy_step: POLITE_STEP,
-            number: 0,
+            number: first_delete,
             row_cost: ROW_COST,
             others_seen: now,
             started: now,
@@ -115,28 +137,69 @@ impl Settling {
 
     pub(super) fn acknowledged(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
         self.rows += plan.rows.len();
-        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: false });
+        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: false, errand: None });
     }
 
-    /// A plan that was never appended is dropped.
-    pub(super) fn forget(&mut self, plan: PlanId) {
-        self.settled.push(plan);
+    /// What an earlier run was told: the state file knows.
+    pub(super) fn acknowledged_before(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
+        self.rows += plan.rows.len();
+        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: true, errand: None });
+    }
+
+    pub(super) fn errand(&mut self, plan: Arc<Plan>, errand: Errand, at: Instant) {
+        self.rows += plan.rows.len();
+        self.acknowledged.push_back(Acknowledged { plan, offset: -1, at, recorded: true, errand: Some(errand) });
     }
 
     pub(super) fn plans(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
         self.acknowledged.iter().map(|entry| entry.plan.clone())
     }
 
-    pub(super) fn renumber(&mut self, new: impl Fn(&Arc<Plan>) -> Arc<Plan>) {
-        for entry in &mut self.acknowledged {
+    /// Errands learn where their rows are now.
+    pub(super) fn renumber_errands(&mut self, mut new: impl FnMut(&Arc<Plan>) -> Arc<Plan>) {
+        for entry in self.acknowledged.iter_mut().filter(|entry| entry.errand.is_some()) {
             entry.plan = new(&entry.plan);
+        }
+    }
+
+    /// Plans noted as being deleted by a delete that may not have committed.
+    pub(super) fn noted(&self) -> Vec<PlanId> {
+        self.noted.clone()
+    }
+
+    /// The plan has rows that are none of this run's business.
+    pub(super) fn keep(&mut self, plan: PlanId) {
+        self.lasting.insert(plan);
+    }
+
+    /// What was acknowledged and is no plan of an operator's, taken out: its rows have to be found again first.
+    pub(super) fn take_acknowledged(&mut self) -> Vec<(Arc<Plan>, i64)> {
+        let (errands, plans): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.acknowledged).into_iter().partition(|entry| entry.errand.is_some());
+        self.acknowledged = errands;
+        self.rows = self.acknowledged.iter().map(|entry| entry.plan.rows.len()).sum();
+        plans.into_iter().map(|entry| (entry.plan, entry.offset)).collect()
+    }
+
+    /// A plan that was never appended is dropped.
+    pub(super) fn forget(&mut self, plan: PlanId) {
+        if !self.lasting.contains(&plan) {
+            self.settled.push(plan);
         }
     }
 
     /// A sync of the database began after every delete so far had returned, and has ended.
     pub(super) fn synced(&mut self) {
-        self.settled.append(&mut self.deleted);
+        for plan in std::mem::take(&mut self.deleted) {
+            self.forget(plan);
+        }
         self.deleted_at = None;
+    }
+
+    /// The state file was synced: what it has forgotten it will not remember after a power cut.
+    pub(super) fn state_synced(&mut self) {
+        let (settled, deleted) = (&self.settled, &self.deleted);
+        self.booked.retain(|plan| settled.contains(plan) || deleted.contains(plan));
     }
 
     /// What the state file does not know yet.
@@ -207,7 +270,7 @@ impl Settling {
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Deletes what was acknowledged, if it is time.
     pub(super) fn settle(&mut self, now: Instant) -> Result<(), Fatal> {
-        if self.reading.rematch.is_some() {
+        if self.reading.matching.is_some() {
             return Ok(());
         }
         if let Some(foreign) = self.reading.last_foreign {
@@ -225,7 +288,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.makes_way(rows_max, now) {
             return Ok(());
         }
-        if self.settling.acknowledged.iter().any(|entry| !entry.recorded) && !self.record(now) {
+        let unrecorded = self.settling.acknowledged.iter().any(|entry| !entry.recorded) || self.quarantine.has_notes();
+        if unrecorded && !self.record(now) {
             self.settling.retry_at = Some(now + FAILED_RETRY);
             return Ok(());
         }
@@ -253,7 +317,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     fn delete(&mut self, rows_max: usize, now: Instant) -> Result<(), Fatal> {
-        let mut plans = Vec::new();
+        let mut plans: Vec<Arc<Plan>> = Vec::new();
         let mut rows = 0;
         for entry in &self.settling.acknowledged {
             if !plans.is_empty() && rows + entry.plan.rows.len() > rows_max {
@@ -266,27 +330,63 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let order = DeleteOrder {
             number: self.settling.number,
             plans: &plans,
-            booked: &[],
+            booked: &self.settling.booked,
             yields: self.settling.polite_since.is_none_or(|since| now.duration_since(since) < self.patience(rows_max)),
             commit_patience: COMMIT_PATIENCE,
         };
-        let result = self.source.delete(&order, &mut || Ok(()));
+        // Rows of a bare table can come back alike, so that only this note tells a delete that happened from one that did not.
+        let bare: Vec<PlanId> = if self.source.books() { Vec::new() } else { self.bare(&plans) };
+        let number = self.settling.number;
+        let (journal, noted) = (&mut self.journal, &mut self.settling.noted);
+        let result = self.source.delete(&order, &mut || {
+            if bare.is_empty() {
+                return Ok(());
+            }
+            let others = noted.iter().filter(|plan| !bare.contains(plan));
+            let mut changes: Vec<Change<'_>> =
+                others.map(|plan| Change::Deleting { plan: *plan, delete: None }).collect();
+            changes.extend(bare.iter().map(|plan| Change::Deleting { plan: *plan, delete: Some(number) }));
+            journal.record(&changes, false)?;
+            noted.clone_from(&bare);
+            failpoint::hit("deleting");
+            Ok(())
+        });
         match result {
-            Ok(deletion) => self.deleted(plans, rows, &deletion)?,
+            Ok(deletion) => {
+                self.settling.noted.clear();
+                self.deleted(plans.len(), rows, &deletion)?;
+                failpoint::hit("deleted");
+            }
+            Err(SourceError::CommitUnknown(text)) if planted::is(Bug::HooksWithoutCommit) => {
+                log::debug!("{text}");
+                let deletion = Deletion { deleted: rows, ..Deletion::default() };
+                self.deleted(plans.len(), rows, &deletion)?;
+            }
+            Err(SourceError::CommitUnknown(text)) => {
+                self.source_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
+                self.settling.retry_at = Some(now + FAILED_RETRY);
+                self.commit_unknown(number, now);
+            }
             Err(SourceError::Busy(_)) => {
+                self.did_not_commit();
                 self.figures.busy.fetch_add(1, Relaxed);
                 self.settling.others_seen = now;
                 self.settling.retry_at = Some(now + self.settling.busy_step);
                 self.settling.busy_step = (self.settling.busy_step * 2).min(BUSY_STEP_MAX);
             }
             Err(SourceError::Yielded) => {
+                self.did_not_commit();
                 self.figures.yielded.fetch_add(1, Relaxed);
                 self.settling.others_seen = now;
                 self.settling.polite_since.get_or_insert(now);
                 self.settling.retry_at = Some(now + YIELD_STEP);
             }
-            Err(SourceError::Replaced { text, another }) => self.replaced(&text, another, now),
+            Err(SourceError::Replaced { text, another }) => {
+                self.did_not_commit();
+                self.replaced(&text, another, now);
+            }
             Err(error) => {
+                self.did_not_commit();
                 // Nothing is lost by waiting: what was acknowledged stays noted, and the guards look again.
                 self.source_trouble.happened(now, &format!("sent rows could not be deleted: {error}"));
                 self.settling.retry_at = Some(now + FAILED_RETRY);
@@ -295,18 +395,47 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         Ok(())
     }
 
-    fn deleted(&mut self, plans: Vec<Arc<Plan>>, rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
+    /// Those of these plans whose rows can come back alike.
+    fn bare(&self, plans: &[Arc<Plan>]) -> Vec<PlanId> {
+        plans.iter().filter(|plan| plan.id != PlanId(0) && self.is_bare(&plan.rows.meta)).map(|plan| plan.id).collect()
+    }
+
+    /// The note about a delete that was rolled back is taken back at once: after a crash it would cost exactness.
+    pub(super) fn did_not_commit(&mut self) {
+        if self.settling.noted.is_empty() {
+            return;
+        }
+        let changes: Vec<Change<'_>> =
+            self.settling.noted.iter().map(|plan| Change::Deleting { plan: *plan, delete: None }).collect();
+        // If it can't be, the next delete's note does it.
+        if self.journal.record(&changes, false).is_ok() {
+            self.settling.noted.clear();
+        }
+    }
+
+    fn deleted(&mut self, plans_count: usize, rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
         let accounted = deletion.deleted + deletion.changed.len() + deletion.kept.len() + deletion.gone.len();
         if accounted != rows {
             return Err(Fatal(format!("a delete of {rows} rows accounts for {accounted}: {deletion:?}")));
         }
         let now = self.clock.now();
         let settling = &mut self.settling;
-        log::debug!("deleted {rows} rows of {} plans in {:?}", plans.len(), deletion.held);
+        log::debug!("deleted {rows} rows of {plans_count} plans in {:?}", deletion.held);
         settling.measured(rows, deletion.held);
         settling.rows -= rows;
-        settling.acknowledged.drain(..plans.len());
-        settling.deleted.extend(plans.iter().map(|plan| plan.id));
+        let (mut plans, mut errands) = (Vec::with_capacity(plans_count), Vec::new());
+        for entry in settling.acknowledged.drain(..plans_count) {
+            match entry.errand {
+                None => settling.deleted.push(entry.plan.id),
+                Some(errand) => errands.push((entry.plan.clone(), errand)),
+            }
+            plans.push(entry.plan);
+        }
+        if self.source.books() {
+            settling.booked.extend(&settling.deleted);
+            settling.booked.sort_unstable();
+            settling.booked.dedup();
+        }
         settling.deleted_at = Some(now);
         settling.last_delete = Some(now);
         settling.retry_at = None;
@@ -323,7 +452,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for outbox in self.outboxes() {
             self.release(outbox, &plans, deletion);
         }
-        self.exceptions(&plans, deletion);
+        self.exceptions(&plans, deletion, &errands);
+        for (plan, errand) in &errands {
+            self.errand_done(plan, errand, deletion);
+        }
+        drop(errands);
         for plan in plans {
             self.intake.forget_rows(take_rows(plan));
         }
@@ -342,7 +475,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.outbox(outbox).ledger.removed(&rowids);
     }
 
-    fn exceptions(&mut self, plans: &[Arc<Plan>], deletion: &Deletion) {
+    fn exceptions(&mut self, plans: &[Arc<Plan>], deletion: &Deletion, errands: &[(Arc<Plan>, Errand)]) {
         for key in &deletion.changed {
             let outbox = self.intake.outbox(key.outbox);
             outbox.ledger.revisit(key.rowid);
@@ -354,27 +487,19 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.figures.outboxes[usize::from(key.outbox.0)].changed.fetch_add(1, Relaxed);
         }
         for key in &deletion.kept {
-            self.keep(plans, *key);
+            let asked_for = errands.iter().any(|(_, errand)| errand.published.contains_key(key));
+            let meta = plans.iter().flat_map(|plan| &plan.rows.meta).find(|meta| meta.key == *key);
+            if let (Some(meta), false) = (meta, asked_for) {
+                let mark = RowMark { rowid: key.rowid, print: meta.print };
+                let why = Why::new("a trigger or a constraint keeps it");
+                self.quarantine(*key, mark, Fault::Undeletable, &why, 0);
+            }
         }
-    }
-
-    /// Published, and a trigger keeps it: not sent again.
-    fn keep(&mut self, plans: &[Arc<Plan>], key: RowKey) {
-        let Some(meta) = plans.iter().flat_map(|plan| &plan.rows.meta).find(|meta| meta.key == key) else { return };
-        let outbox = self.intake.outbox(key.outbox);
-        log::error!(
-            "outbox {}: row with rowid {} was published but can't be deleted: a trigger of the table keeps it. It is set aside and \
-             not sent again in this run",
-            outbox.route.name,
-            key.rowid
-        );
-        outbox.set_aside(RowMark { rowid: key.rowid, print: meta.print });
-        self.figures.outboxes[usize::from(key.outbox.0)].set_aside.fetch_add(1, Relaxed);
     }
 
     /// Plans whose deletes are durable leave the state file.
     pub(super) fn forget_settled(&mut self, now: Instant, last: bool) {
-        if self.settling.deleted.is_empty() && self.settling.changes().is_empty() {
+        if self.settling.deleted.is_empty() && self.settling.changes().is_empty() && !self.quarantine.has_notes() {
             return;
         }
         if let Err(error) = self.source.make_durable() {
@@ -386,6 +511,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.settling.deleted_at = self.settling.deleted_at.map(|_| now);
             return;
         }
+        failpoint::hit("durable");
         self.settling.synced();
         self.record(now);
     }

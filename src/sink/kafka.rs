@@ -2,8 +2,9 @@
 //!
 //! Promises: translates and nothing else; rows are shared with the producer, never copied. Does not know: the wire, decisions.
 
+use crate::kafka::look_up::{Finding, Search};
 use crate::kafka::producer::{Batch, Delivery, Failure, Handle, Producer, Report, Travel};
-use crate::model::{Outcome, PartitionStart, Plan, SinkEvent, Sought, Topic, Why};
+use crate::model::{Evidence, Outcome, PartitionStart, Plan, SinkEvent, Sought, Topic, Why};
 use crate::ports::{Full, Manner, Sink};
 use crossbeam_channel::Sender;
 use std::sync::Arc;
@@ -53,7 +54,17 @@ impl Sink for KafkaHandle {
         self.0.send(Arc::clone(plan), travel).map_err(|_| Full)
     }
 
-    fn look_up(&mut self, _plan: &Arc<Plan>, _sought: Sought) {}
+    fn look_up(&mut self, plan: &Arc<Plan>, sought: Sought) {
+        let search = Search {
+            from_offset: plan.noted_offset,
+            leader_epoch: plan.leader_epoch,
+            memory_counts: match sought {
+                Sought::Resend => true,
+                Sought::Stored => false,
+            },
+        };
+        self.0.look_up(Arc::clone(plan), search);
+    }
 
     fn drain(&mut self) {
         self.0.drain();
@@ -124,6 +135,18 @@ impl From<Report<Arc<Plan>>> for SinkEvent {
                 };
                 SinkEvent::Outcome { plan: batch.id, outcome, at }
             }
+            Report::LookedUp { batch, finding } => {
+                let evidence = match finding {
+                    Finding::StoredAt(offset) => Evidence::StoredAt(offset),
+                    Finding::Remembered => Evidence::Remembered,
+                    Finding::Absent => Evidence::Absent,
+                    Finding::Incomplete(failure) => Evidence::Incomplete(failure.into()),
+                    Finding::Forbidden(failure) => Evidence::Forbidden(failure.into()),
+                    Finding::PartitionGone(failure) => Evidence::PartitionGone(failure.into()),
+                };
+                SinkEvent::Evidence { plan: batch.id, evidence }
+            }
+            Report::NotLookedUp { batch, failure } => SinkEvent::NoEvidence { plan: batch.id, why: failure.into() },
         }
     }
 }

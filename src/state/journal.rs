@@ -78,6 +78,7 @@ impl StateJournal {
                 Change::Deleting { .. }
                 | Change::Quarantined(_)
                 | Change::Released { .. }
+                | Change::Renumbered { .. }
                 | Change::Columns { .. }
                 | Change::Answered { .. } => {}
             }

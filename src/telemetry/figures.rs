@@ -59,6 +59,8 @@ pub struct Figures {
     pub unsure: AtomicU64,
     pub refused: AtomicU64,
     pub rejected: AtomicU64,
+    /// Rows sent again although they may have been published.
+    pub unsure_rows: AtomicU64,
     pub held_rows: AtomicU64,
     pub held_bytes: AtomicU64,
     pub lanes_stopped: AtomicU64,
@@ -90,6 +92,7 @@ impl Figures {
             unsure: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            unsure_rows: AtomicU64::new(0),
             held_rows: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
             lanes_stopped: AtomicU64::new(0),

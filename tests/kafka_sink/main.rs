@@ -4,9 +4,13 @@ mod answers;
 mod connections;
 mod ends;
 mod leaders;
+mod look_up;
+mod look_up_real;
 mod opening;
 mod ordinary;
 mod real;
 mod rig;
 mod servers;
 mod storm;
+#[path = "../support/mod.rs"]
+mod support;

@@ -4,8 +4,8 @@ use crossbeam_channel::{Receiver, bounded};
 use fake_kafka::FakeKafka;
 use outboxd::kafka::record_batch::{RecordHeader, append_record};
 use outboxd::model::{
-    Fingerprint, OutboxIx, Outcome, PartitionStart, Plan, PlanId, RowKey, RowMeta, Rows, RunId, SinkEvent, Span,
-    Target, Triple, Why,
+    Evidence, Fingerprint, OutboxIx, Outcome, PartitionStart, Plan, PlanId, RowKey, RowMeta, Rows, RunId, SinkEvent,
+    Sought, Span, Target, Triple, Why,
 };
 use outboxd::ports::{Manner, Sink};
 use outboxd::sink::kafka::{KafkaHandle, KafkaOptions, KafkaSink};
@@ -235,6 +235,31 @@ impl Rig {
     pub fn try_once(&mut self, plan: &Arc<Plan>) -> Outcome {
         self.send(plan, Manner::Merged);
         self.outcome(plan)
+    }
+
+    /// Asks what became of a plan, and waits for the answer.
+    pub fn look_up(&mut self, plan: &Arc<Plan>, sought: Sought) -> Evidence {
+        self.handle.look_up(plan, sought);
+        self.evidence(plan)
+    }
+
+    pub fn evidence(&mut self, wanted: &Arc<Plan>) -> Evidence {
+        self.find(|event| match event {
+            SinkEvent::Evidence { plan, evidence } if *plan == wanted.id => Some(evidence.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn no_evidence(&mut self, wanted: &Arc<Plan>) -> Why {
+        self.find(|event| match event {
+            SinkEvent::NoEvidence { plan, why } if *plan == wanted.id => Some(why.clone()),
+            _ => None,
+        })
+    }
+
+    /// All that has come so far, taken out.
+    pub fn so_far(&mut self) -> Vec<SinkEvent> {
+        self.early.drain(..).chain(self.events.try_iter()).collect()
     }
 
     /// As a relay does it: the same plan again, after a pause, until it is stored. The offset.

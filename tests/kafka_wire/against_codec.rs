@@ -103,18 +103,18 @@ fn flat_lists_are_grouped_by_topic() {
             .with_current_leader_epoch(index + 5)
             .with_timestamp(-1)
     };
-    assert_eq!(
-        body(&ListOffsetsRequest { partitions: &[place("b", 1), place("a", 2), place("b", 0)] }, 4),
-        encoded(
-            &messages::ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_isolation_level(0).with_topics(
-                vec![
-                    list::ListOffsetsTopic::default().with_name(topic("a")).with_partitions(vec![theirs(2)]),
-                    list::ListOffsetsTopic::default().with_name(topic("b")).with_partitions(vec![theirs(0), theirs(1)]),
-                ]
-            ),
-            4
-        )
-    );
+    for (reach, replica_id) in [(Reach::HighWatermark, -1), (Reach::LogEnd, -2)] {
+        let ours = ListOffsetsRequest { reach, partitions: &[place("b", 1), place("a", 2), place("b", 0)] };
+        let topics = vec![
+            list::ListOffsetsTopic::default().with_name(topic("a")).with_partitions(vec![theirs(2)]),
+            list::ListOffsetsTopic::default().with_name(topic("b")).with_partitions(vec![theirs(0), theirs(1)]),
+        ];
+        let theirs = messages::ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(replica_id))
+            .with_isolation_level(0)
+            .with_topics(topics);
+        assert_eq!(body(&ours, 4), encoded(&theirs, 4));
+    }
 
     let ours = FetchRequest {
         max_wait_ms: 500,

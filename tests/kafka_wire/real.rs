@@ -7,7 +7,7 @@ use outboxd::kafka::connection::{Connection, ConnectionOptions};
 use outboxd::kafka::error::{Class, ErrorCode};
 use outboxd::kafka::protocol::{
     ApiKey, DescribeProducersRequest, FetchPartition, FetchRequest, InitProducerIdRequest, ListOffsetsPartition,
-    ListOffsetsRequest, MetadataRequest, PartitionBatch, ProduceRequest, ProducedPartition,
+    ListOffsetsRequest, MetadataRequest, PartitionBatch, ProduceRequest, ProducedPartition, Reach,
 };
 use outboxd::kafka::record_batch::{BatchReader, Piece, RecordHeader, append_record, sequence_after};
 use std::collections::BTreeMap;
@@ -188,9 +188,15 @@ impl Scene {
             current_leader_epoch: leader_epoch,
             timestamp: ListOffsetsPartition::END,
         };
-        let answer = self.connection.call(&ListOffsetsRequest { partitions: &[partition] }, PATIENCE).unwrap();
-        let listed = &answer.partitions[0];
-        if listed.error.is_ok() { Ok(listed.offset) } else { Err(listed.error) }
+        let [high_watermark, log_end] = [Reach::HighWatermark, Reach::LogEnd].map(|reach| {
+            let request = ListOffsetsRequest { reach, partitions: &[partition] };
+            let answer = self.connection.call(&request, PATIENCE).unwrap();
+            let listed = &answer.partitions[0];
+            if listed.error.is_ok() { Ok(listed.offset) } else { Err(listed.error) }
+        });
+        // One node: everything is on all in-sync replicas.
+        assert_eq!(high_watermark, log_end);
+        high_watermark
     }
 
     /// Of every batch what it is recognised by, and every record's value.

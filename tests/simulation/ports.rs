@@ -1,12 +1,14 @@
 //! The relay's four ports, over the world.
 
-use crate::world::{Append, Happening, Parcel, World};
+use crate::broker::{Append, Log, Question};
+use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Backlog, Booked, Budget, Deletion, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart, Plan,
-    Request, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic, Version, Why,
+    Backlog, Booked, Budget, Deletion, Evidence, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart,
+    Plan, PlanId, Request, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
+use outboxd::relay::planted::{self, Bug};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -29,24 +31,38 @@ impl Clock for SimClock {
 }
 
 #[derive(Debug)]
-pub struct SimSource(pub Shared);
+pub struct SimSource {
+    world: Shared,
+    traits: TableTraits,
+}
 
 impl SimSource {
+    pub fn new(world: Shared) -> Self {
+        let traits = world.borrow().traits.clone();
+        SimSource { world, traits }
+    }
+
     fn open(&self) {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         if !world.open {
             world.open = true;
             world.connection += 1;
         }
     }
 
-    fn renumbered(&self) -> Result<(), SourceError> {
-        let renumbered = std::mem::take(&mut self.0.borrow_mut().renumbered);
+    /// Nothing a dead daemon does has an effect, and it hears nothing new.
+    fn alive(&self) -> Result<(), SourceError> {
+        if self.world.borrow_mut().step() { Err(SourceError::Busy("dead".to_owned())) } else { Ok(()) }
+    }
+
+    fn renumbered(&mut self) -> Result<(), SourceError> {
+        let renumbered = std::mem::take(&mut self.world.borrow_mut().renumbered);
+        self.traits = self.world.borrow().traits.clone();
         if renumbered { Err(SourceError::Replaced { text: "renumbered".to_owned(), another: false }) } else { Ok(()) }
     }
 
     fn version_now(&self) -> Version {
-        let world = self.0.borrow();
+        let world = self.world.borrow();
         Version { connection: world.connection, counter: world.counter }
     }
 }
@@ -59,35 +75,38 @@ impl Source for SimSource {
         budget: Budget,
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, SourceError> {
+        self.alive()?;
         self.open();
         self.renumbered()?;
-        if self.0.borrow_mut().chance(40) {
+        if self.world.borrow_mut().chance(40) {
             return Err(SourceError::Busy("a lock".to_owned()));
         }
-        if self.0.borrow_mut().chance(400) {
+        if self.world.borrow_mut().chance(400) {
             return Err(SourceError::Failed(Why::new("disk I/O error")));
         }
         let version = self.version_now();
         let rows: BTreeMap<i64, _> = {
-            let world = self.0.borrow();
-            let table = &world.tables[usize::from(outbox.0)];
-            match start {
-                Start::Lowest => table.clone(),
-                Start::After(mark) => table.range(mark.rowid..).map(|(rowid, row)| (*rowid, row.clone())).collect(),
-                Start::From(rowid) => table.range(rowid..).map(|(rowid, row)| (*rowid, row.clone())).collect(),
-            }
+            let world = self.world.borrow();
+            let table = &world.db.tables[usize::from(outbox.0)];
+            let from = match start {
+                Start::Lowest => i64::MIN,
+                Start::After(mark) => mark.rowid,
+                Start::From(rowid) => rowid,
+            };
+            table.range(from..).map(|(rowid, row)| (*rowid, (world.print(*rowid, row), row.clone()))).collect()
         };
         let mut look = Look { rows: 0, end: LookEnd::End, version, held: Duration::from_micros(20) };
         let mut rows = rows.into_iter();
         if let Start::After(mark) = start {
             match rows.next() {
-                Some((rowid, row)) if rowid == mark.rowid && row.print() == mark.print => {}
+                Some((rowid, (print, _))) if rowid == mark.rowid && print == mark.print => {}
+                _ if planted::is(Bug::CursorAtTheMaximum) => return Ok(look),
                 _ => return Ok(Look { end: LookEnd::MarkGone, ..look }),
             }
         }
-        let limit = budget.rows.min(self.0.borrow_mut().random.usize(1..40));
+        let limit = budget.rows.min(self.world.borrow_mut().random.usize(1..40));
         let mut last = 0;
-        for (rowid, row) in rows {
+        for (rowid, (print, row)) in rows {
             if budget.before.is_some_and(|before| rowid >= before) {
                 break;
             }
@@ -99,7 +118,7 @@ impl Source for SimSource {
             let id = rowid.to_string();
             let key = row.key.as_deref().map(str::as_bytes);
             let fields = [Some(id.as_bytes()), key, Some(b"event".as_slice()), Some(payload.as_slice()), key, None];
-            if each(&RowView { rowid, print: row.print(), fields: &fields }) == Flow::Stop {
+            if each(&RowView { rowid, print, fields: &fields }) == Flow::Stop {
                 look.end = LookEnd::Stopped;
                 return Ok(look);
             }
@@ -118,15 +137,21 @@ impl Source for SimSource {
     }
 
     fn make_durable(&mut self) -> Result<(), SourceError> {
-        if self.0.borrow_mut().chance(60) { Err(SourceError::Failed(Why::new("fdatasync: no space"))) } else { Ok(()) }
+        self.alive()?;
+        let world = &mut *self.world.borrow_mut();
+        if world.chance(60) {
+            return Err(SourceError::Failed(Why::new("fdatasync: no space")));
+        }
+        world.sync();
+        Ok(())
     }
 
     fn others_active(&mut self) -> bool {
-        self.0.borrow_mut().chance(6)
+        self.world.borrow_mut().chance(6)
     }
 
     fn journal_mode(&self) -> JournalMode {
-        self.0.borrow().mode
+        self.world.borrow().mode
     }
 
     fn delete(
@@ -134,16 +159,24 @@ impl Source for SimSource {
         order: &DeleteOrder<'_>,
         before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError> {
+        self.alive()?;
         self.open();
         self.renumbered()?;
-        let world = &mut *self.0.borrow_mut();
-        if world.chance(10) {
-            return Err(SourceError::Busy("a lock".to_owned()));
-        }
-        if order.yields && world.chance(10) {
-            return Err(SourceError::Yielded);
+        {
+            let world = &mut *self.world.borrow_mut();
+            if world.chance(10) {
+                return Err(SourceError::Busy("a lock".to_owned()));
+            }
+            if order.yields && world.chance(10) {
+                return Err(SourceError::Yielded);
+            }
         }
         before_commit().map_err(SourceError::Journal)?;
+        self.alive()?;
+        let world = &mut *self.world.borrow_mut();
+        if world.chance(40) {
+            return Err(SourceError::Busy("COMMIT met a reader".to_owned()));
+        }
         let unknown = world.chance(50);
         if unknown && world.random.bool() {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
@@ -152,25 +185,38 @@ impl Source for SimSource {
         world.deletes += 1;
         for plan in order.plans {
             assert!(
-                world.acknowledged_plans.contains(&plan.id),
-                "a plan is acknowledged in the state file before its delete"
+                planted::any() || world.state.is_acknowledged(plan.id),
+                "plan {} is acknowledged in the state file before its delete",
+                plan.id.0
             );
             for meta in &plan.rows.meta {
-                let table = &mut world.tables[usize::from(meta.key.outbox.0)];
-                match table.get(&meta.key.rowid) {
+                let at = usize::from(meta.key.outbox.0);
+                let rowid = meta.key.rowid;
+                match world.db.tables[at].get(&rowid).cloned() {
                     None => deletion.gone.push(meta.key),
-                    Some(row) if row.print() != meta.print => deletion.changed.push(meta.key),
+                    Some(row) if world.print(rowid, &row) != meta.print && !planted::is(Bug::DeleteByRowidAlone) => {
+                        deletion.changed.push(meta.key);
+                    }
                     Some(row) if row.kept => deletion.kept.push(meta.key),
                     Some(row) => {
-                        let fate = world.fates.get_mut(&row.uid).expect("every version has a fate");
-                        assert!(fate.acknowledged, "P1: version {} is deleted and was never acknowledged", row.uid);
-                        fate.deleted_by_us = true;
-                        table.remove(&meta.key.rowid);
+                        assert!(world.is_stored(row.uid), "P1: version {} is deleted and is not stored", row.uid);
+                        world.fates.get_mut(&row.uid).expect("every version has a fate").deleted_by_us = true;
+                        world.db.tables[at].remove(&rowid);
                         deletion.deleted += 1;
                     }
                 }
             }
         }
+        if world.kind == Kind::Booked {
+            let mut plans = order.booked.to_vec();
+            plans.extend(order.plans.iter().map(|plan| plan.id));
+            plans.sort_unstable();
+            plans.dedup();
+            let before = world.db.booked.as_ref().map_or(PlanId(0), |booked| booked.highest);
+            let highest = plans.last().copied().unwrap_or(before).max(before);
+            world.db.booked = Some(Booked { plans, highest });
+        }
+        world.deleted();
         if unknown {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
         }
@@ -178,35 +224,40 @@ impl Source for SimSource {
     }
 
     fn traits(&self, _outbox: OutboxIx) -> Option<&TableTraits> {
-        None
+        Some(&self.traits)
     }
 
     fn books(&self) -> bool {
-        false
+        self.world.borrow().kind == Kind::Booked
     }
 
     fn booked(&mut self) -> Result<Option<Booked>, SourceError> {
-        Ok(None)
+        self.alive()?;
+        let world = &mut *self.world.borrow_mut();
+        if world.chance(10) {
+            return Err(SourceError::Busy("a lock".to_owned()));
+        }
+        Ok(world.db.booked.clone())
     }
 
     fn backlog(&mut self, outbox: OutboxIx) -> Result<Backlog, SourceError> {
         self.renumbered()?;
-        Ok(Backlog { rows: self.0.borrow().tables[usize::from(outbox.0)].len() as u64, exact: true })
+        Ok(Backlog { rows: self.world.borrow().db.tables[usize::from(outbox.0)].len() as u64, exact: true })
     }
 
     fn let_go(&mut self) {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world.borrow_mut();
         world.open = false;
         // A writer at work leaves doubt.
         world.disk_changed = world.agenda.values().any(|what| matches!(what, Happening::Visible));
     }
 
     fn is_open(&self) -> bool {
-        self.0.borrow().open
+        self.world.borrow().open
     }
 
     fn stirred(&mut self) -> bool {
-        self.0.borrow().disk_changed
+        self.world.borrow().disk_changed
     }
 }
 
@@ -216,35 +267,18 @@ pub struct SimJournal(pub Shared);
 impl Journal for SimJournal {
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
         let world = &mut *self.0.borrow_mut();
-        if world.chance(50) {
-            return Err(JournalError { path: "state.db".to_owned(), text: "database or disk is full".to_owned() });
+        let full = || JournalError { path: "state.db".to_owned(), text: "database or disk is full".to_owned() };
+        if world.step() || world.chance(50) {
+            return Err(full());
         }
         for change in changes {
-            match change {
-                Change::Planned(plan) => {
-                    assert!(sync, "a plan must survive a power cut before it is sent");
-                    assert!(world.recorded.insert(plan.id), "a plan is recorded once");
-                }
-                Change::Replaced { old, new } => {
-                    assert!(world.recorded.remove(old), "only a recorded plan is replaced");
-                    for plan in *new {
-                        assert!(world.recorded.insert(plan.id));
-                    }
-                }
-                Change::Acknowledged { plan, .. } => {
-                    assert!(world.recorded.contains(plan));
-                    world.acknowledged_plans.insert(*plan);
-                }
-                Change::Settled { plan } => {
-                    assert!(world.recorded.remove(plan), "plan {} is forgotten once", plan.0);
-                    world.acknowledged_plans.remove(plan);
-                }
-                Change::Deleting { .. }
-                | Change::Quarantined(_)
-                | Change::Released { .. }
-                | Change::Columns { .. }
-                | Change::Answered { .. } => {}
+            if let Change::Planned(_) | Change::Replaced { .. } = change {
+                assert!(sync, "a plan must survive a power cut before it is sent");
             }
+            world.state.apply(change);
+        }
+        if sync {
+            world.state_synced = world.state.clone();
         }
         Ok(())
     }
@@ -271,16 +305,21 @@ impl Sink for SimSink {
     fn open(&mut self, topic: &Topic) {
         let world = &mut *self.0.borrow_mut();
         let after = world.micros(100..500_000);
-        let partitions = (0..3).map(|partition| PartitionStart { partition, end_offset: 0, leader_epoch: 0 }).collect();
+        let partitions = (0..world.partitions)
+            .map(|partition| {
+                let log = world.logs.get(&(topic.to_string(), partition));
+                PartitionStart { partition, end_offset: log.map_or(0, Log::watermark), leader_epoch: 0 }
+            })
+            .collect();
         world.plan(after, Happening::Sink(SinkEvent::Opened { topic: topic.clone(), partitions }));
     }
 
     fn send(&mut self, plan: &Arc<Plan>, _manner: Manner) -> Result<(), Full> {
         let world = &mut *self.0.borrow_mut();
-        if world.chance(30) {
+        if world.step() || world.chance(30) {
             return Err(Full);
         }
-        assert!(world.recorded.contains(&plan.id), "plan {} is sent and not in the state file", plan.id.0);
+        assert!(world.state.plans.contains_key(&plan.id), "plan {} is sent and not in the state file", plan.id.0);
         let parcel = Parcel {
             plan: plan.id,
             topic: plan.target.topic.to_string(),
@@ -301,7 +340,22 @@ impl Sink for SimSink {
         Ok(())
     }
 
-    fn look_up(&mut self, _plan: &Arc<Plan>, _sought: Sought) {}
+    fn look_up(&mut self, plan: &Arc<Plan>, sought: Sought) {
+        let world = &mut *self.0.borrow_mut();
+        let question = Question {
+            plan: plan.id,
+            topic: plan.target.topic.to_string(),
+            partition: plan.target.partition,
+            producer: plan.triple.producer_id,
+            epoch: plan.triple.epoch,
+            first: plan.triple.first_sequence,
+            count: plan.rows.len(),
+            noted: plan.noted_offset,
+            sought,
+        };
+        let after = world.micros(300..20_000);
+        world.plan(after, Happening::Testify(question));
+    }
 
     fn drain(&mut self) {}
 }
@@ -354,6 +408,9 @@ pub fn answer(world: &mut World, parcel: &Parcel) -> Outcome {
         7 => return Outcome::OutOfSequence(Why::new("45 from a leader that is no longer one").code(45)),
         _ => {}
     }
+    if world.weather.confused.is_some_and(|(at, until)| at == parcel.partition && world.elapsed < until) {
+        return Outcome::OutOfSequence(Why::new("45 from a leader that is no longer one").code(45));
+    }
     if world.weather.closed_until.is_some_and(|until| world.elapsed < until) {
         world.closed_out.extend(contents.iter().map(|(uid, _)| *uid));
         return Outcome::Rejected { why: Why::new("the clock").code(32), records: None };
@@ -373,35 +430,21 @@ pub fn append(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> O
     let log = world.logs.entry((parcel.topic.clone(), parcel.partition)).or_default();
     match log.append(&uids, parcel.producer, parcel.epoch, parcel.first) {
         Append::Stored(offset) => Outcome::Stored { offset },
+        Append::Held => Outcome::Unsure(Why::new("REQUEST_TIMED_OUT").code(7)),
         Append::OutOfSequence(code) => Outcome::OutOfSequence(Why::new("sequence").code(code)),
     }
 }
 
-/// Keeps the book of which lanes have to stop: an answer that can't be believed after an unsure attempt.
-pub fn judge(world: &mut World, parcel: &Parcel, outcome: &Outcome) {
-    let doubted = match outcome {
-        Outcome::Unsure(_) => {
-            world.unsure.insert(parcel.plan);
-            false
-        }
-        Outcome::OutOfSequence(_) => {
-            let times = world.out_of_sequence.entry(parcel.plan).or_default();
-            *times += 1;
-            *times >= 5
-        }
-        Outcome::Rejected { .. } => {
-            world.unsure.contains(&parcel.plan) || world.out_of_sequence.contains_key(&parcel.plan)
-        }
-        _ => false,
-    };
-    if doubted {
-        world.halted.insert((parcel.topic.clone(), parcel.partition));
+/// What a leader says when it is asked. `None`: later.
+pub fn testify(world: &mut World, question: &Question) -> Option<Evidence> {
+    if world.chance(4) {
+        return None;
     }
-}
-
-/// What a Stored means to the checks: exactly these contents were acknowledged.
-pub fn acknowledge(world: &mut World, parcel: &Parcel) {
-    for (uid, _) in contents(&parcel.rows) {
-        world.fates.get_mut(&uid).expect("every version has a fate").acknowledged = true;
+    if world.weather.forbidden {
+        return Some(Evidence::Forbidden(Why::new("TOPIC_AUTHORIZATION_FAILED").code(29)));
     }
+    if question.partition >= world.partitions {
+        return Some(Evidence::PartitionGone(Why::new("no such partition")));
+    }
+    world.logs.entry((question.topic.clone(), question.partition)).or_default().testify(question)
 }

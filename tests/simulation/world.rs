@@ -1,7 +1,9 @@
 //! The world around a relay, as plain data: tables an application writes, a broker's logs, time.
 
-use outboxd::model::{Fingerprint, JournalMode, PlanId, Rows, SinkEvent};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use crate::broker::{Log, Question};
+use crate::state::State;
+use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Rows, SinkEvent, TableTraits};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +25,10 @@ impl Version {
             .into_bytes()
     }
 
-    pub fn print(&self) -> Fingerprint {
-        Fingerprint(u128::from(self.uid) << 1 | u128::from(self.poison))
+    /// `rowid`: of a table whose rows come back alike, where the content follows from the place.
+    pub fn print(&self, alike: Option<i64>) -> Fingerprint {
+        let content = alike.map_or(u128::from(self.uid), |rowid| 1 << 80 | rowid as u128 & u128::from(u64::MAX));
+        Fingerprint(content << 1 | u128::from(self.poison))
     }
 }
 
@@ -37,54 +41,6 @@ pub struct Fate {
     /// The application rewrote or removed it: it may or may not have been published.
     pub withdrawn: bool,
     pub out_of_order: bool,
-}
-
-/// What a leader remembers of a producer: its epoch, and the first and last sequence and the offset of its last batches.
-type Memory = (i16, VecDeque<(i32, i32, i64)>);
-
-/// A partition's log and what its leader remembers of producers.
-#[derive(Debug, Default)]
-pub struct Log {
-    pub uids: Vec<u64>,
-    producers: HashMap<i64, Memory>,
-}
-
-/// A broker's verdict on a batch, by Kafka's rules: sequences only, contents ignored.
-pub enum Append {
-    Stored(i64),
-    OutOfSequence(i16),
-}
-
-impl Log {
-    pub fn append(&mut self, rows: &[u64], producer: i64, epoch: i16, first: i32) -> Append {
-        let last = ((i64::from(first) + rows.len() as i64 - 1) & i64::from(i32::MAX)) as i32;
-        let offset = self.uids.len() as i64;
-        let known = self.producers.entry(producer).or_insert_with(|| (epoch, VecDeque::new()));
-        if epoch < known.0 {
-            return Append::OutOfSequence(47);
-        }
-        if epoch > known.0 {
-            if first != 0 {
-                return Append::OutOfSequence(45);
-            }
-            *known = (epoch, VecDeque::new());
-        }
-        if let Some(duplicate) = known.1.iter().find(|batch| batch.0 == first && batch.1 == last) {
-            return Append::Stored(duplicate.2);
-        }
-        if let Some(newest) = known.1.back() {
-            let expected = ((i64::from(newest.1) + 1) & i64::from(i32::MAX)) as i32;
-            if first != expected {
-                return Append::OutOfSequence(45);
-            }
-        }
-        known.1.push_back((first, last, offset));
-        if known.1.len() > 5 {
-            known.1.pop_front();
-        }
-        self.uids.extend_from_slice(rows);
-        Append::Stored(offset)
-    }
 }
 
 /// A batch on its way, or a late copy of one.
@@ -109,6 +65,13 @@ pub enum Happening {
     Sink(SinkEvent),
     Answer(Parcel),
     LateCopy(Parcel),
+    Testify(Question),
+    /// The frozen followers of a partition go on, or one of them becomes its leader.
+    Thaw {
+        topic: String,
+        partition: i32,
+        new_leader: bool,
+    },
 }
 
 /// Which faults are on.
@@ -119,6 +82,31 @@ pub struct Weather {
     pub closed_until: Option<Duration>,
     /// A partition (of either topic) that answers nothing until then.
     pub silent: Option<(i32, Duration)>,
+    /// A partition whose leader refuses every sequence until then.
+    pub confused: Option<(i32, Duration)>,
+    /// Leaders may not be asked.
+    pub forbidden: bool,
+}
+
+/// How the tables tell one row from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// AUTOINCREMENT, or an event id: no row comes back alike.
+    Sure,
+    /// Rowids are reused and contents repeat.
+    Bare,
+    /// The same, with bookkeeping in the database.
+    Booked,
+}
+
+/// The application's database.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    pub tables: Vec<BTreeMap<i64, Version>>,
+    pub top: Vec<i64>,
+    pub booked: Option<Booked>,
+    /// Versions there were before.
+    pub born: u64,
 }
 
 #[allow(clippy::struct_excessive_bools)] // independent facts
@@ -127,7 +115,11 @@ pub struct World {
     pub random: fastrand::Rng,
     pub start: Instant,
     pub elapsed: Duration,
-    pub tables: Vec<BTreeMap<i64, Version>>,
+    pub db: Tables,
+    /// What a power cut leaves at least, and every commit since.
+    pub history: Vec<Tables>,
+    pub kind: Kind,
+    pub traits: TableTraits,
     pub fates: HashMap<u64, Fate>,
     pub versions: HashMap<u64, (usize, Version)>,
     pub next_uid: u64,
@@ -136,22 +128,25 @@ pub struct World {
     pub open: bool,
     pub disk_changed: bool,
     pub weather: Weather,
-    pub logs: HashMap<(String, i32), Log>,
+    pub logs: BTreeMap<(String, i32), Log>,
     pub agenda: BTreeMap<(Duration, u64), Happening>,
     tickets: u64,
     pub next_producer: i64,
-    pub recorded: BTreeSet<PlanId>,
-    pub acknowledged_plans: BTreeSet<PlanId>,
-    /// Plans with an attempt whose outcome is not known, and how often in a row one was out of sequence.
-    pub unsure: BTreeSet<PlanId>,
-    pub out_of_sequence: HashMap<PlanId, u32>,
-    /// Lanes that stop until recovery is asked for.
-    pub halted: BTreeSet<(String, i32)>,
+    pub state: State,
+    /// What a power cut leaves of it at least.
+    pub state_synced: State,
+    /// An old copy.
+    pub state_copy: Option<State>,
+    pub partitions: i32,
+    /// Daemons there have been.
+    pub runs: u64,
+    /// So many more steps of the daemon, and it is dead.
+    pub fuse: Option<u32>,
+    /// The daemon was killed: nothing it does has an effect any more.
+    pub dead: bool,
     /// Rejected while their topic rejected everything: the breaker may have set aside the last few of them.
     pub closed_out: BTreeSet<u64>,
     pub deletes: u64,
-    pub autoincrement: bool,
-    pub top: Vec<i64>,
     /// Rowids have changed (VACUUM), and the source has not said so yet.
     pub renumbered: bool,
     pub mode: JournalMode,
@@ -159,18 +154,27 @@ pub struct World {
     pub sent: HashMap<PlanId, Vec<u64>>,
     /// Versions that may be published a second time after a restart.
     pub again: BTreeSet<u64>,
+    /// Rows sent again that were counted as unsure, by daemons that are dead.
+    pub unsure_rows: u64,
 }
 
 impl World {
     pub fn new(seed: u64, tables: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let autoincrement = random.bool();
+        let kind = match random.u32(0..4) {
+            0 => Kind::Bare,
+            1 => Kind::Booked,
+            _ => Kind::Sure,
+        };
         let mode = if random.u32(0..4) == 0 { JournalMode::Rollback } else { JournalMode::Wal };
         World {
             random,
             start: Instant::now(),
             elapsed: Duration::ZERO,
-            tables: vec![BTreeMap::new(); tables],
+            db: Tables { tables: vec![BTreeMap::new(); tables], top: vec![0; tables], booked: None, born: 0 },
+            history: Vec::new(),
+            kind,
+            traits: TableTraits { bare: kind != Kind::Sure, rowid_is_key: true, columns: Vec::new() },
             fates: HashMap::new(),
             versions: HashMap::new(),
             next_uid: 1,
@@ -178,25 +182,86 @@ impl World {
             connection: 0,
             open: false,
             disk_changed: true,
-            weather: Weather { faults: true, closed_until: None, silent: None },
-            logs: HashMap::new(),
+            weather: Weather { faults: true, closed_until: None, silent: None, confused: None, forbidden: false },
+            logs: BTreeMap::new(),
             agenda: BTreeMap::new(),
             tickets: 0,
             next_producer: 1000,
-            recorded: BTreeSet::new(),
-            acknowledged_plans: BTreeSet::new(),
-            unsure: BTreeSet::new(),
-            out_of_sequence: HashMap::new(),
-            halted: BTreeSet::new(),
+            state: State::default(),
+            state_synced: State::default(),
+            state_copy: None,
+            partitions: 3,
+            runs: 0,
+            fuse: None,
+            dead: false,
             closed_out: BTreeSet::new(),
             deletes: 0,
-            autoincrement,
-            top: vec![0; tables],
             renumbered: false,
             mode,
             sent: HashMap::new(),
             again: BTreeSet::new(),
+            unsure_rows: 0,
         }
+    }
+
+    /// The daemon does something that can be seen outside. True: it is dead and does nothing.
+    pub fn step(&mut self) -> bool {
+        if let Some(fuse) = &mut self.fuse {
+            *fuse = fuse.saturating_sub(1);
+            self.dead |= *fuse == 0;
+        }
+        self.dead
+    }
+
+    pub fn print(&self, rowid: i64, row: &Version) -> Fingerprint {
+        row.print((self.kind != Kind::Sure).then_some(rowid))
+    }
+
+    /// The database has changed: what it was is one of the things a power cut can leave.
+    fn committed(&mut self) {
+        self.counter += 1;
+        self.db.born = self.next_uid;
+        self.history.push(self.db.clone());
+    }
+
+    /// A delete of the daemon's has changed it.
+    pub fn deleted(&mut self) {
+        self.history.push(self.db.clone());
+    }
+
+    pub fn sync(&mut self) {
+        self.history.clear();
+        self.history.push(self.db.clone());
+    }
+
+    /// What was not synced is gone, from the database and from the state file. Versions whose transactions have vanished must not
+    /// have been published (P8).
+    pub fn power_cut(&mut self, seed: u64) {
+        if !self.history.is_empty() {
+            let at = self.random.usize(0..self.history.len());
+            self.db = self.history[at].clone();
+        }
+        for uid in self.db.born..self.next_uid {
+            assert!(
+                !self.logs.values().any(|log| log.entries.iter().any(|entry| entry.uids.contains(&uid))),
+                "P8: version {uid} was published and its transaction has vanished (seed {seed})"
+            );
+            self.fates.entry(uid).or_default().withdrawn = true;
+        }
+        for fate in self.fates.values_mut() {
+            fate.deleted_by_us = false;
+        }
+        self.counter += 1;
+        self.sync();
+        if self.random.bool() {
+            self.state = self.state_synced.clone();
+        }
+        self.state_synced = self.state.clone();
+    }
+
+    /// Whether a version lies where it stays.
+    pub fn is_stored(&self, uid: u64) -> bool {
+        self.logs.values().any(|log| log.holds(uid))
     }
 
     pub fn now(&self) -> Instant {
@@ -220,6 +285,7 @@ impl World {
         let uid = self.next_uid;
         self.next_uid += 1;
         let poison = self.weather.faults && self.random.u32(0..120) == 0;
+        let poison = poison && self.kind == Kind::Sure;
         let kept = self.weather.faults && !poison && self.random.u32(0..400) == 0;
         let version = Version { uid, key, poison, kept };
         self.fates.insert(uid, Fate::default());
@@ -232,12 +298,13 @@ impl World {
 
     /// One transaction of the application.
     pub fn commit(&mut self) {
-        let table = self.random.usize(0..self.tables.len());
+        let table = self.random.usize(0..self.db.tables.len());
         // Not yet part of every run: see renumber.
-        if std::env::var_os("OUTBOXD_RENUMBER").is_some() && self.chance(300) {
+        if std::env::var_os("OUTBOXD_RENUMBER").is_some() && self.kind == Kind::Sure && self.chance(300) {
             return self.renumber(table);
         }
-        match self.random.u32(0..20) {
+        // Where rows come back alike nobody but us may remove or rewrite one: that is what nobody can see.
+        match self.random.u32(if self.kind == Kind::Sure { 0..20 } else { 10..20 }) {
             0 => self.rewrite(table),
             1 => self.remove(table),
             2 => self.insert_low(table),
@@ -247,34 +314,35 @@ impl World {
                         0 => None,
                         n => Some(format!("k{n}")),
                     };
+                    let highest = self.db.tables[table].keys().next_back().copied().unwrap_or(0);
+                    let rowid = if self.kind == Kind::Sure { self.db.top[table].max(highest) } else { highest } + 1;
+                    self.db.top[table] = rowid;
+                    let key = if self.kind == Kind::Sure { key } else { Some(format!("k{}", rowid % 5)) };
                     let version = self.version(table, key);
-                    let highest = self.tables[table].keys().next_back().copied().unwrap_or(0);
-                    let rowid = if self.autoincrement { self.top[table].max(highest) } else { highest } + 1;
-                    self.top[table] = rowid;
-                    self.tables[table].insert(rowid, version);
+                    self.db.tables[table].insert(rowid, version);
                 }
             }
         }
-        self.counter += 1;
+        self.committed();
     }
 
     /// A transaction that inserts one row for each key.
     pub fn insert(&mut self, table: usize, keys: impl Iterator<Item = String>) {
         for key in keys {
             let version = self.version(table, Some(key));
-            let rowid = self.tables[table].keys().next_back().copied().unwrap_or(0) + 1;
-            self.tables[table].insert(rowid, version);
+            let rowid = self.db.tables[table].keys().next_back().copied().unwrap_or(0) + 1;
+            self.db.tables[table].insert(rowid, version);
         }
-        self.counter += 1;
+        self.committed();
     }
 
     fn pick(&mut self, table: usize) -> Option<i64> {
-        let count = self.tables[table].len();
+        let count = self.db.tables[table].len();
         if count == 0 {
             return None;
         }
         let at = self.random.usize(0..count);
-        self.tables[table].keys().nth(at).copied()
+        self.db.tables[table].keys().nth(at).copied()
     }
 
     fn withdraw(&mut self, version: &Version) {
@@ -283,42 +351,41 @@ impl World {
 
     /// VACUUM of a table without an INTEGER PRIMARY KEY.
     pub fn renumber(&mut self, table: usize) {
-        let rows = std::mem::take(&mut self.tables[table]);
-        self.tables[table] = (1..).zip(rows.into_values()).collect();
-        self.top[table] = self.tables[table].len() as i64;
-        // What a trigger keeps was set aside by its rowid: it is published again.
-        self.again.extend(self.tables.iter().flat_map(|rows| rows.values()).filter(|row| row.kept).map(|row| row.uid));
+        self.traits.rowid_is_key = false;
+        let rows = std::mem::take(&mut self.db.tables[table]);
+        self.db.tables[table] = (1..).zip(rows.into_values()).collect();
+        self.db.top[table] = self.db.tables[table].len() as i64;
         // A suspect of the breaker that was overtaken by records of its key is read again like all that was not planned: its place
         // in the order is lost with the file it was read from.
-        for row in self.tables.iter().flat_map(|rows| rows.values()) {
+        for row in self.db.tables.iter().flat_map(|rows| rows.values()) {
             self.fates.entry(row.uid).or_default().out_of_order = true;
         }
-        self.counter += 1;
+        self.committed();
         self.renumbered = true;
     }
 
     fn rewrite(&mut self, table: usize) {
         let Some(rowid) = self.pick(table) else { return };
-        let old = self.tables[table][&rowid].clone();
+        let old = self.db.tables[table][&rowid].clone();
         self.withdraw(&old);
         let new = self.version(table, old.key);
         self.fates.entry(new.uid).or_default().out_of_order = true;
-        self.tables[table].insert(rowid, new);
+        self.db.tables[table].insert(rowid, new);
     }
 
     fn remove(&mut self, table: usize) {
         let Some(rowid) = self.pick(table) else { return };
-        if let Some(old) = self.tables[table].remove(&rowid) {
+        if let Some(old) = self.db.tables[table].remove(&rowid) {
             self.withdraw(&old);
         }
     }
 
     /// An explicit id below what is there: order is then that of discovery.
     fn insert_low(&mut self, table: usize) {
-        let Some(lowest) = self.tables[table].keys().next().copied() else { return };
+        let Some(lowest) = self.db.tables[table].keys().next().copied() else { return };
         let rowid = lowest - self.random.i64(1..5);
         let version = self.version(table, Some("low".to_owned()));
         self.fates.entry(version.uid).or_default().out_of_order = true;
-        self.tables[table].insert(rowid, version);
+        self.db.tables[table].insert(rowid, version);
     }
 }

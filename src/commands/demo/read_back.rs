@@ -9,7 +9,7 @@ use crate::kafka::connection::{Address, Connection, ConnectionOptions};
 use crate::kafka::error::{CallError, ConnectError, ErrorCode};
 use crate::kafka::protocol::{
     CreateTopicsRequest, FetchPartition, FetchRequest, ListOffsetsPartition, ListOffsetsRequest, MetadataRequest,
-    MetadataResponse,
+    MetadataResponse, Reach,
 };
 use crate::kafka::record_batch::{BatchReader, Piece, Record};
 use crossbeam_channel::Sender;
@@ -290,8 +290,8 @@ fn ends(topic: &str, led: Vec<(i32, Address)>) -> Result<Vec<Partition>, Failure
                 current_leader_epoch: -1,
                 timestamp: ListOffsetsPartition::END,
             };
-            let answer =
-                Connection::open(&leader, &options())?.call(&ListOffsetsRequest { partitions: &[asked] }, PATIENCE)?;
+            let answer = Connection::open(&leader, &options())?
+                .call(&ListOffsetsRequest { reach: Reach::HighWatermark, partitions: &[asked] }, PATIENCE)?;
             match answer.partitions.first() {
                 Some(end) if end.error.is_ok() => Ok(Partition { number: partition, leader, next_offset: end.offset }),
                 Some(end) => {

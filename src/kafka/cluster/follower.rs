@@ -7,11 +7,12 @@ use super::brokers::Brokers;
 use super::snapshot::{PartitionLead, illegal_name};
 use super::{Asked, Cluster, Snapshot};
 use crate::kafka::error::ErrorCode;
+use crate::kafka::look_up::Seekers;
 use crate::kafka::producer::{Backoff, Batch, Failure, Mailbox, PartitionAtOpen, Pool, Report, Shared};
 use crate::kafka::protocol::{
-    InitProducerIdRequest, ListOffsetsPartition, ListOffsetsRequest, ListedOffset, MetadataRequest,
+    InitProducerIdRequest, ListOffsetsPartition, ListOffsetsRequest, ListedOffset, MetadataRequest, Reach,
 };
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ where
 }
 
 struct Follower<'a, B, E> {
-    shared: &'a Shared<B, E>,
+    shared: &'a Arc<Shared<B, E>>,
     brokers: Brokers,
     topics: BTreeMap<Arc<str>, Topic<E>>,
     producer_ids: VecDeque<ProducerAsk<E>>,
@@ -47,6 +48,9 @@ struct Follower<'a, B, E> {
     refresh_backoff: Backoff,
     refresh_not_before: Instant,
     metadata_at: Option<Instant>,
+    seekers: Seekers<B, E>,
+    /// What was looked up, and found no room with whoever asked.
+    undelivered: bool,
 }
 
 /// A topic that someone opened or writes to.
@@ -74,7 +78,7 @@ where
     B: Batch,
     E: From<Report<B>> + Send + 'static,
 {
-    fn new(shared: &'a Shared<B, E>) -> Self {
+    fn new(shared: &'a Arc<Shared<B, E>>) -> Self {
         let now = Instant::now();
         Follower {
             brokers: Brokers::new(),
@@ -89,6 +93,8 @@ where
             refresh_backoff: shared.options.retry_backoff(),
             refresh_not_before: now,
             metadata_at: None,
+            seekers: Seekers::new(Duration::from_millis(shared.options.retry_backoff_ms)),
+            undelivered: false,
             shared,
         }
     }
@@ -100,6 +106,7 @@ where
     fn run(mut self) {
         while let Some(asked) = self.cluster().wait(self.next_deadline()) {
             self.accept(asked);
+            self.seekers.collect(&self.shared.look_ups);
             self.forget_closed();
             self.brokers.close_idle(self.shared.options.idle_max());
             if Instant::now() >= self.silent_until
@@ -161,7 +168,10 @@ where
     /// Everything that is due. `Err`: no server answered.
     fn ask_cluster(&mut self) -> Result<(), Failure> {
         if self.metadata_due(Instant::now()) {
-            self.ask_metadata()?;
+            let snapshot = self.ask_metadata()?;
+            if self.seekers.dispatch(self.shared, &snapshot) {
+                self.brokers.change_favourite(self.cluster());
+            }
             self.open_topics();
         }
         let unanswered = |ask: &ProducerAsk<E>| ask.id.is_none();
@@ -187,6 +197,7 @@ where
         let age_reached = self.metadata_at.is_some_and(|at| now >= at + self.shared.options.metadata_max_age());
         self.topics.values().any(|topic| topic.wanted && now >= topic.due)
             || self.news_due().is_some_and(|at| now >= at)
+            || self.seekers.next_due().is_some_and(|at| now >= at)
             || (age_reached && !self.topics.is_empty())
     }
 
@@ -205,7 +216,11 @@ where
         if self.producer_ids.iter().any(|ask| ask.id.is_none()) {
             at_latest(quiet(self.producer_due));
         }
-        let undelivered = self.producer_ids.iter().any(|ask| ask.id.is_some())
+        if let Some(at) = self.seekers.next_due() {
+            at_latest(quiet(at));
+        }
+        let undelivered = self.undelivered
+            || self.producer_ids.iter().any(|ask| ask.id.is_some())
             || self.topics.values().any(|t| !t.wanted && t.opened.is_some() && t.subscribers.iter().any(|s| !s.told));
         if undelivered {
             at_latest(now + OFFER_AGAIN);
@@ -216,7 +231,7 @@ where
         deadline
     }
 
-    fn ask_metadata(&mut self) -> Result<(), Failure> {
+    fn ask_metadata(&mut self) -> Result<Arc<Snapshot>, Failure> {
         let now = Instant::now();
         let max = Duration::from_millis(self.shared.options.retry_backoff_max_ms);
         if self.news_due().is_some_and(|at| now >= at) {
@@ -230,12 +245,14 @@ where
             self.refresh_not_before = now + self.refresh_backoff.failed();
         }
         self.refresh = false;
-        let names: Vec<&str> =
-            self.topics.keys().map(|name| &**name).filter(|name| illegal_name(name).is_none()).collect();
+        let looked_up = self.seekers.topics(&self.shared.look_ups);
+        let topics: BTreeSet<&str> =
+            self.topics.keys().map(|name| &**name).chain(looked_up.iter().map(|name| &**name)).collect();
+        let names: Vec<&str> = topics.iter().copied().filter(|name| illegal_name(name).is_none()).collect();
         let request = MetadataRequest { topics: Some(&names), allow_auto_topic_creation: false };
         let response = self.brokers.call_any(&self.shared.cluster, &self.shared.options, &request)?;
+        let snapshot = self.cluster().publish(Snapshot::new(&response, topics.into_iter()));
         self.throttled(response.throttle_time);
-        let snapshot = self.cluster().publish(Snapshot::new(&response, self.topics.keys().map(|name| &**name)));
         self.metadata_at = Some(Instant::now());
         for (name, topic) in &mut self.topics {
             let (Some(opened), Ok(partitions)) = (&topic.opened, snapshot.partitions(name)) else { continue };
@@ -246,7 +263,8 @@ where
             }
         }
         Pool::give_up_moved(self.shared, &snapshot);
-        Ok(())
+        self.shared.look_ups.give_up_moved(&snapshot);
+        Ok(snapshot)
     }
 
     fn throttled(&mut self, throttle_time: Duration) {
@@ -306,7 +324,7 @@ where
         let mut failures: HashMap<String, Failure> = HashMap::new();
         for (leader, partitions) in by_leader {
             let Some(address) = snapshot.brokers.get(&leader) else { continue };
-            let request = ListOffsetsRequest { partitions: &partitions };
+            let request = ListOffsetsRequest { reach: Reach::HighWatermark, partitions: &partitions };
             match self.brokers.call_at(&self.shared.cluster, &self.shared.options, address, &request) {
                 Ok(response) => {
                     self.throttled(response.throttle_time);
@@ -402,12 +420,14 @@ where
             self.not_opened(&name, &failure);
         }
         self.tell_no_producer_id(failure);
+        self.seekers.nobody_answered(failure);
         // An answer is still owed.
         self.refresh |= !self.topics.is_empty();
     }
 
     /// Offers what must arrive until there is room for it.
     fn deliver(&mut self) {
+        self.undelivered = self.shared.look_ups.deliver();
         self.producer_ids.retain(|ask| ask.id.is_none_or(|id| !ask.mailbox.offer(E::from(Report::ProducerId(id)))));
         for (name, topic) in &mut self.topics {
             let (Some(opened), false) = (&topic.opened, topic.wanted) else { continue };

@@ -40,6 +40,20 @@ pub(crate) enum Lead {
     Unknown(Failure),
 }
 
+/// Where to ask about a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    Leader {
+        broker: i32,
+        leader_epoch: i32,
+    },
+    /// There is no such topic or partition.
+    Gone(Failure),
+    /// We may not know.
+    Forbidden(Failure),
+    Unknown(Failure),
+}
+
 impl Snapshot {
     /// From a Metadata answer. A topic that was asked for and is not in the answer counts as unknown to the cluster.
     pub(super) fn new<'a>(response: &MetadataResponse, asked: impl Iterator<Item = &'a str>) -> Self {
@@ -93,6 +107,26 @@ impl Snapshot {
             }
             Some(TopicShape::Missing(failure)) => unknown(self.failure.as_deref().unwrap_or(failure)),
             None => unknown(self.failure.as_deref().unwrap_or(&Failure::new("the cluster has not been asked yet"))),
+        }
+    }
+
+    /// As [`Snapshot::lead`], by why there is none.
+    pub(crate) fn whereabouts(&self, topic: &str, partition: i32) -> Whereabouts {
+        if let Some(TopicShape::Partitions(partitions)) = self.topics.get(topic)
+            && let Some(lead) = usize::try_from(partition).ok().and_then(|index| partitions.get(index))
+            && let Some(broker) = lead.leader
+        {
+            return Whereabouts::Leader { broker, leader_epoch: lead.leader_epoch };
+        }
+        match self.lead(topic, partition) {
+            Lead::Unknown(failure) => match failure.code.map(ErrorCode) {
+                Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::INVALID_TOPIC_EXCEPTION) => {
+                    Whereabouts::Gone(failure)
+                }
+                Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED) => Whereabouts::Forbidden(failure),
+                _ => Whereabouts::Unknown(failure),
+            },
+            Lead::Broker(_) => unreachable!("a leader was looked for above"),
         }
     }
 

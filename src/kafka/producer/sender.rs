@@ -202,6 +202,9 @@ where
                 for job in jobs {
                     let delivery = delivery(&broker, &job.batch, &response);
                     refresh |= asks_for_news(&delivery);
+                    if matches!(delivery, Delivery::Stored { .. }) {
+                        crate::failpoint::hit("acked");
+                    }
                     answer(job, delivery, stopping);
                 }
                 if refresh {

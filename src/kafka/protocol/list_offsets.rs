@@ -9,8 +9,18 @@ use std::time::Duration;
 /// Asks as a consumer that reads uncommitted data, because only then the end is the high watermark.
 #[derive(Clone, Copy, Debug)]
 pub struct ListOffsetsRequest<'a> {
+    pub reach: Reach,
     /// Of any topics, in any order, each once.
     pub partitions: &'a [ListOffsetsPartition<'a>],
+}
+
+/// What [`ListOffsetsPartition::END`] stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The high watermark: what consumers are served.
+    HighWatermark,
+    /// The end of the leader's own log: what is not on all in-sync replicas yet counts, too. Needs no other permission.
+    LogEnd,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +34,7 @@ pub struct ListOffsetsPartition<'a> {
 }
 
 impl ListOffsetsPartition<'_> {
-    /// The high watermark.
+    /// The high watermark, or the log's end: see [`Reach`].
     pub const END: i64 = -1;
     /// The log start offset.
     pub const START: i64 = -2;
@@ -53,7 +63,11 @@ impl Request for ListOffsetsRequest<'_> {
 
     fn encode(&self, _version: i16, out: &mut Writer<'_>) {
         let sorted = sorted_by_partition(self.partitions, |p| (p.topic, p.partition));
-        out.i32(-1); // replica_id: a consumer
+        // replica_id: a consumer, or what Kafka calls a debugging consumer.
+        out.i32(match self.reach {
+            Reach::HighWatermark => -1,
+            Reach::LogEnd => -2,
+        });
         out.i8(0); // isolation_level: READ_UNCOMMITTED
         out.count(sorted.chunk_by(|a, b| a.topic == b.topic).count());
         for topic in sorted.chunk_by(|a, b| a.topic == b.topic) {

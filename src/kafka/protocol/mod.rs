@@ -22,7 +22,7 @@ pub use create_topics::{CreateTopicsRequest, CreateTopicsResponse, CreatedTopic}
 pub use describe_producers::{ActiveProducer, DescribeProducersRequest, DescribeProducersResponse, DescribedPartition};
 pub use fetch::{FetchPartition, FetchRequest, FetchResponse, FetchedPartition};
 pub use init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
-pub use list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListedOffset};
+pub use list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListedOffset, Reach};
 pub use metadata::{MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic};
 pub use primitives::{DecodeError, Reader, Writer};
 pub use produce::{PartitionBatch, ProduceRequest, ProduceResponse, ProducedPartition};

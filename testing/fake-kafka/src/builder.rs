@@ -8,6 +8,7 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 
 use crate::FakeKafka;
+use crate::topic::Reach;
 
 /// What listens on a broker's port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     pub coordinator_loads: bool,
     pub strict_unknown_producers: bool,
     pub producer_expiration: Duration,
+    /// How a leader sees the followers on frozen and stale brokers.
+    pub unheard: Reach,
 }
 
 /// Made by [`FakeKafka::builder`].
@@ -67,6 +70,7 @@ impl Default for Builder {
                 coordinator_loads: true,
                 strict_unknown_producers: false,
                 producer_expiration: Duration::from_secs(24 * 60 * 60),
+                unheard: Reach::Gone,
             },
             topics: Vec::new(),
             apis: ADVERTISED.iter().map(|&(api, min, max)| (api as i16, (min, max))).collect(),
@@ -142,6 +146,15 @@ impl Builder {
     #[must_use]
     pub fn producer_expiration(mut self, after: Duration) -> Self {
         self.settings.producer_expiration = after;
+        self
+    }
+
+    /// Whether the replicas of a frozen or stale broker stay in sync until [`FakeKafka::expel`], as they do on a real one for
+    /// `replica.lag.time.max.ms` (30 s): acks=all waits for them, and a leader that dies meanwhile takes its tail along. Default: they are
+    /// out of sync at once.
+    #[must_use]
+    pub fn lagging_stay_in_sync(mut self, on: bool) -> Self {
+        self.settings.unheard = if on { Reach::Lags } else { Reach::Gone };
         self
     }
 

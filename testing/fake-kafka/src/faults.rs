@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
 
+use crate::late::LateCopies;
 use crate::state::Shared;
 
 /// What happens to one request. "Append" stands for whatever the API does; the wording is Produce's.
@@ -50,6 +51,14 @@ pub enum Fault {
     ShuffleAnswer,
     /// This partition is appended and missing from the answer.
     OmitPartition,
+    /// Produce only: nothing of the request is carried out, the answer never comes, the connection stays open and unread. The request is
+    /// kept, and [`FakeKafka::deliver`](crate::FakeKafka::deliver) appends it after whatever came in between: what a request is that lies
+    /// in the broker's socket buffer while its sender gives up, dies and is started again.
+    KeepBack(LateCopies),
+    /// The same, but the connection is closed at once.
+    KeepBackAndClose(LateCopies),
+    /// Produce only: the request is carried out and answered, and one more copy of it is kept, to be delivered later.
+    KeepCopy(LateCopies),
     /// A normal answer with `throttle_time_ms`; then the broker reads nothing from that connection for so long.
     Throttle(Duration),
 }
@@ -196,6 +205,8 @@ impl Script {
     }
 
     fn push(&mut self, api: ApiKey, place: Place, fault: Fault) {
+        let keeps = matches!(fault, Fault::KeepBack(_) | Fault::KeepBackAndClose(_) | Fault::KeepCopy(_));
+        assert!(!keeps || api == ApiKey::Produce, "{fault:?} is for Produce, not for {api:?}");
         self.queues.entry((api as i16, place)).or_default().push_back(fault);
     }
 

@@ -20,12 +20,15 @@ use kafka_protocol::messages::{
 
 use crate::codes;
 use crate::faults::Strikes;
+use crate::replica::Replica;
 use crate::requests::{Call, find, text};
 use crate::state::State;
-use crate::topic::{Access, Partition, Replica};
+use crate::topic::{Access, Partition};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
+/// The replica id of what Kafka calls a debugging consumer: ListOffsets tells it the log's end, and followers answer it, too.
+const DEBUGGING_CONSUMER: i32 = -2;
 
 /// The replica of a leader that is asked with `current_leader_epoch` (-1: whatever it is).
 /// 74 when the client is behind, 75 when the replica is: an ex-leader asked by someone who knows more.
@@ -37,22 +40,34 @@ fn leader_replica<'a>(
     current_leader_epoch: i32,
     access: Access,
 ) -> Result<(&'a Partition, &'a Replica), i16> {
-    if state.topics.get(topic).is_some_and(|topic| topic.rules.refused.contains(&access)) {
+    let found = any_replica(state, broker, topic, index, current_leader_epoch, access)?;
+    if found.1.leads_in_epoch().is_none() {
+        return Err(codes::NOT_LEADER_OR_FOLLOWER);
+    }
+    Ok(found)
+}
+
+fn any_replica<'a>(
+    state: &'a mut State,
+    broker: i32,
+    topic: &str,
+    index: i32,
+    current_leader_epoch: i32,
+    access: Access,
+) -> Result<(&'a Partition, &'a Replica), i16> {
+    if state.denies(topic, access) {
         return Err(codes::TOPIC_AUTHORIZATION_FAILED);
     }
     let (partition, _) = find(&mut state.topics, topic, index).ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
     let partition: &Partition = partition;
     let replica = partition.replicas.get(&broker).ok_or(codes::NOT_LEADER_OR_FOLLOWER)?;
-    // A follower knows the current epoch too, unless nobody told it.
-    let known_epoch = replica.leads_in_epoch.unwrap_or(partition.leader_epoch);
+    // A follower knows an epoch too.
+    let known_epoch = replica.known_epoch();
     if current_leader_epoch >= 0 && current_leader_epoch < known_epoch {
         return Err(codes::FENCED_LEADER_EPOCH);
     }
     if current_leader_epoch > known_epoch {
         return Err(codes::UNKNOWN_LEADER_EPOCH);
-    }
-    if replica.leads_in_epoch.is_none() {
-        return Err(codes::NOT_LEADER_OR_FOLLOWER);
     }
     Ok((partition, replica))
 }
@@ -168,7 +183,8 @@ pub(crate) fn list_offsets(call: &Call<'_>, request: &ListOffsetsRequest, strike
         let mut partitions = Vec::new();
         for asked in &topic.partitions {
             let forced = strikes.answer_before(&name, asked.partition_index);
-            let found = forced.map_or_else(|| offset(&mut state, call.broker, &name, asked), Err);
+            let debugging = request.replica_id == DEBUGGING_CONSUMER;
+            let found = forced.map_or_else(|| offset(&mut state, call.broker, &name, asked, debugging), Err);
             let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
             partitions.push(match found {
                 Ok((timestamp, offset, epoch)) => {
@@ -186,24 +202,39 @@ pub(crate) fn list_offsets(call: &Call<'_>, request: &ListOffsetsRequest, strike
     if call.version >= 2 { response.with_throttle_time_ms(strikes.throttle_ms()) } else { response }
 }
 
-/// (timestamp, offset, leader epoch). The latest offset is the high watermark, not the log end.
-fn offset(state: &mut State, broker: i32, topic: &str, asked: &ListOffsetsPartition) -> Result<(i64, i64, i32), i16> {
-    let (_, replica) =
-        leader_replica(state, broker, topic, asked.partition_index, asked.current_leader_epoch, Access::Describe)?;
-    let epoch = replica.leads_in_epoch.unwrap_or(-1);
-    Ok(match asked.timestamp {
-        LATEST => (-1, replica.high_watermark, epoch),
-        EARLIEST => (-1, replica.log.start(), epoch),
-        timestamp => replica
-            .log
-            .batches()
-            .iter()
-            .filter(|batch| batch.last_offset() < replica.high_watermark)
-            .find(|batch| batch.header.max_timestamp >= timestamp)
-            .map_or((-1, -1, -1), |batch| {
-                (batch.header.max_timestamp, batch.base_offset(), batch.header.partition_leader_epoch)
-            }),
-    })
+/// (timestamp, offset, leader epoch). The latest offset is the high watermark, not the log end. A new leader that does not know it yet says
+/// 5, which is what versions before 5 have for `OFFSET_NOT_AVAILABLE`.
+fn offset(
+    state: &mut State,
+    broker: i32,
+    topic: &str,
+    asked: &ListOffsetsPartition,
+    debugging: bool,
+) -> Result<(i64, i64, i32), i16> {
+    let (index, epoch) = (asked.partition_index, asked.current_leader_epoch);
+    let (_, replica) = if debugging {
+        any_replica(state, broker, topic, index, epoch, Access::Describe)?
+    } else {
+        leader_replica(state, broker, topic, index, epoch, Access::Describe)?
+    };
+    let epoch = replica.leads_in_epoch().unwrap_or(-1);
+    let stored = || {
+        let mut committed =
+            replica.log.batches().iter().take_while(|batch| batch.last_offset() < replica.high_watermark);
+        let found = committed.find(|batch| batch.header.max_timestamp >= asked.timestamp)?;
+        Some((found.header.max_timestamp, found.base_offset(), found.header.partition_leader_epoch))
+    };
+    match asked.timestamp {
+        EARLIEST => Ok((-1, replica.log.start(), epoch)),
+        LATEST if debugging => Ok((-1, replica.log.end(), epoch)),
+        LATEST if replica.knows_what_is_committed() => Ok((-1, replica.high_watermark, epoch)),
+        LATEST => Err(codes::LEADER_NOT_AVAILABLE),
+        _ => match stored() {
+            Some(found) => Ok(found),
+            None if replica.knows_what_is_committed() => Ok((-1, -1, -1)),
+            None => Err(codes::LEADER_NOT_AVAILABLE),
+        },
+    }
 }
 
 pub(crate) fn describe_producers(
@@ -234,7 +265,7 @@ pub(crate) fn describe_producers(
 
 /// Any replica answers, leader or not.
 fn producers(state: &mut State, broker: i32, topic: &str, index: i32) -> Result<Vec<ProducerState>, i16> {
-    if state.topics.get(topic).is_some_and(|topic| topic.rules.refused.contains(&Access::Read)) {
+    if state.denies(topic, Access::Read) {
         return Err(codes::TOPIC_AUTHORIZATION_FAILED);
     }
     let (partition, _) = find(&mut state.topics, topic, index).ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;

@@ -9,6 +9,7 @@ use kafka_protocol::messages::ApiKey;
 use crate::FakeKafka;
 use crate::log::{StoredBatch, add_to_sequence};
 use crate::producer_state::ActiveProducer;
+use crate::replica::Replica;
 use crate::state::State;
 use crate::topic::Partition;
 
@@ -45,6 +46,18 @@ pub struct LogEnds {
     pub high_watermark: i64,
     pub leader: Option<i32>,
     pub leader_epoch: i32,
+}
+
+/// What one replica has and believes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaState {
+    pub start: i64,
+    pub end: i64,
+    pub high_watermark: i64,
+    /// The newest leader epoch it has heard of.
+    pub leader_epoch: i32,
+    /// It believes that it leads in that epoch.
+    pub leads: bool,
 }
 
 /// A request that arrived, whatever became of it.
@@ -133,6 +146,13 @@ impl FakeKafka {
         look(found.unwrap_or_else(|| panic!("{topic:?} has no partition {partition}")))
     }
 
+    fn replica<T>(&self, broker: i32, topic: &str, partition: i32, look: impl FnOnce(&Replica) -> T) -> T {
+        self.partition(topic, partition, |found| {
+            let replica = found.replicas.get(&broker);
+            look(replica.unwrap_or_else(|| panic!("broker {broker} has no replica of {topic:?}/{partition}")))
+        })
+    }
+
     /// All records of a partition on its leader, up to the *log end*: compare with [`LogEnds::high_watermark`].
     ///
     /// # Panics
@@ -207,6 +227,27 @@ impl FakeKafka {
     /// What the leader remembers of idempotent producers.
     pub fn producers(&self, topic: &str, partition: i32) -> Vec<ActiveProducer> {
         self.partition(topic, partition, |found| found.best_replica().producers.active())
+    }
+
+    /// The same of one replica.
+    pub fn producers_on(&self, broker: i32, topic: &str, partition: i32) -> Vec<ActiveProducer> {
+        self.replica(broker, topic, partition, |replica| replica.producers.active())
+    }
+
+    /// What one replica has and believes, which need not be so.
+    pub fn replica_state(&self, broker: i32, topic: &str, partition: i32) -> ReplicaState {
+        self.replica(broker, topic, partition, |replica| ReplicaState {
+            start: replica.log.start(),
+            end: replica.log.end(),
+            high_watermark: replica.high_watermark,
+            leader_epoch: replica.known_epoch(),
+            leads: replica.leads_in_epoch().is_some(),
+        })
+    }
+
+    /// The in-sync replicas as the controller knows them.
+    pub fn in_sync(&self, topic: &str, partition: i32) -> Vec<i32> {
+        self.partition(topic, partition, |found| found.in_sync.clone())
     }
 
     /// Every request that arrived and could be read, in order.

@@ -47,28 +47,33 @@
 mod broker;
 mod builder;
 pub mod codes;
+mod contents;
 mod control;
 mod faults;
 mod fetch;
 mod inspect;
+mod late;
 mod log;
 mod produce;
 mod producer_state;
 mod record;
+mod replica;
+mod replication;
 mod requests;
 mod state;
 mod topic;
 mod validate;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 pub use builder::{Builder, Listener};
 pub use faults::{Fault, Gate};
-pub use inspect::{LogEnds, ProducedBatch, Request, StoredRecord};
+pub use inspect::{LogEnds, ProducedBatch, ReplicaState, Request, StoredRecord};
 pub use kafka_protocol::messages::ApiKey;
+pub use late::{Delivered, LateCopies};
 pub use log::BatchHeader;
 pub use producer_state::ActiveProducer;
 pub use record::Record;
@@ -104,6 +109,8 @@ impl FakeKafka {
                     coordinator_loaded: false,
                     listener: builder.settings.listener,
                     advertised: None,
+                    outdated: None,
+                    life: 0,
                 };
                 (id, broker)
             })
@@ -112,6 +119,8 @@ impl FakeKafka {
             settings: builder.settings,
             brokers,
             topics: BTreeMap::new(),
+            topics_created: 0,
+            denied: BTreeSet::new(),
             connections: HashMap::new(),
             connections_opened: 0,
             apis: builder.apis,

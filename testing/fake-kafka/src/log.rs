@@ -133,6 +133,8 @@ pub struct Log {
     batches: Vec<StoredBatch>,
     start: i64,
     end: i64,
+    /// Each leader epoch with the offset of its first batch. Kept apart from the batches, because compaction may take all of an epoch's.
+    epochs: Vec<(i32, i64)>,
 }
 
 impl Log {
@@ -152,6 +154,10 @@ impl Log {
 
     pub fn append(&mut self, batch: StoredBatch) {
         assert!(batch.base_offset() >= self.end, "a batch at {} behind the log end {}", batch.base_offset(), self.end);
+        let epoch = batch.header.partition_leader_epoch;
+        if self.epochs.last().is_none_or(|&(last, _)| last < epoch) {
+            self.epochs.push((epoch, batch.base_offset()));
+        }
         self.end = batch.last_offset() + 1;
         self.batches.push(batch);
     }
@@ -164,8 +170,9 @@ impl Log {
     /// Removes everything at and above `offset`. True when something was removed.
     pub fn truncate_to(&mut self, offset: i64) -> bool {
         let keep = self.batches.partition_point(|batch| batch.base_offset() < offset);
-        let cut = keep < self.batches.len();
+        let cut = offset < self.end;
         self.batches.truncate(keep);
+        self.epochs.retain(|&(_, begun)| begun < offset);
         self.end = self.end.min(offset.max(self.start));
         cut
     }
@@ -183,24 +190,45 @@ impl Log {
         before != self.batches.len()
     }
 
-    /// First offset from which this log and `leader`'s differ, by offset and leader epoch of the batches.
-    pub fn common_prefix_end(&self, leader: &Log) -> i64 {
-        let mine = self.batches.iter().filter(|batch| batch.base_offset() >= leader.start);
-        let mut theirs = leader.batches.iter().peekable();
-        for batch in mine {
-            while theirs.next_if(|other| other.base_offset() < batch.base_offset()).is_some() {}
-            match theirs.next() {
-                Some(other)
-                    if other.base_offset() == batch.base_offset()
-                        && other.header.partition_leader_epoch == batch.header.partition_leader_epoch => {}
-                _ => return batch.base_offset(),
+    /// Copies what `leader`'s log has beyond this one, which must be a prefix of it, and returns the batches copied. Compaction may have
+    /// taken the leader's last batches: their offsets and epochs are used up all the same.
+    pub fn copy_rest_of<'a>(&mut self, leader: &'a Log) -> &'a [StoredBatch] {
+        let copied = &leader.batches[leader.index_from(self.end)..];
+        self.batches.extend_from_slice(copied);
+        self.end = leader.end;
+        self.epochs.clone_from(&leader.epochs);
+        copied
+    }
+
+    /// The largest epoch up to `epoch`, and where it ends: what OffsetForLeaderEpoch answers.
+    fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        let found = self.epochs.iter().rposition(|&(known, _)| known <= epoch)?;
+        let end = self.epochs.get(found + 1).map_or(self.end, |&(_, begun)| begun);
+        Some((self.epochs[found].0, end))
+    }
+
+    /// Up to where this log and `leader`'s are the same, found by leader epochs as followers do (KIP-101): two logs that have an epoch in
+    /// common agree up to where the shorter one leaves it. Offsets alone would not tell, a lost tail's are used again.
+    pub fn shared_end(&self, leader: &Log) -> i64 {
+        let Some(&(mut asked, _)) = self.epochs.last() else { return self.end.min(leader.end) };
+        loop {
+            let (Some((mine, my_end)), Some((theirs, their_end))) =
+                (self.end_of_epoch(asked), leader.end_of_epoch(asked))
+            else {
+                // No epoch in common: nothing that was written is shared.
+                let mine_begin = self.epochs.first().map_or(self.end, |&(_, begun)| begun);
+                let theirs_begin = leader.epochs.first().map_or(leader.end, |&(_, begun)| begun);
+                return mine_begin.min(theirs_begin);
+            };
+            if mine == theirs {
+                return my_end.min(their_end);
             }
+            asked = mine.min(theirs);
         }
-        self.end.min(leader.end)
     }
 
     /// An empty log that begins where `leader`'s does: a new replica.
     pub fn starting_at(start: i64) -> Log {
-        Log { batches: Vec::new(), start, end: start }
+        Log { batches: Vec::new(), start, end: start, epochs: Vec::new() }
     }
 }

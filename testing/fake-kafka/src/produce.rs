@@ -14,6 +14,7 @@ use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
 use crate::codes;
 use crate::faults::{Fault, Gate, Strikes};
 use crate::inspect::ProducedBatch;
+use crate::late::Delivered;
 use crate::log::BatchHeader;
 use crate::requests::{Call, find, pass_gates, text};
 use crate::state::State;
@@ -23,6 +24,7 @@ use crate::validate::{self, Refusal};
 /// One partition of the request on its way.
 struct Part {
     topic: String,
+    incarnation: Option<u64>,
     index: i32,
     result: Result<Appended, Refusal>,
     log_start: i64,
@@ -101,6 +103,21 @@ pub(crate) fn handle(call: &Call<'_>, request: &ProduceRequest, strikes: &Strike
     (request.acks != 0).then(|| response(call.version, parts, strikes))
 }
 
+/// A request whose sender waits for it no longer: appended like any other, answered to nobody.
+pub(crate) fn append_late(state: &mut State, broker: i32, request: &ProduceRequest) -> Vec<Delivered> {
+    let mut met = Vec::new();
+    for (topic, data) in entries(request) {
+        let (topic, partition) = (topic.name.to_string(), data.index);
+        let result = append(state, broker, &topic, data, request.acks);
+        let (error_code, base_offset) = match result {
+            Ok(appended) => (codes::NONE, appended.base_offset),
+            Err(refusal) => (refusal.code, -1),
+        };
+        met.push(Delivered { topic, partition, error_code, base_offset });
+    }
+    met
+}
+
 fn append_gate<'a>(strikes: &'a Strikes, topic: &str, index: i32) -> Option<&'a Gate> {
     strikes.of(topic, index).find_map(|fault| match fault {
         Fault::DelayUntil(gate) => Some(gate),
@@ -125,7 +142,8 @@ fn append_part(
     let log_start = find(&mut state.topics, &topic, index)
         .and_then(|(partition, _)| partition.replicas.get(&call.broker))
         .map_or(-1, |replica| replica.log.start());
-    Part { topic, index, result, log_start }
+    let incarnation = state.topics.get(&topic).map(|topic| topic.incarnation);
+    Part { topic, incarnation, index, result, log_start }
 }
 
 /// The checks in the order of `KafkaApis.handleProduceRequest`, `ReplicaManager` and `UnifiedLog`.
@@ -138,9 +156,7 @@ fn append(
 ) -> Result<Appended, Refusal> {
     let now_ms = state.now_ms();
     let strict = state.settings.strict_unknown_producers;
-    if let Some(known) = state.topics.get(topic)
-        && known.rules.refused.contains(&Access::Write)
-    {
+    if state.denies(topic, Access::Write) {
         return Err(Refusal::plain(codes::TOPIC_AUTHORIZATION_FAILED));
     }
     let (partition, rules) =
@@ -149,11 +165,9 @@ fn append(
     if !(-1..=1).contains(&acks) {
         return Err(Refusal::plain(codes::INVALID_REQUIRED_ACKS));
     }
-    let leads = partition.replicas.get(&broker).is_some_and(|replica| replica.leads_in_epoch.is_some());
-    if !leads {
-        return Err(Refusal::plain(codes::NOT_LEADER_OR_FOLLOWER));
-    }
-    if acks == -1 && partition.in_sync.len() < rules.min_insync_replicas {
+    let replica = partition.replicas.get(&broker).filter(|replica| replica.leads_in_epoch().is_some());
+    let replica = replica.ok_or_else(|| Refusal::plain(codes::NOT_LEADER_OR_FOLLOWER))?;
+    if acks == -1 && replica.in_sync.len() < rules.min_insync_replicas {
         return Err(Refusal::plain(codes::NOT_ENOUGH_REPLICAS).by_the_log());
     }
     validate::batch(&header, bytes, rules, now_ms).map_err(|refusal| match refusal.code {
@@ -199,16 +213,20 @@ fn wait_for_replicas(call: &Call<'_>, parts: &mut [Part], timeout_ms: i32, strik
 
 /// 0 when replicated, a code when it never will be on this leader, `None` to wait on.
 fn verdict(state: &mut State, broker: i32, part: &Part, appended: Appended) -> Option<i16> {
+    // A topic of the same name is not the one that took the batch.
+    if state.topics.get(&part.topic).map(|topic| topic.incarnation) != part.incarnation {
+        return Some(codes::UNKNOWN_TOPIC_OR_PARTITION);
+    }
     let Some((partition, rules)) = find(&mut state.topics, &part.topic, part.index) else {
         return Some(codes::UNKNOWN_TOPIC_OR_PARTITION);
     };
-    let Some(replica) = partition.replicas.get(&broker).filter(|replica| replica.leads_in_epoch.is_some()) else {
+    let Some(replica) = partition.replicas.get(&broker).filter(|replica| replica.leads_in_epoch().is_some()) else {
         return Some(codes::NOT_LEADER_OR_FOLLOWER);
     };
     if replica.high_watermark < appended.required_offset {
         return None;
     }
-    let enough = partition.in_sync.len() >= rules.min_insync_replicas;
+    let enough = replica.in_sync.len() >= rules.min_insync_replicas;
     Some(if enough { codes::NONE } else { codes::NOT_ENOUGH_REPLICAS_AFTER_APPEND })
 }
 

@@ -112,6 +112,20 @@ impl Producers {
         entry.last_timestamp = header.max_timestamp;
     }
 
+    /// The log lost everything from `end` on: whoever wrote there is known again as far as `left`, the batches still in it, tell; all
+    /// others stay as they were, those whose batches retention took included.
+    pub fn reload<'a>(&mut self, end: i64, left: impl Iterator<Item = &'a BatchHeader>) {
+        let reaches = |entry: &Entry| entry.batches.back().is_some_and(|last| last.last_offset >= end);
+        let lost: Vec<i64> =
+            self.entries.iter().filter(|(_, entry)| reaches(entry)).map(|(&producer_id, _)| producer_id).collect();
+        for producer_id in &lost {
+            self.forget(*producer_id);
+        }
+        for header in left.filter(|header| lost.contains(&header.producer_id)) {
+            self.remember(header);
+        }
+    }
+
     /// A broker's restart: the snapshot on disk holds only each producer's last batch.
     pub fn keep_last_batch_only(&mut self) {
         for entry in self.entries.values_mut() {

@@ -25,8 +25,8 @@ use crate::builder::Listener;
 use crate::codes;
 use crate::faults::{Fault, Strikes};
 use crate::inspect::Request;
-use crate::state::{Condition, Shared, State};
-use crate::topic::{Access, Partition, Topic};
+use crate::state::{Shared, State};
+use crate::topic::{Access, Partition, PartitionView, Topic};
 use crate::{fetch, produce};
 
 /// Versions that are built in.
@@ -112,12 +112,35 @@ pub(crate) fn handle(shared: &Shared, broker: i32, connection: u64, mut frame: B
     if strikes.all().any(|fault| matches!(fault, Fault::Hang)) {
         return Reaction::Hang;
     }
+    if let Body::Produce(request) = &body
+        && let Some(reaction) = keep(shared, broker, request, &strikes)
+    {
+        return reaction;
+    }
     let call = Call { shared, broker, connection, version, arrived: Instant::now() };
     let Some(answer) = dispatch(&call, body, &strikes) else { return Reaction::NoAnswer };
     match encode(api, &header, answer) {
         Ok(body) => Reaction::Answer { correlation_id: header.correlation_id, body, strikes },
         Err(error) => complain(format!("the answer to {api:?} {version} can't be encoded: {error}")),
     }
+}
+
+/// Keeps the request for later if the script says so. What becomes of the connection when it is not carried out now.
+fn keep(shared: &Shared, broker: i32, request: &ProduceRequest, strikes: &Strikes) -> Option<Reaction> {
+    shared.change(|state| {
+        let mut reaction = None;
+        for fault in strikes.all() {
+            let (late, instead) = match fault {
+                Fault::KeepBack(late) => (late, Some(Reaction::Hang)),
+                Fault::KeepBackAndClose(late) => (late, Some(Reaction::Close)),
+                Fault::KeepCopy(late) => (late, None),
+                _ => continue,
+            };
+            late.keep(state, broker, request);
+            reaction = reaction.or(instead);
+        }
+        reaction
+    })
 }
 
 fn decode(api: ApiKey, version: i16, frame: &mut Bytes) -> Result<Body, String> {
@@ -327,7 +350,10 @@ fn metadata(call: &Call<'_>, request: MetadataRequest, strikes: &Strikes) -> Met
     let mut brokers: Vec<_> = brokers.collect();
     brokers.reverse();
     let names: Vec<String> = match request.topics {
-        None => state.topics.keys().cloned().collect(),
+        None => match &state.brokers[&call.broker].outdated {
+            Some(known) => known.keys().cloned().collect(),
+            None => state.topics.keys().cloned().collect(),
+        },
         Some(topics) => topics.into_iter().filter_map(|topic| topic.name).map(|name| name.to_string()).collect(),
     };
     let mut topics: Vec<_> = names.iter().map(|name| metadata_topic(&state, call, name, strikes)).collect();
@@ -348,49 +374,42 @@ fn metadata_topic(state: &State, call: &Call<'_>, name: &str, strikes: &Strikes)
     if !legal_topic_name(name) {
         return response.with_error_code(codes::INVALID_TOPIC_EXCEPTION);
     }
-    let Some(topic) = state.topics.get(name) else {
-        return response.with_error_code(codes::UNKNOWN_TOPIC_OR_PARTITION);
-    };
-    if topic.rules.refused.contains(&Access::Describe) {
+    if state.denies(name, Access::Describe) {
         return response.with_error_code(codes::TOPIC_AUTHORIZATION_FAILED);
     }
+    // A broker that has not heard of the last election still tells of the one before, and still names itself.
+    let known = match &state.brokers[&call.broker].outdated {
+        Some(known) => known.get(name).cloned(),
+        None => state.topics.get(name).map(|topic| topic.partitions.iter().map(Partition::view).collect()),
+    };
+    let Some(known) = known else { return response.with_error_code(codes::UNKNOWN_TOPIC_OR_PARTITION) };
     let running = |id: i32| state.brokers.get(&id).is_some_and(|broker| broker.condition.runs());
-    let stale = state.brokers.get(&call.broker).is_some_and(|broker| broker.condition == Condition::Stale);
-    let mut partitions: Vec<_> = topic
-        .partitions
+    let mut partitions: Vec<_> = known
         .iter()
         .enumerate()
-        .map(|(index, partition)| metadata_partition(call, index as i32, partition, stale, &running))
+        .map(|(index, partition)| metadata_partition(call.version, index as i32, partition, &running))
         .collect();
     partitions.reverse();
     response.with_partitions(partitions)
 }
 
 fn metadata_partition(
-    call: &Call<'_>,
+    version: i16,
     index: i32,
-    partition: &Partition,
-    stale: bool,
+    partition: &PartitionView,
     running: &dyn Fn(i32) -> bool,
 ) -> MetadataResponsePartition {
-    let ids = |ids: &mut dyn Iterator<Item = i32>| ids.map(BrokerId).collect::<Vec<_>>();
-    // A broker that has not heard of the last election still names itself.
-    let believed = partition.replicas.get(&call.broker).and_then(|replica| replica.leads_in_epoch);
-    let (leader, epoch) = match believed {
-        Some(epoch) if stale => (Some(call.broker), epoch),
-        _ => (partition.leader, partition.leader_epoch),
-    };
-    let error = if leader.is_some() { codes::NONE } else { codes::LEADER_NOT_AVAILABLE };
-    let offline = partition.replicas.keys().copied().filter(|&id| !running(id));
+    let ids = |ids: &[i32]| ids.iter().copied().map(BrokerId).collect::<Vec<_>>();
+    let error = if partition.leader.is_some() { codes::NONE } else { codes::LEADER_NOT_AVAILABLE };
+    let offline: Vec<i32> = partition.replicas.iter().copied().filter(|&id| !running(id)).collect();
     let response = MetadataResponsePartition::default()
         .with_error_code(error)
         .with_partition_index(index)
-        .with_leader_id(BrokerId(leader.unwrap_or(-1)))
-        .with_replica_nodes(ids(&mut partition.replicas.keys().copied()))
-        .with_isr_nodes(ids(&mut partition.in_sync.iter().copied()));
-    let response =
-        if call.version >= 5 { response.with_offline_replicas(offline.map(BrokerId).collect()) } else { response };
-    if call.version >= 7 { response.with_leader_epoch(epoch) } else { response }
+        .with_leader_id(BrokerId(partition.leader.unwrap_or(-1)))
+        .with_replica_nodes(ids(&partition.replicas))
+        .with_isr_nodes(ids(&partition.in_sync));
+    let response = if version >= 5 { response.with_offline_replicas(ids(&offline)) } else { response };
+    if version >= 7 { response.with_leader_epoch(partition.leader_epoch) } else { response }
 }
 
 /// Kafka's `Topic.validate`.
@@ -406,6 +425,6 @@ pub(crate) fn find<'a>(
     index: i32,
 ) -> Option<(&'a mut Partition, &'a crate::topic::TopicRules)> {
     let topic = topics.get_mut(name)?;
-    let Topic { rules, partitions } = topic;
+    let Topic { rules, partitions, .. } = topic;
     Some((partitions.get_mut(usize::try_from(index).ok()?)?, rules))
 }

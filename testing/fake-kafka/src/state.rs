@@ -2,7 +2,7 @@
 //!
 //! It promises that whoever changes the state through [`Shared::change`] wakes everyone who waits. It does not know the wire.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use kafka_protocol::messages::ApiKey;
 use crate::builder::{Listener, Settings};
 use crate::faults::Script;
 use crate::inspect::Request;
-use crate::topic::Topic;
+use crate::topic::{Access, PartitionView, Reach, Topic};
 
 /// How a broker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,10 @@ pub(crate) struct Broker {
     pub listener: Listener,
     /// What Metadata says instead of 127.0.0.1 and the port.
     pub advertised: Option<(String, i32)>,
+    /// While it hears nothing: the topics as it last heard of them, which it goes on telling.
+    pub outdated: Option<BTreeMap<String, Vec<PartitionView>>>,
+    /// How often it was stopped. What waited in the sockets of an earlier life is gone.
+    pub life: u64,
 }
 
 /// A connection that is open.
@@ -59,6 +63,9 @@ pub(crate) struct State {
     pub settings: Settings,
     pub brokers: BTreeMap<i32, Broker>,
     pub topics: BTreeMap<String, Topic>,
+    pub topics_created: u64,
+    /// ACLs. They go by name: a topic that is deleted leaves them behind.
+    pub denied: BTreeSet<(String, Access)>,
     pub connections: HashMap<u64, Connection>,
     pub connections_opened: u64,
     pub apis: BTreeMap<i16, (i16, i16)>,
@@ -105,15 +112,45 @@ impl State {
         }
     }
 
+    pub fn denies(&self, topic: &str, access: Access) -> bool {
+        self.denied.contains(&(topic.to_owned(), access))
+    }
+
     /// Lets followers copy and high watermarks rise everywhere.
     pub fn replicate(&mut self) {
-        let brokers = &self.brokers;
-        let healthy = |id: i32| brokers.get(&id).is_some_and(|broker| broker.condition == Condition::Running);
-        for topic in self.topics.values_mut() {
-            for partition in &mut topic.partitions {
-                partition.replicate(&healthy);
-            }
+        let State { brokers, topics, settings, .. } = self;
+        let unheard = settings.unheard;
+        let reach = |id: i32| match brokers.get(&id).map(|broker| broker.condition) {
+            Some(Condition::Running) => Reach::Copies,
+            Some(Condition::Frozen | Condition::Stale) => unheard,
+            Some(Condition::Stopped) | None => Reach::Gone,
+        };
+        for partition in topics.values_mut().flat_map(|topic| &mut topic.partitions) {
+            partition.replicate(&reach);
         }
+    }
+
+    /// The broker hears nothing from now on: what it knows of topics stays as it is.
+    pub fn cut_off(&mut self, broker: i32, condition: Condition) {
+        let known = self.topics.iter().map(|(name, topic)| {
+            (name.clone(), topic.partitions.iter().map(crate::topic::Partition::view).collect::<Vec<_>>())
+        });
+        let known: BTreeMap<_, _> = known.collect();
+        let broker = self.brokers.get_mut(&broker).unwrap_or_else(|| panic!("there is no broker {broker}"));
+        broker.condition = condition;
+        broker.outdated.get_or_insert(known);
+    }
+
+    /// The broker runs and hears everything that it has missed.
+    pub fn bring_up_to_date(&mut self, broker: i32) {
+        let told = self.brokers.get_mut(&broker).unwrap_or_else(|| panic!("there is no broker {broker}"));
+        told.condition = Condition::Running;
+        told.outdated = None;
+        for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
+            partition.tell(&|id| id == broker);
+        }
+        self.run_elections();
+        self.replicate();
     }
 
     /// Gives leaderless partitions a leader from their in-sync replicas, and takes it from brokers that are gone.

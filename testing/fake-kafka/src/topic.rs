@@ -1,7 +1,7 @@
-//! Topics, partitions and their replicas: who leads, what each replica holds, how far it is replicated.
+//! Topics and partitions: who leads, who is in sync, how far the leader's log is replicated.
 //!
-//! It promises Kafka's rules of replication with an instant follower: what the leader appends is on every in-sync replica at once, unless
-//! a test holds replication; a replica that takes over brings its own log, and what it had not copied is gone. It does not know
+//! It promises Kafka's rules of replication with followers that copy at once, unless a test holds them: the high watermark is what every
+//! in-sync replica has, a replica that takes over brings its own log, and what it had not copied is gone. It does not know
 //! sockets or requests.
 
 use std::collections::BTreeMap;
@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codes;
-use crate::log::{BatchHeader, Log, StoredBatch};
-use crate::producer_state::{Producers, Verdict};
+use crate::log::{BatchHeader, StoredBatch};
+use crate::producer_state::Verdict;
 use crate::record::Record;
+use crate::replica::Replica;
 
 /// Default of `message.max.bytes`.
 pub const MAX_MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
@@ -31,7 +32,6 @@ pub(crate) struct TopicRules {
     pub min_insync_replicas: usize,
     pub clock_skew_max: Option<Duration>,
     pub rejection: Option<Rejection>,
-    pub refused: Vec<Access>,
 }
 
 impl Default for TopicRules {
@@ -41,13 +41,12 @@ impl Default for TopicRules {
             min_insync_replicas: 1,
             clock_skew_max: None,
             rejection: None,
-            refused: Vec::new(),
         }
     }
 }
 
 /// What an ACL may deny on a topic; the answer is 29.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Metadata and ListOffsets.
     Describe,
@@ -58,46 +57,21 @@ pub enum Access {
 }
 
 pub(crate) struct Topic {
+    /// Tells a topic from one of the same name that was deleted.
+    pub incarnation: u64,
     pub rules: TopicRules,
     pub partitions: Vec<Partition>,
 }
 
-/// One replica: its log and what it remembers of producers.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Replica {
-    pub log: Log,
-    pub producers: Producers,
-    pub high_watermark: i64,
-    /// The epoch in which this replica believes it leads. A frozen ex-leader believes it until it hears otherwise.
-    pub leads_in_epoch: Option<i32>,
-}
-
-impl Replica {
-    fn rebuild_producers(&mut self) {
-        let mut producers = Producers::default();
-        for batch in self.log.batches() {
-            producers.remember(&batch.header);
-        }
-        self.producers = producers;
-    }
-
-    /// Fetches from the leader: cuts off what the leader does not have, copies what is missing.
-    fn follow(&mut self, leader: &Replica) {
-        if self.log.end() < leader.log.start() {
-            self.log = Log::starting_at(leader.log.start());
-            self.producers = Producers::default();
-        }
-        if self.log.truncate_to(self.log.common_prefix_end(&leader.log)) {
-            self.rebuild_producers();
-        }
-        let from = leader.log.index_from(self.log.end());
-        for batch in &leader.log.batches()[from..] {
-            self.producers.remember(&batch.header);
-            self.log.append(batch.clone());
-        }
-        self.log.delete_before(leader.log.start());
-        self.high_watermark = leader.high_watermark;
-    }
+/// How a partition's leader reaches a broker that has a follower of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Its followers copy at once.
+    Copies,
+    /// Its followers copy nothing and have not been missed yet: they are in sync all the same, and the high watermark waits for them.
+    Lags,
+    /// Its followers are out of sync.
+    Gone,
 }
 
 /// What became of a batch.
@@ -114,33 +88,54 @@ pub(crate) struct Appended {
 pub(crate) struct Partition {
     pub leader: Option<i32>,
     pub leader_epoch: i32,
-    /// In order of preference.
     pub replicas: BTreeMap<i32, Replica>,
+    /// As the controller knows it, in order of preference for the next leader.
     pub in_sync: Vec<i32>,
-    /// While held, followers copy nothing and the high watermark stays.
+    /// While held, no follower copies anything and the high watermark stays.
     pub held: bool,
     /// A foreign transaction is open from here on: isolation 1 reads up to it.
     pub open_transaction_from: Option<i64>,
 }
 
+/// A partition as Metadata shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionView {
+    pub leader: Option<i32>,
+    pub leader_epoch: i32,
+    pub replicas: Vec<i32>,
+    pub in_sync: Vec<i32>,
+}
+
 impl Partition {
     pub fn new(replicas: &[i32]) -> Partition {
-        let leader = replicas[0];
         let mut partition = Partition {
-            leader: Some(leader),
+            leader: Some(replicas[0]),
             leader_epoch: 0,
             replicas: replicas.iter().map(|&id| (id, Replica::default())).collect(),
             in_sync: replicas.to_vec(),
             held: false,
             open_transaction_from: None,
         };
-        partition.lead(leader, 0);
+        partition.tell(&|_| true);
         partition
     }
 
-    fn lead(&mut self, broker: i32, epoch: i32) {
-        if let Some(replica) = self.replicas.get_mut(&broker) {
-            replica.leads_in_epoch = Some(epoch);
+    /// Brokers that hear it learn who leads in which epoch. The others go on believing what they believed.
+    pub fn tell(&mut self, hears: &dyn Fn(i32) -> bool) {
+        for (&id, replica) in &mut self.replicas {
+            if hears(id) {
+                replica.hear(self.leader_epoch, self.leader == Some(id));
+                replica.in_sync.clone_from(&self.in_sync);
+            }
+        }
+    }
+
+    pub fn view(&self) -> PartitionView {
+        PartitionView {
+            leader: self.leader,
+            leader_epoch: self.leader_epoch,
+            replicas: self.replicas.keys().copied().collect(),
+            in_sync: self.in_sync.clone(),
         }
     }
 
@@ -160,34 +155,39 @@ impl Partition {
     pub fn elect(&mut self, leader: Option<i32>, informed: &dyn Fn(i32) -> bool) {
         self.leader = leader;
         self.leader_epoch += 1;
-        for (&id, replica) in &mut self.replicas {
-            if informed(id) {
-                replica.leads_in_epoch = None;
-            }
-        }
-        if let Some(leader) = leader {
-            self.lead(leader, self.leader_epoch);
-        }
+        self.tell(informed);
     }
 
-    /// Brings the in-sync replicas up to the leader and the high watermark up to the log end, unless held.
-    /// `healthy`: the broker runs, is not frozen and knows the current leader.
-    pub fn replicate(&mut self, healthy: &dyn Fn(i32) -> bool) {
+    /// Lets followers copy, and the high watermark rise to what every in-sync replica has, as far as the broker of each can be reached.
+    pub fn replicate(&mut self, reach: &dyn Fn(i32) -> Reach) {
         let Some(leader) = self.leader else { return };
-        self.in_sync.retain(|&id| id == leader || healthy(id));
-        if self.held || !healthy(leader) {
+        self.in_sync.retain(|&id| id == leader || reach(id) != Reach::Gone);
+        // A leader that is frozen, or has not heard that it leads, serves no follower.
+        if reach(leader) != Reach::Copies {
             return;
         }
         let mut source = self.replicas.remove(&leader).expect("the leader is a replica");
-        source.high_watermark = source.log.end();
-        for (&id, replica) in &mut self.replicas {
-            if healthy(id) {
-                replica.follow(&source);
-                if !self.in_sync.contains(&id) {
-                    self.in_sync.push(id);
+        if !self.held {
+            let copies = |id: i32, replica: &Replica| !replica.held && reach(id) == Reach::Copies;
+            for (&id, replica) in &mut self.replicas {
+                if copies(id, replica) {
+                    replica.follow(&source);
+                    if !self.in_sync.contains(&id) {
+                        self.in_sync.push(id);
+                    }
+                }
+            }
+            let followers = self.in_sync.iter().filter_map(|id| self.replicas.get(id));
+            let everywhere =
+                followers.map(|replica| replica.log.shared_end(&source.log)).fold(source.log.end(), i64::min);
+            source.high_watermark = source.high_watermark.max(everywhere);
+            for (&id, replica) in &mut self.replicas {
+                if copies(id, replica) {
+                    replica.high_watermark = source.high_watermark.min(replica.log.end());
                 }
             }
         }
+        source.in_sync.clone_from(&self.in_sync);
         self.replicas.insert(leader, source);
     }
 
@@ -200,7 +200,7 @@ impl Partition {
         strict_unknown: bool,
     ) -> Result<Appended, i16> {
         let replica = self.replicas.get_mut(&broker).ok_or(codes::NOT_LEADER_OR_FOLLOWER)?;
-        let epoch = replica.leads_in_epoch.ok_or(codes::NOT_LEADER_OR_FOLLOWER)?;
+        let epoch = replica.leads_in_epoch().ok_or(codes::NOT_LEADER_OR_FOLLOWER)?;
         if header.has_producer() {
             match replica.producers.judge(header, strict_unknown) {
                 Verdict::Append => {}

@@ -1,0 +1,253 @@
+//! Finding rows again: after a start those an earlier run planned, after file or table were replaced (restored, re-created, renumbered
+//! by VACUUM) those that are on their way or in quarantine.
+//!
+//! Promises: nothing is decided about a row before it was looked for by rowid and content in what is there now; a read that fails is
+//! tried again, because a row given up as no longer there would be published a second time. Does not know: what follows from it.
+
+use super::Relay;
+use super::intake::Intake;
+use super::planted::{self, Bug};
+use super::reading::RETRY_EVERY;
+use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, RowKey, RowView, Rows, RunId, Start};
+use crate::ports::{Clock, Journal, Sink, Source, SourceError};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+const SLICE_ROWS: usize = 1_000;
+const SLICE_TIME: Duration = Duration::from_millis(1);
+/// Rows that nobody seeks, between two that are sought: after so many the look is begun anew at the next one.
+const SKIPPED_ROWS_MAX: usize = 64;
+
+/// Why rows are looked for.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// The daemon has started.
+    Start,
+    /// `another`: what is there now is another file or table, not the same one renumbered.
+    Replaced { another: bool },
+    /// The COMMIT of this delete may have happened.
+    CommitUnknown { delete: u64 },
+}
+
+/// A batch whose records are made again while its rows are looked for.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub run: RunId,
+    /// In the order in which rows were come to.
+    pub rows: Rows,
+    /// Of each of those rows: its place in the batch.
+    pub places: Vec<usize>,
+}
+
+/// The search.
+#[derive(Debug)]
+pub(super) struct Matching {
+    pub cause: Cause,
+    /// By outbox and content: the rowids under which such a row was known.
+    wanted: HashMap<(OutboxIx, Fingerprint), Vec<i64>>,
+    /// The same rowids by outbox, sorted.
+    rowids: Vec<Vec<i64>>,
+    /// Where rows are now, by where they were known and what they were.
+    pub found: HashMap<(RowKey, Fingerprint), i64>,
+    /// Which batch a row belongs to whose record is wanted, its place there, and the number of its message.
+    records: HashMap<(RowKey, Fingerprint), (usize, usize, u64)>,
+    pub drafts: Vec<Draft>,
+    pass: Pass,
+    outbox: usize,
+    /// Tables that could not be looked at because they are not there.
+    absent: usize,
+    pub not_before: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pass {
+    /// From one sought rowid to the next: where `id` is the rowid a row can be nowhere else. The position in `rowids`.
+    ByRowid(usize),
+    /// The whole table, for rows that a VACUUM may have renumbered: from this rowid on.
+    Whole(i64),
+}
+
+impl Matching {
+    pub(super) fn new(cause: Cause, outboxes: usize, now: Instant) -> Self {
+        Matching {
+            cause,
+            wanted: HashMap::new(),
+            rowids: vec![Vec::new(); outboxes],
+            found: HashMap::new(),
+            records: HashMap::new(),
+            drafts: Vec::new(),
+            pass: Pass::ByRowid(0),
+            outbox: 0,
+            absent: 0,
+            not_before: now,
+        }
+    }
+
+    /// A row to look for. One that is already looked for under this rowid belongs to whoever came first.
+    pub(super) fn seek(&mut self, key: RowKey, print: Fingerprint) -> bool {
+        let rowids = self.wanted.entry((key.outbox, print)).or_default();
+        if rowids.contains(&key.rowid) {
+            return false;
+        }
+        rowids.push(key.rowid);
+        self.rowids[usize::from(key.outbox.0)].push(key.rowid);
+        true
+    }
+
+    /// The record of a sought row is wanted too.
+    pub(super) fn want_record(&mut self, key: RowKey, print: Fingerprint, draft: usize, place: usize, message: u64) {
+        self.records.insert((key, print), (draft, place, message));
+    }
+
+    /// Everything is named.
+    pub(super) fn begin(&mut self) {
+        for rowids in &mut self.rowids {
+            rowids.sort_unstable();
+            rowids.dedup();
+        }
+    }
+
+    pub(super) fn sought(&self) -> usize {
+        self.found.len() + self.wanted.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// The row that a look has come to may be one of them; the rowid it was known under.
+    fn recognise(&mut self, outbox: OutboxIx, row: &RowView<'_>, anywhere: bool) -> Option<(RowKey, Fingerprint)> {
+        let mut print = row.print;
+        if planted::is(Bug::ReusedRowidUnderTheTriple) {
+            let known = |((of, _), rowids): &(&(OutboxIx, Fingerprint), &Vec<i64>)| {
+                *of == outbox && rowids.contains(&row.rowid)
+            };
+            print = self.wanted.iter().find(known).map_or(print, |((_, print), _)| *print);
+        }
+        let rowids = self.wanted.get_mut(&(outbox, print))?;
+        // The same rowid first: rows of a bare table may look alike.
+        let same = rowids.iter().position(|rowid| *rowid == row.rowid);
+        let at = same.or_else(|| (anywhere && !rowids.is_empty()).then_some(0))?;
+        let rowid = rowids.swap_remove(at);
+        let row_then = (RowKey { outbox, rowid }, print);
+        self.found.insert(row_then, row.rowid);
+        Some(row_then)
+    }
+
+    fn next_outbox(&mut self) {
+        self.outbox += 1;
+        self.pass = Pass::ByRowid(0);
+    }
+}
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// One short read of the search, or its end.
+    pub(super) fn match_slice(&mut self, now: Instant) {
+        let Some(matching) = &self.reading.matching else { return };
+        if now < matching.not_before {
+            return;
+        }
+        let outboxes = self.intake.outboxes.len();
+        if matching.outbox >= outboxes {
+            if matching.absent == outboxes && matching.sought() > 0 && matches!(matching.cause, Cause::Start) {
+                // No file, or an empty one: what an earlier run knew of it says nothing yet.
+                self.restart_matching(now + RETRY_EVERY);
+                return;
+            }
+            self.matched(now);
+            return;
+        }
+        let ix = OutboxIx(matching.outbox as u16);
+        let result = match matching.pass {
+            Pass::ByRowid(at) => self.match_by_rowid(ix, at),
+            Pass::Whole(from) => self.match_whole(ix, from),
+        };
+        let Err(error) = result else { return };
+        let Some(matching) = &mut self.reading.matching else { return };
+        match &error {
+            // What was planned is no longer there.
+            SourceError::NotThere(_) | SourceError::NotAnOutbox { .. } => {
+                matching.absent += 1;
+                matching.next_outbox();
+            }
+            SourceError::Failed(_) => matching.not_before = now + RETRY_EVERY,
+            _ => {}
+        }
+        if let Err(fatal) = self.look_failed(ix, error, now) {
+            log::error!("{fatal}");
+        }
+    }
+
+    fn match_by_rowid(&mut self, ix: OutboxIx, mut at: usize) -> Result<(), SourceError> {
+        let Some(matching) = &mut self.reading.matching else { return Ok(()) };
+        let rowids = std::mem::take(&mut matching.rowids[usize::from(ix.0)]);
+        let mut skipped = 0;
+        let (first, last) = match (rowids.get(at), rowids.last()) {
+            (Some(first), Some(last)) => (*first, *last),
+            // Only whether it is there at all.
+            _ => (i64::MAX, i64::MAX),
+        };
+        let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: last.checked_add(1) };
+        let intake = &mut self.intake;
+        let result = self.source.look(ix, Start::From(first), budget, &mut |row| {
+            while rowids.get(at).is_some_and(|rowid| *rowid < row.rowid) {
+                at += 1;
+            }
+            match rowids.get(at) {
+                None => return Flow::Stop,
+                Some(rowid) if *rowid == row.rowid => {
+                    at += 1;
+                    skipped = 0;
+                    if let Some(then) = matching.recognise(ix, row, false) {
+                        record(matching, intake, then, row);
+                    }
+                }
+                Some(_) => {
+                    skipped += 1;
+                    if skipped > SKIPPED_ROWS_MAX {
+                        return Flow::Stop;
+                    }
+                }
+            }
+            Flow::Continue
+        });
+        let done = at >= rowids.len();
+        matching.rowids[usize::from(ix.0)] = rowids;
+        let look = result?;
+        if !done && look.end != LookEnd::End {
+            matching.pass = Pass::ByRowid(at);
+            return Ok(());
+        }
+        let missing = matching.wanted.iter().any(|((outbox, _), rowids)| *outbox == ix && !rowids.is_empty());
+        let may_have_moved = self.source.traits(ix).is_some_and(|traits| !traits.rowid_is_key);
+        if missing && may_have_moved {
+            matching.pass = Pass::Whole(i64::MIN);
+        } else {
+            matching.next_outbox();
+        }
+        Ok(())
+    }
+
+    fn match_whole(&mut self, ix: OutboxIx, from: i64) -> Result<(), SourceError> {
+        let Some(matching) = &mut self.reading.matching else { return Ok(()) };
+        let intake = &mut self.intake;
+        let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: None };
+        let look = self.source.look(ix, Start::From(from), budget, &mut |row| {
+            if let Some(then) = matching.recognise(ix, row, true) {
+                record(matching, intake, then, row);
+            }
+            Flow::Continue
+        })?;
+        match look.end {
+            LookEnd::Budget { last } => matching.pass = Pass::Whole(last.saturating_add(1)),
+            LookEnd::End | LookEnd::Stopped | LookEnd::MarkGone => matching.next_outbox(),
+        }
+        Ok(())
+    }
+}
+
+/// Makes the record of a found row again, where it is wanted.
+fn record(matching: &mut Matching, intake: &mut Intake, then: (RowKey, Fingerprint), row: &RowView<'_>) {
+    let Some((draft, place, message)) = matching.records.get(&then).copied() else { return };
+    let key = then.0;
+    let draft = &mut matching.drafts[draft];
+    let route = &intake.outboxes[usize::from(key.outbox.0)].route;
+    intake.encoder.append_again(key.outbox, route, row, (draft.run, message), &mut draft.rows);
+    draft.places.push(place);
+}

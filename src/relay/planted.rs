@@ -1,0 +1,85 @@
+//! Bugs that a relay could have, kept as deliberate variants: the simulation must find each of them.
+//!
+//! Promises: constantly false in a build without the feature `testing`. Does not know: what they break.
+
+/// One way to lose, double or reorder events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    DeleteBeforeAck,
+    DeleteOnTheLeadersMemory,
+    DeletePlannedBecauseIdentical,
+    NewSequenceOnResend,
+    SequencesFromTheStateFile,
+    OtherRowsUnderTheTriple,
+    ReusedRowidUnderTheTriple,
+    RecutAfterUnsure,
+    QuarantineAfterUnsure,
+    RerouteAfterGrowth,
+    OutOfSequenceAtItsWord,
+    AbsenceFromMemoryIsNotStored,
+    CursorOnlyGrows,
+    CursorAtTheMaximum,
+    DeleteByRowidAlone,
+    HooksWithoutCommit,
+    BudgetSpentOnTrouble,
+    TopicQuarantinedForTheClock,
+}
+
+impl Bug {
+    pub const ALL: &[Bug] = &[
+        Bug::DeleteBeforeAck,
+        Bug::DeleteOnTheLeadersMemory,
+        Bug::DeletePlannedBecauseIdentical,
+        Bug::NewSequenceOnResend,
+        Bug::SequencesFromTheStateFile,
+        Bug::OtherRowsUnderTheTriple,
+        Bug::ReusedRowidUnderTheTriple,
+        Bug::RecutAfterUnsure,
+        Bug::QuarantineAfterUnsure,
+        Bug::RerouteAfterGrowth,
+        Bug::OutOfSequenceAtItsWord,
+        Bug::AbsenceFromMemoryIsNotStored,
+        Bug::CursorOnlyGrows,
+        Bug::CursorAtTheMaximum,
+        Bug::DeleteByRowidAlone,
+        Bug::HooksWithoutCommit,
+        Bug::BudgetSpentOnTrouble,
+        Bug::TopicQuarantinedForTheClock,
+    ];
+}
+
+#[cfg(feature = "testing")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in every relay of this thread, or takes it away.
+#[cfg(feature = "testing")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether any bug is planted.
+#[cfg(feature = "testing")]
+pub fn any() -> bool {
+    PLANTED.get().is_some()
+}
+
+/// Never.
+#[cfg(not(feature = "testing"))]
+pub fn any() -> bool {
+    false
+}
+
+/// Whether this bug is planted.
+#[cfg(feature = "testing")]
+pub fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Never.
+#[cfg(not(feature = "testing"))]
+#[inline]
+pub fn is(_: Bug) -> bool {
+    false
+}

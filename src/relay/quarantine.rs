@@ -1,0 +1,305 @@
+//! The quarantine: rows that stay in their table with a reason, and what operators ask of them.
+//!
+//! Promises: what was published and can't be deleted is never sent again; a row leaves the quarantine when it was changed, removed,
+//! retried or discarded, and not otherwise. Does not know: the state file, who asks.
+
+use super::Relay;
+use super::settling::Errand;
+use crate::model::{
+    Action, Budget, Fault, Flow, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey, RowMark, RowMeta, Rows, Span,
+    Start, Target, Triple, Why,
+};
+use crate::ports::{Change, Clock, Journal, Sink, Source};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// How often requests are looked for, and some of the rows looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So many quarantined rows are looked at each time: is it still there?
+const LOOKED_AT: usize = 100;
+/// Rows of one errand: one delete takes them together.
+const ERRAND_ROWS: usize = 500;
+
+/// A fact for the state file that is no plan's.
+#[derive(Debug)]
+enum Note {
+    Quarantined(Quarantined),
+    Released(RowKey),
+    Renumbered(RowKey, i64),
+    Columns { outbox: OutboxIx, columns: Vec<String> },
+    Answered { request: i64, failed: bool, text: String },
+}
+
+/// How far a request has come whose rows have to be deleted.
+#[derive(Debug)]
+struct Pending {
+    errands: usize,
+    deleted: usize,
+    changed: usize,
+    gone: usize,
+    kept: usize,
+}
+
+/// See the module's words.
+#[derive(Debug)]
+pub(super) struct Quarantine {
+    notes: VecDeque<Note>,
+    pending: BTreeMap<i64, Pending>,
+    look_at: Instant,
+    /// Where the looking at quarantined rows goes on.
+    position: (usize, i64),
+}
+
+impl Quarantine {
+    pub(super) fn new(now: Instant) -> Self {
+        Quarantine { notes: VecDeque::new(), pending: BTreeMap::new(), look_at: now, position: (0, i64::MIN) }
+    }
+
+    pub(super) fn changes(&self) -> Vec<Change<'_>> {
+        self.notes
+            .iter()
+            .map(|note| match note {
+                Note::Quarantined(row) => Change::Quarantined(row),
+                Note::Released(key) => Change::Released { key: *key },
+                Note::Renumbered(key, rowid) => Change::Renumbered { key: *key, rowid: *rowid },
+                Note::Columns { outbox, columns } => Change::Columns { outbox: *outbox, columns },
+                Note::Answered { request, failed, text } => {
+                    Change::Answered { request: *request, failed: *failed, text }
+                }
+            })
+            .collect()
+    }
+
+    /// The state file knows the first `count` of them.
+    pub(super) fn recorded(&mut self, count: usize) {
+        self.notes.drain(..count);
+    }
+
+    pub(super) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.look_at
+    }
+
+    pub(super) fn columns(&mut self, outbox: OutboxIx, columns: Vec<String>) {
+        self.notes.push_back(Note::Columns { outbox, columns });
+    }
+
+    pub(super) fn release(&mut self, key: RowKey) {
+        self.notes.push_back(Note::Released(key));
+    }
+
+    pub(super) fn moved(&mut self, from: RowKey, to: RowKey) {
+        self.notes.push_back(Note::Renumbered(from, to.rowid));
+    }
+
+    fn answer(&mut self, request: i64, failed: bool, text: String) {
+        self.notes.push_back(Note::Answered { request, failed, text });
+    }
+}
+
+/// Rows in words.
+fn rows(count: usize) -> String {
+    format!("{count} row{}", if count == 1 { "" } else { "s" })
+}
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// The row stays in the table and is passed over from now on, also after a restart.
+    pub(super) fn quarantine(&mut self, key: RowKey, mark: RowMark, fault: Fault, why: &Why, attempts: u32) {
+        let outbox = self.intake.outbox(key.outbox);
+        let name = &outbox.route.name;
+        match fault {
+            Fault::Rejected | Fault::Unroutable => log::error!(
+                "outbox {name}: row with rowid {} is in quarantine: {why}. It stays in the table; the rows after it go on. \
+                 outboxd dead show {} has the details",
+                key.rowid,
+                key.rowid
+            ),
+            Fault::Undeletable => log::error!(
+                "outbox {name}: row with rowid {} was published but can't be deleted: {why}. It stays in the table and is not sent \
+                 again",
+                key.rowid
+            ),
+        }
+        outbox.set_aside(mark, fault == Fault::Undeletable);
+        self.intake.attempts.remove(&key);
+        self.figures.outboxes[usize::from(key.outbox.0)].set_aside.fetch_add(1, Relaxed);
+        let now = self.clock.wall();
+        let why = why.clone();
+        self.quarantine.notes.push_back(Note::Quarantined(Quarantined {
+            key,
+            print: mark.print,
+            fault,
+            why,
+            attempts,
+            first: now,
+            last: now,
+        }));
+    }
+
+    /// What is due once a second: requests, rows that are no longer what was quarantined.
+    pub(super) fn tend_quarantine(&mut self, now: Instant) {
+        for ix in self.outboxes() {
+            for rowid in self.intake.outbox(ix).ledger.take_released() {
+                self.quarantine.release(RowKey { outbox: ix, rowid });
+            }
+            self.intake.outbox(ix).pause_if_full();
+        }
+        if now < self.quarantine.look_at || self.reading.matching.is_some() {
+            return;
+        }
+        self.quarantine.look_at = now + LOOK_EVERY;
+        if self.draining.is_none() {
+            match self.journal.requests() {
+                Ok(requests) => {
+                    for request in requests {
+                        self.requested(&request, now);
+                    }
+                }
+                Err(error) => self.journal_trouble.happened(now, &error.to_string()),
+            }
+            if self.source.is_open() {
+                self.look_at_quarantined();
+            }
+        }
+    }
+
+    /// A few rows, in turn: what the application removed needs no place here.
+    fn look_at_quarantined(&mut self) {
+        let (mut at, mut from) = self.quarantine.position;
+        for _ in 0..LOOKED_AT {
+            let Some(outbox) = self.intake.outboxes.get(at) else {
+                (at, from) = (0, i64::MIN);
+                break;
+            };
+            let Some((rowid, _)) = outbox.ledger.asides(from).next() else {
+                (at, from) = (at + 1, i64::MIN);
+                continue;
+            };
+            from = rowid.saturating_add(1);
+            let ix = OutboxIx(at as u16);
+            let mut there = false;
+            let budget = Budget { rows: 1, time: Duration::from_millis(1), before: Some(from) };
+            let look = self.source.look(ix, Start::From(rowid), budget, &mut |row| {
+                there = row.rowid == rowid;
+                Flow::Stop
+            });
+            if look.is_ok() && !there {
+                self.intake.outbox(ix).ledger.forget_aside(rowid);
+                self.quarantine.release(RowKey { outbox: ix, rowid });
+            } else if look.is_err() {
+                // Whatever it is, the next look for news meets it and says so.
+                break;
+            }
+        }
+        self.quarantine.position = (at, from);
+    }
+
+    fn requested(&mut self, request: &Request, now: Instant) {
+        if self.quarantine.pending.contains_key(&request.id) {
+            return;
+        }
+        let ledger = &self.intake.outbox(request.outbox).ledger;
+        let wanted: Vec<i64> = match request.rowid {
+            Some(rowid) => ledger.aside(rowid).map(|_| rowid).into_iter().collect(),
+            None => ledger.asides(i64::MIN).map(|(rowid, _)| rowid).collect(),
+        };
+        if wanted.is_empty() {
+            let text = match request.rowid {
+                Some(rowid) => format!("no row with rowid {rowid} is in quarantine any more"),
+                None => "the quarantine is empty".to_owned(),
+            };
+            self.quarantine.answer(request.id, request.rowid.is_some(), text);
+            return;
+        }
+        let (mut again, mut errand) = (0, Vec::new());
+        for rowid in wanted {
+            let key = RowKey { outbox: request.outbox, rowid };
+            let outbox = self.intake.outbox(request.outbox);
+            let Some(aside) = outbox.ledger.forget_aside(rowid) else { continue };
+            if aside.published || request.action == Action::Discard {
+                outbox.ledger.hold(RowMark { rowid, print: aside.print });
+                errand.push((key, aside));
+            } else {
+                outbox.ledger.revisit(rowid);
+                outbox.again = true;
+                self.quarantine.release(key);
+                again += 1;
+            }
+        }
+        self.reading.look_soon(now);
+        if errand.is_empty() {
+            self.quarantine.answer(request.id, false, format!("{} sent again", rows(again)));
+            return;
+        }
+        let chunks = errand.chunks(ERRAND_ROWS);
+        let pending = Pending { errands: chunks.len(), deleted: 0, changed: 0, gone: 0, kept: 0 };
+        self.quarantine.pending.insert(request.id, pending);
+        for chunk in chunks {
+            let meta = chunk.iter().map(|(key, aside)| RowMeta {
+                key: *key,
+                print: aside.print,
+                record: Span::default(),
+                message: 0,
+                event_id: Span::default(),
+            });
+            let plan = Plan {
+                // No plan of the state file's has this number.
+                id: PlanId(0),
+                target: Target { topic: "".into(), partition: 0 },
+                triple: Triple { producer_id: -1, epoch: -1, first_sequence: -1 },
+                run: self.run,
+                noted_offset: -1,
+                leader_epoch: -1,
+                first_attempt: self.clock.wall(),
+                rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
+            };
+            self.intake.held_rows += plan.rows.len();
+            let published = chunk.iter().map(|(key, aside)| (*key, aside.published)).collect();
+            let errand = Errand { request: request.id, published };
+            self.settling.errand(Arc::new(plan), errand, now);
+        }
+    }
+
+    /// The rows of an errand were deleted, as far as they could be.
+    pub(super) fn errand_done(&mut self, plan: &Plan, errand: &Errand, deletion: &crate::model::Deletion) {
+        let mut kept = 0;
+        for meta in &plan.rows.meta {
+            if deletion.kept.contains(&meta.key) {
+                kept += 1;
+                let published = errand.published.get(&meta.key).copied().unwrap_or(true);
+                let mark = RowMark { rowid: meta.key.rowid, print: meta.print };
+                self.intake.outbox(meta.key.outbox).set_aside(mark, published);
+            } else {
+                self.quarantine.release(meta.key);
+            }
+        }
+        let count = |keys: &[RowKey]| keys.iter().filter(|key| errand.published.contains_key(key)).count();
+        let (changed, gone) = (count(&deletion.changed), count(&deletion.gone));
+        let Some(pending) = self.quarantine.pending.get_mut(&errand.request) else { return };
+        pending.errands -= 1;
+        pending.kept += kept;
+        pending.changed += changed;
+        pending.gone += gone;
+        pending.deleted += plan.rows.len() - kept - changed - gone;
+        if pending.errands > 0 {
+            return;
+        }
+        let Some(done) = self.quarantine.pending.remove(&errand.request) else { return };
+        let mut text = format!("{} deleted", rows(done.deleted));
+        for (count, what) in [
+            (done.changed, "had been changed and will be sent"),
+            (done.gone, "had been removed already"),
+            (done.kept, "can't be deleted: a trigger or a constraint keeps them"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!("; {count} {what}"));
+            }
+        }
+        self.quarantine.answer(errand.request, done.kept > 0, text);
+    }
+}

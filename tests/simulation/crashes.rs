@@ -1,0 +1,154 @@
+//! Crashes: a daemon that dies at any step, and the one that follows it, on what it finds.
+
+use crate::ports::{append, contents};
+use crate::world::{Happening, Kind, Parcel};
+use crate::{CALM, Run, STORM};
+use outboxd::relay::planted;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Leaders forget a producer a day after its last batch.
+const DAY: Duration = Duration::from_secs(86_400);
+/// Requests of a dead process that are still on their way arrive within this time.
+const LATE_MAX_US: u64 = 3_000_000;
+
+/// How a daemon ends, and what has changed when the next one starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Killed,
+    PowerCut,
+    /// The machine stays off for more than a day.
+    DayOff,
+    /// The state file is put back to an older copy.
+    OldState,
+}
+
+impl Run {
+    /// The next daemon, on what this one left.
+    pub fn again(self, same_boot: bool) -> Run {
+        {
+            let world = &mut *self.world.borrow_mut();
+            world.unsure_rows += self.figures.unsure_rows.load(Relaxed);
+            world.dead = false;
+            world.fuse = None;
+            world.open = false;
+            world.disk_changed = true;
+            let agenda = std::mem::take(&mut world.agenda);
+            for (at, what) in agenda {
+                match what {
+                    Happening::Answer(parcel) => orphan(world, parcel),
+                    Happening::Sink(_) | Happening::Testify(_) | Happening::Wake(_) => {}
+                    other => drop(world.agenda.insert(at, other)),
+                }
+            }
+            world.plan(Duration::ZERO, Happening::App);
+        }
+        Run::on(self.world, self.seed, same_boot)
+    }
+}
+
+/// A request of a dead process: lost, arrived, or arriving at last.
+fn orphan(world: &mut crate::world::World, parcel: Parcel) {
+    match world.random.u32(0..3) {
+        0 => {}
+        1 => drop(append(world, &parcel, &contents(&parcel.rows))),
+        _ => {
+            let after = world.micros(0..LATE_MAX_US);
+            world.plan(after, Happening::LateCopy(parcel));
+        }
+    }
+}
+
+/// Up to four daemons on one world, all but the last of which die.
+pub fn crash_and_recover(seed: u64) {
+    let mut run = Run::new(seed);
+    run.world.borrow_mut().plan(Duration::ZERO, Happening::App);
+    let deaths = run.world.borrow_mut().random.u32(1..4);
+    for _ in 0..deaths {
+        let (until, end) = {
+            let world = &mut *run.world.borrow_mut();
+            let steps = if world.random.bool() { world.random.u32(1..60) } else { world.random.u32(1..3_000) };
+            world.fuse = Some(steps);
+            let end = match world.random.u32(0..12) {
+                0 | 1 => End::PowerCut,
+                2 => End::DayOff,
+                // An old state file may take new rows of a bare table for old ones: that is said in README.
+                3 if world.kind != Kind::Bare => End::OldState,
+                _ => End::Killed,
+            };
+            if end == End::OldState {
+                world.state_copy = Some(world.state.clone());
+            }
+            (world.elapsed + STORM, end)
+        };
+        let died = run.ends_by(until);
+        assert!(!died || run.world.borrow().dead, "a daemon ends only because it is killed (seed {seed})");
+        die(&run, end, seed);
+        run = run.again(end != End::PowerCut && end != End::DayOff);
+    }
+    let end = {
+        let world = &mut *run.world.borrow_mut();
+        world.weather.faults = false;
+        world.elapsed + CALM
+    };
+    run.until(end);
+    if std::env::var_os("OUTBOXD_TRACE").is_some() {
+        println!("{:#?}", run.relay);
+    }
+    run.check();
+}
+
+fn die(run: &Run, end: End, seed: u64) {
+    let world = &mut *run.world.borrow_mut();
+    if std::env::var_os("OUTBOXD_TRACE").is_some() {
+        println!(
+            "{:?} {end:?}; plans {:?}",
+            world.elapsed,
+            world.state.plans.values().map(|plan| (plan.id, plan.state)).collect::<Vec<_>>()
+        );
+    }
+    world.weather.forbidden = world.weather.faults && world.random.u32(0..8) == 0;
+    match end {
+        End::Killed => {}
+        End::PowerCut => world.power_cut(seed),
+        End::DayOff => {
+            // By then nothing is on its way any more, and nobody remembers us.
+            let agenda = std::mem::take(&mut world.agenda);
+            for (at, what) in agenda {
+                match what {
+                    Happening::Answer(_) | Happening::LateCopy(_) => {}
+                    Happening::Thaw { topic, partition, .. } => {
+                        world.logs.entry((topic, partition)).or_default().catch_up();
+                    }
+                    other => drop(world.agenda.insert((at.0 + DAY, at.1), other)),
+                }
+            }
+            world.elapsed += DAY;
+            for log in world.logs.values_mut() {
+                log.forget_producers();
+                if world.random.u32(0..4) == 0 {
+                    log.cut();
+                }
+            }
+        }
+        End::OldState => {
+            if let Some(copy) = world.state_copy.take() {
+                world.state = copy;
+                world.state_synced = world.state.clone();
+            }
+            // What the old file does not know is sent as new, or again: said in the log, and not counted one by one.
+            let sent: Vec<u64> = world.sent.values().flatten().copied().collect();
+            world.again.extend(sent);
+        }
+    }
+}
+
+#[test]
+fn crashes_lose_nothing_and_double_nothing_that_is_not_counted() {
+    if let Ok(seed) = std::env::var("OUTBOXD_CRASH_SEED") {
+        env_logger::builder().is_test(true).init();
+        return crash_and_recover(seed.parse().expect("OUTBOXD_CRASH_SEED is a number"));
+    }
+    assert!(!planted::any());
+    crate::schedules("OUTBOXD_CRASH_SEED", crate::schedule_count(), crash_and_recover);
+}

@@ -1,0 +1,89 @@
+//! The state file, as data: what was recorded, what of it a power cut would leave.
+
+use outboxd::model::{Left, LeftPlan, LeftRow, PlanId, PlanState, Quarantined, RowKey};
+use outboxd::ports::Change;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub plans: BTreeMap<PlanId, LeftPlan>,
+    pub quarantine: BTreeMap<RowKey, Quarantined>,
+    pub last_plan: u64,
+}
+
+impl State {
+    pub fn apply(&mut self, change: &Change<'_>) {
+        match *change {
+            Change::Planned(plan) => self.insert(plan),
+            Change::Replaced { old, new } => {
+                assert!(self.plans.remove(&old).is_some(), "only a recorded plan is replaced");
+                for plan in new {
+                    self.insert(plan);
+                }
+            }
+            Change::Acknowledged { plan, offset } => self.state(plan, PlanState::Acknowledged { offset }),
+            Change::Deleting { plan, delete: Some(delete) } => {
+                assert_ne!(self.plans[&plan].state, PlanState::Planned, "only what was acknowledged is deleted");
+                self.state(plan, PlanState::Deleting { delete });
+            }
+            Change::Deleting { plan, delete: None } => {
+                if self.plans.contains_key(&plan) {
+                    self.state(plan, PlanState::Acknowledged { offset: -1 });
+                }
+            }
+            Change::Settled { plan } => {
+                assert!(self.plans.remove(&plan).is_some(), "plan {} is forgotten once", plan.0);
+            }
+            Change::Quarantined(row) => drop(self.quarantine.insert(row.key, row.clone())),
+            Change::Released { key } => drop(self.quarantine.remove(&key)),
+            Change::Renumbered { key, rowid } => {
+                if let Some(row) = self.quarantine.remove(&key) {
+                    let key = RowKey { rowid, ..key };
+                    self.quarantine.insert(key, Quarantined { key, ..row });
+                }
+            }
+            Change::Columns { .. } | Change::Answered { .. } => {}
+        }
+    }
+
+    fn insert(&mut self, plan: &outboxd::model::Plan) {
+        let rows = plan
+            .rows
+            .meta
+            .iter()
+            .map(|meta| LeftRow { key: meta.key, print: meta.print, message: meta.message })
+            .collect();
+        let left = LeftPlan {
+            id: plan.id,
+            target: plan.target.clone(),
+            triple: plan.triple,
+            run: plan.run,
+            noted_offset: plan.noted_offset,
+            leader_epoch: plan.leader_epoch,
+            first_attempt: plan.first_attempt,
+            state: PlanState::Planned,
+            rows,
+            rows_elsewhere: 0,
+            other_file: false,
+        };
+        self.last_plan = self.last_plan.max(plan.id.0);
+        assert!(self.plans.insert(plan.id, left).is_none(), "a plan is recorded once");
+    }
+
+    fn state(&mut self, plan: PlanId, state: PlanState) {
+        self.plans.get_mut(&plan).expect("only a recorded plan changes its state").state = state;
+    }
+
+    pub fn left(&self, same_boot: bool) -> Left {
+        Left {
+            plans: self.plans.values().cloned().collect(),
+            quarantine: self.quarantine.values().cloned().collect(),
+            columns: vec![None; 2],
+            same_boot,
+        }
+    }
+
+    pub fn is_acknowledged(&self, plan: PlanId) -> bool {
+        self.plans.get(&plan).is_some_and(|plan| plan.state != PlanState::Planned)
+    }
+}
