@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod app;
+pub mod arrived;
 pub mod broker;
 pub mod check;
 pub mod daemon;

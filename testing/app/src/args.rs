@@ -24,7 +24,7 @@ pub enum Command {
     Rewrite(Rewrite),
     /// Rewrite every event that is still in the table, once.
     Update(Update),
-    /// Insert id 1 with identical content, wait until the table is empty, again and again.
+    /// Insert the same ids with identical content, wait until the table is empty, again and again.
     Same(Same),
     /// Commit at a rate or as fast as possible and measure.
     Bench(Bench),
@@ -109,6 +109,12 @@ pub struct Write {
     /// Transactions per second; without it as fast as possible.
     #[arg(long)]
     pub rate: Option<f64>,
+    /// After every n-th transaction nothing is committed for `--pause-ms`; with a rate, what was missed is made up for at once.
+    /// Only in such a pause does a table become empty, and only then are its ids used again.
+    #[arg(long)]
+    pub pause_every: Option<u64>,
+    #[arg(long, default_value_t = 300)]
+    pub pause_ms: u64,
     #[arg(long, default_value_t = 20_000)]
     pub busy_timeout_ms: u64,
     /// BEGIN DEFERRED instead of BEGIN IMMEDIATE.
@@ -158,8 +164,15 @@ pub struct Update {
 pub struct Same {
     #[arg(long)]
     pub db: PathBuf,
+    /// How many transactions are committed.
     #[arg(long, default_value_t = 300)]
-    pub times: u32,
+    pub times: u64,
+    /// Commit at least until this file exists.
+    #[arg(long)]
+    pub until: Option<PathBuf>,
+    /// Rows of a transaction, with the ids from 1.
+    #[arg(long, default_value_t = 1)]
+    pub rows: u32,
     /// Gives up when the table was not emptied for so long.
     #[arg(long, default_value_t = 30)]
     pub patience_s: u64,

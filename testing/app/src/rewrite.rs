@@ -53,22 +53,22 @@ pub fn update_all(options: &Update) -> Result<serde_json::Value> {
 }
 
 pub fn same_id(options: &Same) -> Result<serde_json::Value> {
+    const INSERT: &str = "WITH RECURSIVE ids (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < ?1) \
+         INSERT INTO users_outbox (id, aggregateId, eventType, payload) SELECT id, '1', 'UserCreated', 'the same' FROM ids";
     let db = schema::open(&options.db, BUSY_TIMEOUT_MS, "NORMAL")?;
-    for time in 0..options.times {
-        execute(
-            &db,
-            "INSERT INTO users_outbox (id, aggregateId, eventType, payload) VALUES (1, '1', 'UserCreated', 'the same')",
-            [],
-        )?;
+    let (mut times, mut inserted) = (0, 0);
+    while times < options.times || options.until.as_deref().is_some_and(|file| !file.exists()) {
+        inserted += execute(&db, INSERT, (options.rows,))?;
+        times += 1;
         let begun = Instant::now();
         while db.query_row("SELECT EXISTS (SELECT 1 FROM users_outbox)", [], |row| row.get::<_, bool>(0))? {
             if begun.elapsed() > Duration::from_secs(options.patience_s) {
-                return Err(format!("insert {time}: the table was not emptied within {} s", options.patience_s).into());
+                return Err(format!("insert {times}: the table was not emptied within {} s", options.patience_s).into());
             }
             std::thread::sleep(Duration::from_micros(200));
         }
     }
-    Ok(json!({ "inserted": options.times }))
+    Ok(json!({ "inserted": inserted }))
 }
 
 /// One statement, one transaction; BUSY is tried again for ever.

@@ -53,6 +53,9 @@ pub fn run(options: &Write, thinking: Thinking) -> Result<serde_json::Value> {
             Ok(added) => {
                 committed += 1;
                 events += added;
+                if options.pause_every.is_some_and(|every| committed.is_multiple_of(every)) {
+                    std::thread::sleep(Duration::from_millis(options.pause_ms));
+                }
             }
             Err(error) if is_busy(error.as_ref()) => busy += 1,
             Err(error) => return Err(error),

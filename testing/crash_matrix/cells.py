@@ -1,0 +1,309 @@
+"""The cells: what is killed, frozen and put back, and how often.
+
+Each is a function of (matrix, folder, name, number of kills, seed) and returns a Count. The seed settles every instant and every
+label; what the processes make of them is theirs.
+"""
+
+import dataclasses
+import math
+import random
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+from . import KAFKA, ROOT
+from .judge import Count
+from .stage import KINDS, Stage, Start
+
+# Of a label that is not come to again: then it is a kill at a random instant.
+LABEL_DEADLINE_S = 1.5
+STALE_EVENTS = 1_000
+
+
+def labels():
+    text = (ROOT / "src" / "failpoint.rs").read_text(encoding="utf-8")
+    return re.findall(r'"(\w+)"', re.search(r"LABELS[^=]*= &\[(.*?)\];", text, re.DOTALL)[1])
+
+
+class Aim:
+    """At which label the next kill falls, and how often the daemon comes to it before. A label that is come to quickly is let pass
+    more often, so that kills fall into all of a daemon's life."""
+
+    def __init__(self, names, seed, offset):
+        self.random = random.Random(seed)
+        self.names, self.at, self.most = names, offset, dict.fromkeys(names, 4)
+
+    def next(self):
+        name = self.names[self.at % len(self.names)]
+        self.at += 1
+        return name, self.random.randrange(self.most[name])
+
+    def reached(self, name, seconds):
+        if seconds < 0.4:
+            self.most[name] = min(256, self.most[name] * 2)
+
+    def missed(self, name):
+        self.most[name] = max(1, self.most[name] // 4)
+
+
+def kill_once(stage, aim, at_label, count):
+    if at_label:
+        label, passes = aim.next()
+        stage.start(f"{label}={passes}*off->return" if passes else f"{label}=return")
+        begun = time.monotonic()
+        while stage.process.poll() is None and time.monotonic() < begun + LABEL_DEADLINE_S:
+            time.sleep(0.003)
+        if stage.kill():
+            aim.missed(label)
+            label = "random"
+        else:
+            aim.reached(label, time.monotonic() - begun)
+        count.labels[label] += 1
+    else:
+        stage.start()
+        # Into its start and its recovery, too.
+        time.sleep(stage.random.uniform(0.005, 0.1) if stage.random.random() < 0.25 else stage.random.uniform(0.1, 0.8))
+        stage.kill()
+        count.labels["random"] += 1
+    count.kills += 1
+
+
+def ordinary(matrix, folder, name, number, seed):
+    """A table in a journal mode, kills at labels and at random."""
+    journal, kind = name.split("-", 1)
+    whole = Count()
+    parts = [("plain", number, False)]
+    if KINDS[kind].bare:
+        parts = [("plain", number - number // 3, False), ("alike", number // 3, True)]
+    offset = list(CELLS).index(name) * 2
+    for part, share, alike in parts:
+        if share == 0:
+            continue
+        stage = Stage(matrix, folder / part, journal, kind, f"{seed} {part}", alike=alike)
+        aim = Aim(labels(), f"{seed} {part} aim", offset)
+        count = Count()
+        stage.begin()
+        for kill in range(share):
+            kill_once(stage, aim, kill % 6 != 5 if share > 6 else kill % 2 == 0, count)
+        offset = aim.at
+        judged, by_start = stage.finish()
+        if stage.kind.exact:
+            count.add(stage.explain(judged, by_start))
+        else:
+            count.add(stage.explain(judged, by_start, Start.unsure))
+            renamed = sum(first is None or record.id != first.id for pairs in by_start.values() for record, first in pairs)
+            if renamed:
+                count.broken.append(f"{renamed} doubled records have another message id than the first")
+            # Nothing but a kill between the note *deleting* and its removal may leave doubt.
+            for start in stage.starts:
+                if start.unsure() and "deleting" not in start.text():
+                    count.broken.append(f"{start.log.name} is unsure of rows that were not being deleted")
+        whole.add(count)
+    if number >= 20 and whole.at_work < number // 3:
+        whole.broken.append(f"only {whole.at_work} of {number} kills met a daemon that had published: this proves little")
+    return whole
+
+
+def with_broker(matrix, folder, name, number, seed):
+    """Two databases, so that one broker serves for two kills of a daemon."""
+    rng = random.Random(seed)
+    frozen = name == "broker-frozen"
+    stages = [
+        Stage(matrix, folder / "wal-autoincrement", "wal", "autoincrement", f"{seed} 0"),
+        Stage(matrix, folder / "delete-bare-table", "delete", "bare-table", f"{seed} 1"),
+    ]
+    count = Count()
+    for stage in stages:
+        stage.begin(rate=100, pause_every=100, pause_ms=100)
+    for _ in range(math.ceil(number / 2)):
+        for stage in stages:
+            stage.start()
+            stage.progress(20)
+        time.sleep(rng.uniform(0, 0.3))
+        if frozen:
+            matrix.kafka.freeze(1)
+            time.sleep(rng.uniform(0, 0.3))
+            for stage in stages:
+                stage.kill("SIGKILL, broker frozen")
+            early = rng.random() < 0.5
+            if early:
+                for stage in stages:
+                    stage.start("" if rng.random() < 0.7 else "settled=return")
+                time.sleep(rng.uniform(0.1, 1))
+            matrix.kafka.thaw(1)
+        else:
+            for what in sorted(["broker", *stages], key=lambda _: rng.random()):
+                if what == "broker":
+                    matrix.kafka.kill(1)
+                else:
+                    what.kill("SIGKILL, broker too")
+                time.sleep(rng.choice([0, 0, rng.uniform(0, 0.2)]))
+            matrix.kafka.restart(1)
+            early = rng.random() < 0.5
+            if early:
+                for stage in stages:
+                    stage.start()
+            matrix.kafka.ready()
+        if early:
+            # And once more, while it asks a broker that has just come back.
+            time.sleep(rng.uniform(0, 0.4))
+            for stage in stages:
+                stage.kill("SIGKILL, soon after the broker came back")
+        count.kills += len(stages)
+    for stage in stages:
+        judged, by_start = stage.finish()
+        count.add(stage.explain(judged, by_start))
+    return count
+
+
+def explained(start):
+    """What an old state file does not know of may be there twice: announced, or said of the file as a whole."""
+    if re.search(r"state file\b.*\b(older|copied|restored|put back|another)\b", start.text()):
+        return 1 << 31
+    return start.unsure()
+
+
+def old_state(matrix, folder, name, number, seed):
+    del name
+    rng = random.Random(seed)
+    whole = Count()
+    kinds = [("wal", "autoincrement"), ("delete", "bare-table"), ("wal", "bare"), ("delete", "event-id")]
+    for index, (journal, kind) in enumerate(kinds):
+        share = number // len(kinds) + (index < number % len(kinds))
+        if share == 0:
+            continue
+        stage = Stage(matrix, folder / f"{journal}-{kind}", journal, kind, f"{seed} {index}")
+        stage.begin(rate=600, pause_every=100, pause_ms=50)
+        count = Count()
+        for turn in range(share):
+            stage.start()
+            stage.progress(rng.randrange(20, 300))
+            # Stands still while it is copied, so that the copy is one moment's.
+            stage.process.send_signal(signal.SIGSTOP)
+            copies = {}
+            for suffix in ("", "-wal"):
+                path = Path(f"{stage.state}{suffix}")
+                copies[path] = path.read_bytes() if path.exists() else None
+            stage.process.send_signal(signal.SIGCONT)
+            stage.progress(STALE_EVENTS)
+            time.sleep(rng.uniform(0, 0.1))
+            stage.kill("SIGKILL, old state put back")
+            Path(f"{stage.state}-shm").unlink(missing_ok=True)
+            for path, copy in copies.items():
+                # As a snapshot of the disk would be (the same inode), and as a restored file would be.
+                if copy is None or turn % 2:
+                    path.unlink(missing_ok=True)
+                if copy is not None:
+                    path.write_bytes(copy)
+            count.kills += 1
+        judged, by_start = stage.finish()
+        count.add(stage.explain(judged, by_start, explained))
+        whole.add(count)
+    return whole
+
+
+def leader_killed(matrix, folder, name, number, seed):
+    del name
+    rng = random.Random(seed)
+    count = Count()
+    stage = Stage(matrix, folder / "wal-autoincrement", "wal", "autoincrement", seed, topic_nodes=[[1, 2, 3], [2, 3, 1], [3, 1, 2]])
+    stage.begin(rate=100, pause_every=1000, pause_ms=10)
+    tails = 0
+    for _ in range(number):
+        stage.start()
+        stage.progress(40)
+        leader = matrix.kafka.leaders(stage.topic)[0]
+        others = [int(node) for node in matrix.kafka.broker.brokers() if int(node) != leader]
+        for node in others:
+            matrix.kafka.freeze(node)
+        # What the leader appends from now on, nobody else has.
+        before = matrix.kafka.log_bytes(leader, stage.topic)
+        deadline = time.monotonic() + 1.5
+        while matrix.kafka.log_bytes(leader, stage.topic) == before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1))
+        first = rng.random() < 0.5
+        if first:
+            stage.kill("SIGKILL before the leader's")
+            time.sleep(rng.uniform(0, 0.1))
+        tails += matrix.kafka.log_bytes(leader, stage.topic) > before
+        matrix.kafka.kill(leader)
+        if not first:
+            time.sleep(rng.uniform(0, 0.2))
+            stage.kill("SIGKILL after the leader's")
+        stage.start()
+        for node in others:
+            matrix.kafka.thaw(node)
+        count.kills += 1
+        # The new leader without the tail is asked by the new daemon, which may be killed at that, too.
+        if rng.random() < 0.3:
+            time.sleep(rng.uniform(0, 3))
+            stage.kill("SIGKILL while nobody leads")
+            stage.start()
+        stage.progress(40)
+        matrix.kafka.restart(leader)
+        matrix.kafka.ready()
+        KAFKA.until(60, "all replicas are in sync", lambda: matrix.kafka.in_sync(stage.topic))
+        stage.kill("SIGKILL, whole again")
+    judged, by_start = stage.finish()
+    count.add(stage.explain(judged, by_start))
+    print(f"  leader-killed: {tails} of {number} leaders died with a tail that no follower had", file=sys.stderr)
+    if number >= 4 and tails < number // 2:
+        count.broken.append(f"only {tails} of {number} leaders died with a tail: this proves little")
+    return count
+
+
+def follower_frozen(matrix, folder, name, number, seed):
+    """Partition 0 lives on nodes 1 and 2, partition 1 on 1 and 3; node 3 freezes."""
+    del name
+    count = Count()
+    stage = Stage(matrix, folder / "wal-autoincrement", "wal", "autoincrement", seed, topic_nodes=[[1, 2], [1, 3]])
+    stage.begin(rate=100, pause_every=1000, pause_ms=10)
+    stage.start()
+    for turn in range(number):
+        stage.progress(100)
+        matrix.kafka.freeze(3)
+        try:
+            # What the follower had fetched may still be acknowledged; what is appended from now on not.
+            held = matrix.kafka.end_offset(stage.topic, 1)
+            free = matrix.kafka.end_offset(stage.topic, 0)
+            time.sleep(0.2)
+            held = matrix.kafka.end_offset(stage.topic, 1)
+            stage.wait("the other lane goes on", lambda: matrix.kafka.end_offset(stage.topic, 0) >= free + 20)
+            if matrix.kafka.end_offset(stage.topic, 1) > held:
+                count.broken.append(f"turn {turn}: the other lane went on only after the frozen follower had been left behind")
+            time.sleep(1)
+        finally:
+            matrix.kafka.thaw(3)
+        KAFKA.until(60, "all replicas are in sync", lambda: matrix.kafka.in_sync(stage.topic))
+    stage.progress(100)
+    stage.kill("SIGKILL at the end")
+    count.kills += 1
+    judged, by_start = stage.finish()
+    count.add(stage.explain(judged, by_start))
+    return count
+
+
+@dataclasses.dataclass
+class Cell:
+    function: object
+    # By default, as the tests run it; and by --full.
+    kills: int
+    kills_full: int
+    # Of its Kafka, which is its own to hurt if it does.
+    nodes: int = 1
+    hurts: bool = False
+    session_ms: int = 3_000
+
+
+CELLS = {
+    **{f"{journal}-{kind}": Cell(ordinary, 5, 84) for kind in KINDS for journal in ("wal", "delete")},
+    "old-state": Cell(old_state, 4, 20),
+    "broker-killed": Cell(with_broker, 2, 100, hurts=True),
+    "broker-frozen": Cell(with_broker, 4, 100, hurts=True),
+    "leader-killed": Cell(leader_killed, 1, 20, nodes=3, hurts=True),
+    # Long enough to see that the other lanes go on while it is still waited for.
+    "follower-frozen": Cell(follower_frozen, 1, 3, nodes=3, hurts=True, session_ms=20_000),
+}
