@@ -143,6 +143,8 @@ struct Shared {
     blob: Vec<u8>,
     /// See [`mark`].
     marks: u64,
+    /// What the attribute says.
+    marks_outside: u64,
     upkeep: upkeep::Upkeep,
     /// Last: its descriptor must not be closed before SQLite's own, because one close drops all of SQLite's POSIX locks.
     lock: Lock,
@@ -175,6 +177,7 @@ impl StateFile {
             synchronous_full: false,
             blob: Vec::new(),
             marks: begun.marks,
+            marks_outside: begun.marks,
             upkeep: upkeep::Upkeep::default(),
             lock,
         };
