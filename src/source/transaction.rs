@@ -2,6 +2,7 @@
 //!
 //! Promises: on any error nothing was deleted, except `CommitUnknown`, which says so. Does not know: why rows are deleted.
 
+use super::content::Known;
 use super::database::{Database, Link};
 use super::delete::{Care, Stop, Wanted};
 use super::failure::{self, Class};
@@ -78,6 +79,9 @@ impl Database {
         let first = order.plans.iter().filter_map(|plan| plan.rows.meta.first()).map(|row| row.key.outbox).next();
         let Some(first) = first else { return Ok(Deletion::default()) };
         self.open_for(first)?;
+        if self.known.as_ref().is_some_and(Known::is_doubtful) {
+            return Err(SourceError::Busy(format!("{} is being checkpointed", self.subject())));
+        }
         self.work.rows.clear();
         for plan in order.plans {
             self.work.rows.extend(plan.rows.meta.iter().map(|row| (row.key, row.print)));
@@ -105,7 +109,7 @@ impl Database {
                     self.unsynced = true;
                     return Err(SourceError::CommitUnknown(text));
                 }
-                Err(Failed::Trouble(Trouble::Source(error))) => return Err(error),
+                Err(Failed::Trouble(Trouble::Source(error))) => return Err(self.abandoned().unwrap_or(error)),
                 Err(Failed::Trouble(Trouble::Sqlite(error))) => return Err(self.error(first, "deleting", &error)),
             }
         }
@@ -169,6 +173,7 @@ impl Database {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let began = Instant::now();
         let counter: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        self.trust_in_journal(link, counter)?;
         if link.checked != Some(counter) {
             let inspected = self.inspect(connection, link.checked.is_some());
             // What the schema check says is said once: also when it says that rows must be matched anew.
@@ -203,6 +208,7 @@ impl Database {
         self.commit(connection, order.commit_patience)?;
         failpoint::hit("committed");
         self.books_committed();
+        self.note_own_content();
         deletion.held = began.elapsed();
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
@@ -315,7 +321,9 @@ impl Database {
         let mut moved = 0;
         let asked = link.connection.file_control(Some(c"main"), rusqlite::FileControl::HasMoved(&mut moved));
         let there = super::lock::file_id(&self.options.path).ok().flatten();
-        asked.is_err() || moved != 0 || there != self.lock.as_ref().map(super::lock::Lock::file)
+        let log = self.companions.as_ref().and_then(super::durability::Companions::wal_file);
+        let without_log = self.known.as_ref().is_some_and(|known| known.lost_its_log(log));
+        without_log || asked.is_err() || moved != 0 || there != self.lock.as_ref().map(super::lock::Lock::file)
     }
 
     /// Tells the watch where our commit ended. In rollback-journal modes files say nothing of who wrote them; there our own

@@ -1,6 +1,7 @@
 //! Tests on real files, with the application played by another process (SQLite's own shell).
 
 mod books;
+mod content;
 mod deletes;
 mod failures;
 mod identity;
