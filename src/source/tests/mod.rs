@@ -3,6 +3,7 @@
 mod books;
 mod content;
 mod deletes;
+mod environment;
 mod failures;
 mod identity;
 mod looks;
