@@ -139,11 +139,12 @@ impl Database {
             self.mode = header.mode;
         }
         let version: i64 = connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
-        let changed = self.schema_version.is_some_and(|known| known != version);
+        let steps = self.schema_version.map_or(0, |known| version.wrapping_sub(known));
+        let changed = steps != 0;
         for outbox in &mut self.outboxes {
             if changed || matches!(outbox.state, State::Unknown) {
                 // Kept aside at once: an error at the next outbox must not swallow it.
-                if let Some(replaced) = outbox.inspect(connection, changed)? {
+                if let Some(replaced) = outbox.inspect(connection, steps)? {
                     self.replaced = Some(match self.replaced.take() {
                         None => replaced,
                         Some(said) => Replaced {

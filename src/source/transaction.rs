@@ -133,6 +133,10 @@ impl Database {
                     broken = true;
                 }
                 self.link = Some(link);
+                if result.is_err() {
+                    // What did not fit into the cache was written and written back.
+                    self.note_own_content();
+                }
                 result
             }
         };
