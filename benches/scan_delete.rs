@@ -117,7 +117,7 @@ impl World {
             });
             let plans = [plan];
             let order =
-                DeleteOrder { number: 1, plans: &plans, yields: false, commit_patience: Duration::from_millis(20) };
+                DeleteOrder { number: 1, plans: &plans, yields: true, commit_patience: Duration::from_millis(20) };
             let deletion = database.delete(&order, &mut || Ok(())).expect("a delete");
             assert_eq!(deletion.deleted, metas.len());
             longest = longest.max(deletion.held);
