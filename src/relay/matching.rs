@@ -8,7 +8,7 @@ use super::Relay;
 use super::intake::Intake;
 use super::planted::{self, Bug};
 use super::reading::RETRY_EVERY;
-use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, RowKey, RowView, Rows, RunId, Start};
+use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ pub(super) enum Cause {
     Start,
     /// `another`: what is there now is another file or table, not the same one renumbered.
     Replaced { another: bool },
-    /// The COMMIT of this delete may have happened.
-    CommitUnknown { delete: u64 },
+    /// The COMMIT of this delete may have happened. `plans`: those it took whose rows can come back alike.
+    CommitUnknown { delete: u64, plans: Vec<PlanId> },
 }
 
 /// A batch whose records are made again while its rows are looked for.

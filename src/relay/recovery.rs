@@ -99,28 +99,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Whether the COMMIT of this delete happened is not known. Where rows come back alike, that has to be told from all of its rows
     /// before the next delete; elsewhere the guards tell.
-    pub(super) fn commit_unknown(&mut self, delete: u64, now: Instant) {
-        let doubtful = self.doubtful();
-        if doubtful.is_empty() {
+    pub(super) fn commit_unknown(&mut self, delete: u64, plans: Vec<PlanId>, now: Instant) {
+        if plans.is_empty() {
             return;
         }
-        let mut matching = Matching::new(Cause::CommitUnknown { delete }, self.intake.outboxes.len(), now);
-        for plan in self.settling.plans().filter(|plan| doubtful.contains(&plan.id)) {
-            for meta in &plan.rows.meta {
-                matching.seek(meta.key, meta.print);
-            }
+        let outboxes = self.intake.outboxes.len();
+        let wanted = self.settling.plans().filter(|plan| plans.contains(&plan.id)).collect::<Vec<_>>();
+        let mut matching = Matching::new(Cause::CommitUnknown { delete, plans }, outboxes, now);
+        for meta in wanted.iter().flat_map(|plan| &plan.rows.meta) {
+            matching.seek(meta.key, meta.print);
         }
         matching.begin();
         self.reading.matching = Some(matching);
-    }
-
-    /// Plans that a delete whose COMMIT is not known may have taken, and whose rows can come back alike.
-    fn doubtful(&self) -> Vec<PlanId> {
-        if self.source.books() {
-            let bare = self.settling.plans().filter(|plan| plan.id != PlanId(0) && self.is_bare(&plan.rows.meta));
-            return bare.map(|plan| plan.id).collect();
-        }
-        self.settling.noted()
     }
 
     fn look_for_planned(&mut self, cause: Cause, now: Instant) {
@@ -164,8 +154,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Every row was looked for.
     pub(super) fn matched(&mut self, now: Instant) {
-        let Some(matching) = self.reading.matching.take() else { return };
-        match matching.cause {
+        let Some(mut matching) = self.reading.matching.take() else { return };
+        match std::mem::replace(&mut matching.cause, Cause::Start) {
             Cause::Start => self.recovered(matching, now),
             Cause::Replaced { another } => {
                 // A batch rejected meanwhile left rows under the rowids they had.
@@ -174,7 +164,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 log::info!("{}: {} of {total} rows were found again", self.figures.database, matching.found.len());
                 self.go_on(&matching, another, now);
             }
-            Cause::CommitUnknown { delete } => self.settle_unknown(&matching, delete, now),
+            Cause::CommitUnknown { delete, plans } => self.settle_unknown(&matching, delete, plans, now),
         }
         self.reading.room();
     }
@@ -264,12 +254,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// Whether the delete happened shows in its rows, or in what the database itself says.
-    fn settle_unknown(&mut self, matching: &Matching, delete: u64, now: Instant) {
-        let doubtful = self.doubtful();
+    fn settle_unknown(&mut self, matching: &Matching, delete: u64, doubtful: Vec<PlanId>, now: Instant) {
         let booked = match self.source.booked() {
             Ok(booked) => booked,
             Err(error) => {
-                self.commit_unknown(delete, now);
+                self.commit_unknown(delete, doubtful, now);
                 if let Some(matching) = &mut self.reading.matching {
                     matching.not_before = now + super::reading::RETRY_EVERY;
                 }
@@ -294,6 +283,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         for (plan, offset) in self.settling.take_acknowledged() {
             let verdict = cases.iter().find(|(id, _)| *id == plan.id).map(|(_, facts)| facts.verdict());
+            log::debug!("batch {} of a delete whose COMMIT is not known: {verdict:?}", plan.id.0);
             match verdict {
                 None | Some(Verdict::Delete) => self.settling.acknowledged(plan, offset, now),
                 Some(verdict) => {
@@ -544,15 +534,22 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         hold(held, &rows.meta);
         self.intake.held_rows += rows.len();
         self.intake.held_bytes += rows.bytes.len();
+        // The leader knows the batch by the number of all its rows, whatever became of them since.
+        let asked = Arc::new(plan_of(left, Rows { bytes: Vec::new(), meta: all_rows(left) }));
         let plan = Arc::new(plan_of(left, rows));
         self.plans.insert(plan.id, ix);
         let flight = Flight { unsure: true, next_epoch: highest_epoch.saturating_add(1), ..Flight::new(plan, now) };
-        self.ask(ix, flight, Doubt::Left { whole: sought == Sought::Resend }, sought);
+        self.ask_about(&asked, ix, flight, Doubt::Left { whole: sought == Sought::Resend }, sought);
     }
 
     /// What became of the batch can't be told from answers alone: nothing is sent to its lane before the leader has said.
     pub(super) fn ask(&mut self, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
-        self.sink.look_up(&flight.plan, sought);
+        let plan = flight.plan.clone();
+        self.ask_about(&plan, ix, flight, doubt, sought);
+    }
+
+    fn ask_about(&mut self, asked: &Arc<Plan>, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
+        self.sink.look_up(asked, sought);
         let lane = &mut self.intake.lanes[ix as usize];
         lane.standing = Standing::Asking;
         lane.flight = Some(Flight { phase: Phase::Asking, doubt: Some(doubt), ..flight });
@@ -790,6 +787,16 @@ fn highest_epochs(plans: &[LeftPlan]) -> HashMap<(Target, i64), i16> {
         *epoch = plan.triple.epoch.max(*epoch);
     }
     highest
+}
+
+/// As many as the batch had, those of outboxes that are no longer configured included.
+fn all_rows(left: &LeftPlan) -> Vec<RowMeta> {
+    let meta =
+        |key, print, message| RowMeta { key, print, record: Span::default(), message, event_id: Span::default() };
+    let mut rows: Vec<RowMeta> = left.rows.iter().map(|row| meta(row.key, row.print, row.message)).collect();
+    let elsewhere = meta(RowKey { outbox: OutboxIx(u16::MAX), rowid: 0 }, Fingerprint(0), 0);
+    rows.resize(left.rows.len() + left.rows_elsewhere, elsewhere);
+    rows
 }
 
 fn plan_of(left: &LeftPlan, rows: Rows) -> Plan {

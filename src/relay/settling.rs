@@ -164,11 +164,6 @@ impl Settling {
         }
     }
 
-    /// Plans noted as being deleted by a delete that may not have committed.
-    pub(super) fn noted(&self) -> Vec<PlanId> {
-        self.noted.clone()
-    }
-
     /// The plan has rows that are none of this run's business.
     pub(super) fn keep(&mut self, plan: PlanId) {
         self.lasting.insert(plan);
@@ -338,11 +333,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             commit_patience: COMMIT_PATIENCE,
         };
         // Rows of a bare table can come back alike, so that only this note tells a delete that happened from one that did not.
-        let bare: Vec<PlanId> = if self.source.books() { Vec::new() } else { self.bare(&plans) };
+        let bare = self.bare(&plans);
+        let notes = !self.source.books();
         let number = self.settling.number;
         let (journal, noted) = (&mut self.journal, &mut self.settling.noted);
         let result = self.source.delete(&order, &mut || {
-            if bare.is_empty() {
+            if bare.is_empty() || !notes {
                 return Ok(());
             }
             let others = noted.iter().filter(|plan| !bare.contains(plan));
@@ -368,7 +364,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Err(SourceError::CommitUnknown(text)) => {
                 self.source_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
                 self.settling.retry_at = Some(now + FAILED_RETRY);
-                self.commit_unknown(number, now);
+                self.commit_unknown(number, bare, now);
             }
             Err(SourceError::Busy(_)) => {
                 self.did_not_commit();
