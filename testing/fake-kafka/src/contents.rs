@@ -2,8 +2,11 @@
 //!
 //! It promises that each call has taken effect when it returns. It does not know sockets, brokers or elections.
 
+use std::collections::HashMap;
+
 use crate::FakeKafka;
 use crate::log::{BATCH_HEADER_BYTES, BatchHeader, checksum};
+use crate::record::Record;
 
 impl FakeKafka {
     /// Retention: offsets below are gone on all replicas. What is remembered of producers stays.
@@ -23,6 +26,48 @@ impl FakeKafka {
                 found |= replica.log.compact_away(base_offset);
             }
             found
+        })
+    }
+
+    /// The log goes on in another segment. One Fetch reads one segment: its answer ends there, far from the high watermark.
+    pub fn roll_segment(&self, topic: &str, partition: i32) {
+        self.with_partition(topic, partition, |partition| {
+            for replica in partition.replicas.values_mut() {
+                replica.log.roll_segment();
+            }
+        });
+    }
+
+    /// Log cleaning, on all replicas below the high watermark: records for which `keep(offset, record)` is false go, offsets stay as they
+    /// were. A batch whose records all went is gone too, unless it is its producer's newest: then its header stays, with no record in it, as
+    /// long as the producer is remembered. Returns how many records went from the leader.
+    ///
+    /// # Panics
+    /// When a batch is compressed, or nobody leads.
+    pub fn compact(&self, topic: &str, partition: i32, keep: impl Fn(i64, &Record) -> bool) -> i32 {
+        self.with_partition(topic, partition, |found| {
+            let leader = found.leader.unwrap_or_else(|| panic!("nobody leads {topic:?}/{partition}"));
+            let mut gone = 0;
+            for (&id, replica) in &mut found.replicas {
+                let cleaned = replica.clean(&keep).unwrap_or_else(|malformed| panic!("{}", malformed.0));
+                if id == leader {
+                    gone = cleaned;
+                }
+            }
+            gone
+        })
+    }
+
+    /// What log cleaning does on a topic with `cleanup.policy=compact`: below the high watermark only the newest record of each key stays.
+    /// Such a topic takes no record without a key; where there are some, they stay.
+    pub fn compact_by_key(&self, topic: &str, partition: i32) -> i32 {
+        let committed = self.log_ends(topic, partition).high_watermark;
+        let records = self.records(topic, partition).into_iter().filter(|record| record.offset < committed);
+        let newest: HashMap<Vec<u8>, i64> =
+            records.filter_map(|record| record.key.map(|key| (key, record.offset))).collect();
+        self.compact(topic, partition, |offset, record| {
+            let newer = record.key.as_ref().and_then(|key| newest.get(key));
+            newer.is_none_or(|&last| offset >= last)
         })
     }
 

@@ -20,6 +20,7 @@ use kafka_protocol::messages::{
 
 use crate::codes;
 use crate::faults::Strikes;
+use crate::log::StoredBatch;
 use crate::replica::Replica;
 use crate::requests::{Call, find, text};
 use crate::state::State;
@@ -147,8 +148,9 @@ fn read(
     }
     let stable = partition.open_transaction_from.map_or(replica.high_watermark, |at| at.min(replica.high_watermark));
     let end = if isolation == 1 { stable } else { replica.high_watermark };
-    let readable =
-        log.batches()[log.index_from(asked.fetch_offset)..].iter().take_while(|batch| batch.last_offset() < end);
+    let from = &log.batches()[log.index_from(asked.fetch_offset)..];
+    let segment_end = from.first().map_or(end, |first| log.segment_end(first.base_offset()));
+    let readable = from.iter().take_while(|batch| batch.last_offset() < end.min(segment_end));
     let limit = budget.min(asked.partition_max_bytes.max(0) as usize);
     let mut out = BytesMut::new();
     for batch in readable {
@@ -219,10 +221,10 @@ fn offset(
     };
     let epoch = replica.leads_in_epoch().unwrap_or(-1);
     let stored = || {
-        let mut committed =
-            replica.log.batches().iter().take_while(|batch| batch.last_offset() < replica.high_watermark);
-        let found = committed.find(|batch| batch.header.max_timestamp >= asked.timestamp)?;
-        Some((found.header.max_timestamp, found.base_offset(), found.header.partition_leader_epoch))
+        let log = &replica.log;
+        let committed = log.batches().iter().take_while(|batch| batch.last_offset() < replica.high_watermark);
+        let found = committed.filter_map(|batch| first_since(batch, asked.timestamp, log.start()));
+        found.into_iter().next()
     };
     match asked.timestamp {
         EARLIEST => Ok((-1, replica.log.start(), epoch)),
@@ -235,6 +237,23 @@ fn offset(
             None => Err(codes::LEADER_NOT_AVAILABLE),
         },
     }
+}
+
+/// (timestamp, offset, leader epoch) of the batch's first record that is no older than `timestamp`, nor below the log's start.
+fn first_since(batch: &StoredBatch, timestamp: i64, start: i64) -> Option<(i64, i64, i32)> {
+    let header = &batch.header;
+    if header.max_timestamp < timestamp {
+        return None;
+    }
+    // A compressed batch is not looked into.
+    let Ok(records) = batch.records() else {
+        return Some((header.max_timestamp, batch.base_offset(), header.partition_leader_epoch));
+    };
+    let stamps = records.iter().map(|record| {
+        (header.base_timestamp + record.timestamp_delta, header.base_offset + i64::from(record.offset_delta))
+    });
+    let (stamp, offset) = stamps.into_iter().find(|&(stamp, offset)| stamp >= timestamp && offset >= start)?;
+    Some((stamp, offset, header.partition_leader_epoch))
 }
 
 pub(crate) fn describe_producers(

@@ -14,6 +14,27 @@
 //! // kafka.wait_for_records("users", 100, Duration::from_secs(10));
 //! ```
 //!
+//! # Replicas that disagree, and other lies
+//!
+//! | what happens on a cluster | here |
+//! |---|---|
+//! | followers lag, acks=all waits for them | [`hold_replication`](FakeKafka::hold_replication) all, [`hold_follower`](FakeKafka::hold_follower) one, [`freeze`](FakeKafka::freeze) with [`lagging_stay_in_sync`](Builder::lagging_stay_in_sync) |
+//! | a follower is too late and falls out of sync | [`expel`](FakeKafka::expel) |
+//! | the leader dies with a tail that nobody has | any of these, then [`stop`](FakeKafka::stop) or [`move_leader`](FakeKafka::move_leader) |
+//! | an unclean election takes acknowledged records | [`move_leader`](FakeKafka::move_leader) to a replica that is not in sync |
+//! | an ex-leader, or a follower, that has not heard of it | [`freeze`](FakeKafka::freeze), [`move_leader`](FakeKafka::move_leader), [`thaw_stale`](FakeKafka::thaw_stale); [`tell`](FakeKafka::tell) ends it |
+//! | a dead process's request is stored after all others | [`Fault::KeepBack`], [`Fault::KeepBackAndClose`], [`Fault::KeepCopy`], then [`deliver`](FakeKafka::deliver) |
+//! | the leader forgets a producer | [`forget_producer`](FakeKafka::forget_producer), [`forget_producer_on`](FakeKafka::forget_producer_on) one replica, [`expire_producers`](FakeKafka::expire_producers), [`add_replica`](FakeKafka::add_replica) after retention |
+//! | the front of the log is gone | [`delete_records_before`](FakeKafka::delete_records_before) |
+//! | the log has holes | [`compact`](FakeKafka::compact), [`compact_by_key`](FakeKafka::compact_by_key), [`compact_away`](FakeKafka::compact_away) |
+//! | an answer to Fetch ends before the high watermark | [`roll_segment`](FakeKafka::roll_segment) |
+//! | the topic goes, comes back, grows | [`delete_topic`](FakeKafka::delete_topic), [`create_topic`](FakeKafka::create_topic), [`add_partitions`](FakeKafka::add_partitions) |
+//! | Write is allowed, Read is not | [`deny`](FakeKafka::deny) |
+//! | a broker before 2.8 | [`without_api`](Builder::without_api) |
+//!
+//! What each replica has and believes: [`replica_state`](FakeKafka::replica_state), [`records_on`](FakeKafka::records_on),
+//! [`producers_on`](FakeKafka::producers_on), [`in_sync`](FakeKafka::in_sync).
+//!
 //! # Where the rules come from
 //!
 //! | rule | from |
@@ -24,25 +45,31 @@
 //! | validation (2, 10, 32, 87) before the duplicate check; the whole batch is refused; record errors from Produce 8 on | `UnifiedLog.append`, `LogValidator`, KIP-467 |
 //! | which refusals carry the log start; a duplicate's answer has the stored batch's stamp in `log_append_time_ms` | tried |
 //! | a merged request waits for its slowest partition; 7 leaves the batch appended; a duplicate waits too | `DelayedProduce` |
+//! | an error after the append (7, 20, 6) comes with the offset of what was appended | `DelayedProduce`; tried |
 //! | 19 before the append, 20 after it | `Partition.appendRecordsToLeader` and `checkEnoughReplicasReachOffset` |
-//! | the leader epoch in Fetch and ListOffsets: 74 behind, 75 ahead | KIP-320 |
-//! | Fetch ends at the high watermark, first batch whole, last one cut; ListOffsets' latest is the high watermark | `ReplicaManager.readFromLog`, KIP-74 |
+//! | the leader epoch in Fetch and ListOffsets: 74 behind, 75 ahead, from followers too, before 6 | KIP-320; tried |
+//! | a new leader whose followers lag can't name the latest offset: 5 up to version 4 | KIP-207; tried |
+//! | Fetch ends at the high watermark or with its segment, first batch whole, last one cut; ListOffsets' latest is the high watermark | `ReplicaManager.readFromLog`, KIP-74; tried |
 //! | DescribeProducers from the log end of any replica | KIP-664; tried |
 //! | Metadata never creates a topic; 3 unknown, 17 illegal name, 29 not allowed, 5 and leader -1 without a leader | `KafkaApis.handleTopicMetadataRequest` |
 //! | Produce to a name that is unknown *or illegal*: 3 | `KafkaApis.handleProduceRequest` |
 //! | an unknown ApiVersions version is answered in version 0 with 35; any other unknown request closes | KIP-511, `SocketServer` |
 //! | InitProducerId answers 14 once after a start | tried |
 //! | throttled: the answer comes at once, then the connection is not read | KIP-219 |
-//! | a replica that takes over brings its own log; an ex-leader cuts off what the leader lacks | KIP-101 |
+//! | a replica that takes over brings its own log; an ex-leader cuts off what the leader lacks | KIP-101; tried |
+//! | a cleaned batch keeps its ends, sequence and producer; a producer's newest stays as a header without records or base timestamp | `LogCleaner`; tried |
+//! | DeleteRecords leaves producers known | tried |
 //!
 //! "Tried" means on Apache Kafka itself; `tests/conformance.rs` asks one script of questions of the fake and of a real broker (4.3.0 and 3.9.1
-//! answer it alike, but for free text).
+//! answer it alike, but for free text), `tests/disagreement.rs` another of three brokers.
 //!
 //! # Deliberately simpler than Kafka
 //!
-//! Followers copy at once, or (held) not at all. A frozen or stopped follower leaves the in-sync replicas at once. Elections are immediate or
-//! off. Answers name partitions in the reverse of the order asked, never in that order; real ones follow a hash map. Compressed batches are
-//! checked by their header, stored and served, but `records` can't open them.
+//! Followers copy at once, or not at all. A frozen or stale follower leaves the in-sync replicas at once or never
+//! ([`lagging_stay_in_sync`](Builder::lagging_stay_in_sync)), a stopped one at once. Elections are immediate or off, and a broker that comes
+//! back from its restart has heard of all of them. A topic that is deleted is gone from the logs of brokers that have not heard of it, too;
+//! only their Metadata still names it. Answers name partitions in the reverse of the order asked, never in that order; real ones follow
+//! a hash map. Compressed batches are checked by their header, stored and served, but `records` and `compact` can't open them.
 
 mod broker;
 mod builder;

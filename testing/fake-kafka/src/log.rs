@@ -14,6 +14,9 @@ const LENGTH_END: usize = 12;
 const CRC_COVERS_FROM: usize = 21;
 const CONTROL: i16 = 0x20;
 const COMPRESSION_MASK: i16 = 0x07;
+/// Base timestamp of a batch without records.
+const NO_TIMESTAMP: i64 = -1;
+const NO_CODECS: &str = "compressed, and this broker has no codecs";
 
 /// The fixed fields of a batch, as found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,10 +121,33 @@ impl StoredBatch {
         self.header.base_offset + i64::from(self.header.last_offset_delta)
     }
 
+    /// The batch with those records only: the header goes on naming producer, sequence and both ends of what was written. A header alone
+    /// when none is left.
+    fn with_only(&self, keep: &dyn Fn(&Record) -> bool) -> Result<StoredBatch, Malformed> {
+        let mut bytes = BytesMut::from(&self.bytes[..BATCH_HEADER_BYTES]);
+        let mut count = 0i32;
+        for (raw, record) in record::split(&self.bytes[BATCH_HEADER_BYTES..], self.header.record_count)? {
+            if keep(&record) {
+                bytes.extend_from_slice(raw);
+                count += 1;
+            }
+        }
+        if count == 0 {
+            bytes[27..35].copy_from_slice(&NO_TIMESTAMP.to_be_bytes());
+        }
+        let length = (bytes.len() - LENGTH_END) as i32;
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        bytes[57..61].copy_from_slice(&count.to_be_bytes());
+        let crc = checksum(&bytes);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        let header = BatchHeader::parse(&bytes).expect("a header's length at least");
+        Ok(StoredBatch { header, bytes: bytes.freeze() })
+    }
+
     /// The records inside.
     pub fn records(&self) -> Result<Vec<Record>, Malformed> {
         if self.header.is_compressed() {
-            return Err(Malformed("compressed, and this broker has no codecs"));
+            return Err(Malformed(NO_CODECS));
         }
         record::decode(&self.bytes[BATCH_HEADER_BYTES..], self.header.record_count)
     }
@@ -135,6 +161,8 @@ pub struct Log {
     end: i64,
     /// Each leader epoch with the offset of its first batch. Kept apart from the batches, because compaction may take all of an epoch's.
     epochs: Vec<(i32, i64)>,
+    /// Offsets at which a segment begins, but for the first one.
+    segments: Vec<i64>,
 }
 
 impl Log {
@@ -167,12 +195,25 @@ impl Log {
         self.batches.partition_point(|batch| batch.last_offset() < offset)
     }
 
+    /// What is appended from now on goes to another file.
+    pub fn roll_segment(&mut self) {
+        if self.segments.last() != Some(&self.end) {
+            self.segments.push(self.end);
+        }
+    }
+
+    /// Where the segment ends that holds `offset`.
+    pub fn segment_end(&self, offset: i64) -> i64 {
+        self.segments.iter().copied().find(|&begun| begun > offset).unwrap_or(i64::MAX)
+    }
+
     /// Removes everything at and above `offset`. True when something was removed.
     pub fn truncate_to(&mut self, offset: i64) -> bool {
         let keep = self.batches.partition_point(|batch| batch.base_offset() < offset);
         let cut = offset < self.end;
         self.batches.truncate(keep);
         self.epochs.retain(|&(_, begun)| begun < offset);
+        self.segments.retain(|&begun| begun <= offset);
         self.end = self.end.min(offset.max(self.start));
         cut
     }
@@ -181,6 +222,37 @@ impl Log {
     pub fn delete_before(&mut self, offset: i64) {
         self.start = offset.clamp(self.start, self.end);
         self.batches.retain(|batch| batch.last_offset() >= self.start);
+    }
+
+    /// Log cleaning: only records that `keep` wants stay in the batches that end before `limit`. A batch without any goes whole, unless it is
+    /// the newest of a known producer: `newest` gives that one's last offset. Then its header stays. Returns how many records went.
+    pub fn clean(
+        &mut self,
+        limit: i64,
+        keep: &dyn Fn(i64, &Record) -> bool,
+        newest: &dyn Fn(i64) -> Option<i64>,
+    ) -> Result<i32, Malformed> {
+        let mut gone = 0;
+        let mut kept = Vec::new();
+        for batch in &self.batches {
+            if batch.last_offset() >= limit || batch.header.is_control() {
+                kept.push(batch.clone());
+                continue;
+            }
+            if batch.header.is_compressed() {
+                return Err(Malformed(NO_CODECS));
+            }
+            let base = batch.base_offset();
+            let cleaned = batch.with_only(&|record| keep(base + i64::from(record.offset_delta), record))?;
+            gone += batch.header.record_count - cleaned.header.record_count;
+            let names_its_producer =
+                batch.header.has_producer() && newest(batch.header.producer_id) == Some(batch.last_offset());
+            if cleaned.header.record_count > 0 || names_its_producer {
+                kept.push(cleaned);
+            }
+        }
+        self.batches = kept;
+        Ok(gone)
     }
 
     /// Compaction: the batch at `base_offset` is gone, the log's ends stay. True when there was one.
@@ -229,6 +301,6 @@ impl Log {
 
     /// An empty log that begins where `leader`'s does: a new replica.
     pub fn starting_at(start: i64) -> Log {
-        Log { batches: Vec::new(), start, end: start, epochs: Vec::new() }
+        Log { batches: Vec::new(), start, end: start, ..Log::default() }
     }
 }

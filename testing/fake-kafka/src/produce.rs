@@ -27,6 +27,8 @@ struct Part {
     incarnation: Option<u64>,
     index: i32,
     result: Result<Appended, Refusal>,
+    /// Appended, and then not replicated: the answer names this error *and* where the batch lies.
+    waited_in_vain: Option<i16>,
     log_start: i64,
 }
 
@@ -143,7 +145,7 @@ fn append_part(
         .and_then(|(partition, _)| partition.replicas.get(&call.broker))
         .map_or(-1, |replica| replica.log.start());
     let incarnation = state.topics.get(&topic).map(|topic| topic.incarnation);
-    Part { topic, incarnation, index, result, log_start }
+    Part { topic, incarnation, index, result, waited_in_vain: None, log_start }
 }
 
 /// The checks in the order of `KafkaApis.handleProduceRequest`, `ReplicaManager` and `UnifiedLog`.
@@ -206,7 +208,7 @@ fn wait_for_replicas(call: &Call<'_>, parts: &mut [Part], timeout_ms: i32, strik
     for (at, _) in waiting {
         match verdicts.get(&at).copied().unwrap_or(codes::REQUEST_TIMED_OUT) {
             codes::NONE => {}
-            code => parts[at].result = Err(Refusal::plain(code)),
+            code => parts[at].waited_in_vain = Some(code),
         }
     }
 }
@@ -262,7 +264,7 @@ fn partition_response(version: i16, part: &Part) -> PartitionProduceResponse {
         Ok(appended) => {
             let append_time = appended.duplicate_of.unwrap_or(-1);
             response
-                .with_error_code(codes::NONE)
+                .with_error_code(part.waited_in_vain.unwrap_or(codes::NONE))
                 .with_base_offset(appended.base_offset)
                 .with_log_append_time_ms(append_time)
         }

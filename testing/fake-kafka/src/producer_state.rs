@@ -144,6 +144,11 @@ impl Producers {
         self.entries.remove(&producer_id);
     }
 
+    /// Last offset of a producer's newest batch.
+    pub fn last_offset(&self, producer_id: i64) -> Option<i64> {
+        self.entries.get(&producer_id)?.batches.back().map(|last| last.last_offset)
+    }
+
     pub fn active(&self) -> Vec<ActiveProducer> {
         self.entries
             .iter()

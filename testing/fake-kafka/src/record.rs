@@ -70,12 +70,18 @@ impl<'a> Cursor<'a> {
 
 /// The `count` records that `bytes` must hold exactly: no fewer, and nothing left over.
 pub fn decode(bytes: &[u8], count: i32) -> Result<Vec<Record>, Malformed> {
+    Ok(split(bytes, count)?.into_iter().map(|(_, record)| record).collect())
+}
+
+/// The same, each with its own bytes, length included.
+pub fn split(bytes: &[u8], count: i32) -> Result<Vec<(&[u8], Record)>, Malformed> {
     let mut cursor = Cursor { rest: bytes };
     let mut records = Vec::new();
     for _ in 0..count {
+        let begun = cursor.rest;
         let length = usize::try_from(cursor.varint()?).map_err(|_| Malformed("a record of negative length"))?;
         let mut body = Cursor { rest: cursor.take(length)? };
-        records.push(decode_one(&mut body)?);
+        records.push((&begun[..begun.len() - cursor.rest.len()], decode_one(&mut body)?));
         if !body.rest.is_empty() {
             return Err(Malformed("a record longer than its fields"));
         }

@@ -5,6 +5,7 @@
 
 use crate::log::Log;
 use crate::producer_state::Producers;
+use crate::record::{Malformed, Record};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replica {
@@ -45,6 +46,12 @@ impl Replica {
     /// A new leader can't name the latest offset before everything older than its epoch is replicated (KIP-207).
     pub fn knows_what_is_committed(&self) -> bool {
         self.high_watermark >= self.epoch_start
+    }
+
+    /// Log cleaning below the high watermark; each replica does its own. How many records went.
+    pub fn clean(&mut self, keep: &dyn Fn(i64, &Record) -> bool) -> Result<i32, Malformed> {
+        let Replica { log, producers, high_watermark, .. } = self;
+        log.clean(*high_watermark, keep, &|producer_id| producers.last_offset(producer_id))
     }
 
     /// Fetches from the leader: cuts off what the leader does not have (KIP-101), then copies what is missing.

@@ -25,7 +25,7 @@ fn acks_all_waits_for_the_high_watermark_and_times_out_with_the_batch_appended()
     client.send_produce(&[("t", 0, batch.bytes()), ("t", 1, batch.bytes())], 100);
     let mut answer = flat(&client.receive_produce().unwrap());
     answer.sort();
-    assert_eq!(answer, [("t".to_owned(), 0, 7, -1), ("t".to_owned(), 1, 0, 0)]);
+    assert_eq!(answer, [("t".to_owned(), 0, 7, 0), ("t".to_owned(), 1, 0, 0)]);
     let ends = kafka.log_ends("t", 0);
     assert_eq!((ends.end, ends.high_watermark), (2, 0));
 
@@ -129,7 +129,7 @@ fn replicas_lost_after_the_append_are_answered_20() {
     kafka.stop(2);
     kafka.stop(3);
     kafka.release_replication("t", 0);
-    assert_eq!(flat(&client.receive_produce().unwrap()), [("t".to_owned(), 0, 20, -1)]);
+    assert_eq!(flat(&client.receive_produce().unwrap()), [("t".to_owned(), 0, 20, 0)]);
 }
 
 #[test]

@@ -4,18 +4,20 @@
 //!
 //! The broker must be a single fresh node with default settings; the script creates topics of its own.
 
+mod changes;
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
-use common::{Batch, Client, fetch_request, produce_request, topic_name};
+use changes::{Cluster, Real};
+use common::{Batch, Client, fetch_request, produce_request};
 use fake_kafka::FakeKafka;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::ApiVersionsResponse;
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
-use kafka_protocol::messages::{ApiVersionsResponse, CreateTopicsRequest};
 use kafka_protocol::protocol::Decodable;
 
 /// What was asked and what came.
@@ -225,7 +227,8 @@ impl Script {
     }
 }
 
-fn observe(address: SocketAddr, topic: &str) -> Vec<Observation> {
+fn observe(cluster: &dyn Cluster, address: SocketAddr, topic: &str) -> Vec<Observation> {
+    cluster.create_topic(topic, 2, &[]);
     let mut client = Client::connect(address);
     while client.init_producer_id().0 == 14 {}
     let id = client.init_producer_id().1;
@@ -234,15 +237,14 @@ fn observe(address: SocketAddr, topic: &str) -> Vec<Observation> {
     script.malformed(id);
     script.addresses(id);
     script.reading();
+    script.changes(cluster, id);
     script.odds();
     script.seen
 }
 
 fn observe_fake() -> Vec<Observation> {
-    let kafka = FakeKafka::builder().topic("t", 2).start();
-    // Kafka's default since 4.0: an hour ahead at most.
-    kafka.check_clock("t", Some(Duration::from_secs(3_600)));
-    observe(kafka.address(1), "t")
+    let kafka = FakeKafka::builder().start();
+    observe(&kafka, kafka.address(1), "t")
 }
 
 #[test]
@@ -276,6 +278,31 @@ fn the_fake_answers_the_script_as_documented() {
         assert_eq!(error(question), code, "{question}");
     }
     assert_eq!(answer("an unknown API"), "Err(Closed)");
+    for (question, code) in [
+        ("a late copy", 47),
+        ("fetch from 0, leader epoch 1: by epoch", 75),
+        ("fetch from 2, leader epoch -1: the front gone up to 3", 1),
+        ("fetch from 3, leader epoch -1: the front gone up to 3", 0),
+        ("fetch from 9, leader epoch -1: the front gone up to 3", 1),
+        ("a duplicate whose batch may be gone", 0),
+        ("to a partition that is not there", 3),
+        ("to a partition that is new", 0),
+        ("to a deleted topic", 3),
+        ("fetch from 8, leader epoch -1: made again", 1),
+        ("the triple that was stored before", 0),
+        ("an epoch of before", 47),
+    ] {
+        assert_eq!(error(question), code, "{question}");
+    }
+    assert_eq!(answer("producers of 0: the front gone up to 8"), answer("producers of 0: a bump over several"));
+    assert_eq!(answer("producers of 0: deleted"), "3 []");
+    assert_eq!(answer("producers of 0: made again"), "0 []");
+    assert_eq!(answer("metadata: made again"), "0 [(0, 0, 0)]");
+    // Offsets stay, and so does the header of a producer's newest batch.
+    let cleaned = answer("read from 0, cleaned");
+    let offsets: Vec<_> =
+        cleaned.split('"').skip(1).step_by(2).map(|batch| batch.split(" of ").next().unwrap()).collect();
+    assert_eq!(offsets, ["0+2 count 1", "4+0 count 1", "5+1 count 0", "7+0 count 1", "8+1 count 2", "10+0 count 1"]);
 }
 
 #[test]
@@ -284,30 +311,7 @@ fn a_real_broker_answers_the_script_as_the_fake_does() {
     let address = std::env::var("FAKE_KAFKA_COMPARE").expect("FAKE_KAFKA_COMPARE names a broker");
     let address: SocketAddr = address.parse().expect("FAKE_KAFKA_COMPARE is an address like 127.0.0.1:9092");
     let topic = format!("conformance-{}", now_ms());
-    // The default of 4.x; 3.x lets any stamp pass.
-    let clock_check = CreatableTopicConfig::default()
-        .with_name("message.timestamp.after.max.ms".into())
-        .with_value(Some("3600000".into()));
-    let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![
-        CreatableTopic::default()
-            .with_name(topic_name(&topic))
-            .with_num_partitions(2)
-            .with_replication_factor(1)
-            .with_configs(vec![clock_check]),
-    ]);
-    let created = Client::connect(address).call(&request, 4).unwrap();
-    assert_eq!(created.topics[0].error_code, 0);
-    let ready = |client: &mut Client| {
-        let answer = client.metadata(&[&topic]);
-        // Metadata names a leader before the leader knows of it: until then it answers 6.
-        answer.topics[0].error_code == 0
-            && answer.topics[0].partitions.iter().all(|found| found.error_code == 0)
-            && (0..2).all(|partition| client.list_offset(&topic, partition, -1).0 == 0)
-    };
-    let mut client = Client::connect(address);
-    while !ready(&mut client) {}
-
-    let real = observe(address, &topic);
+    let real = observe(&Real(address), address, &topic);
     let fake = observe_fake();
     assert_eq!(real.len(), fake.len());
     let mut differences = Vec::new();
