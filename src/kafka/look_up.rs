@@ -118,7 +118,8 @@ where
             let name = format!("kafka-{broker}-look-up");
             shared.spawn(name, move || Clerk::new(&for_thread, broker, &served).run())
         });
-        if let Err((mut inquiry, error)) = pushed {
+        if let Err(refused) = pushed {
+            let (mut inquiry, error) = *refused;
             inquiry.failed(&Failure::new(format!("{}: no thread to ask its leader with: {error}", inquiry.lane())));
             shared.look_ups.seek(inquiry, shared);
         }
@@ -129,8 +130,7 @@ where
         let answered = std::mem::take(&mut lock(&self.trays).answered);
         let mut left: VecDeque<_> = answered
             .into_iter()
-            .filter(|(inquiry, _)| !inquiry.is_forgotten())
-            .filter_map(|(inquiry, finding)| inquiry.answer(finding).err())
+            .filter(|(inquiry, finding)| !inquiry.is_forgotten() && !inquiry.answer(finding))
             .collect();
         let mut trays = lock(&self.trays);
         left.append(&mut trays.answered);
@@ -147,6 +147,9 @@ where
         }
     }
 }
+
+/// A question for which there is no thread.
+type Refused<B, E> = Box<(Inquiry<B, E>, std::io::Error)>;
 
 /// What waits for the thread that asks one broker, and the socket it is busy with.
 struct Desk<B, E> {
@@ -210,15 +213,11 @@ impl<B, E> Desk<B, E> {
     }
 
     /// Puts a question on the desk; `serve` starts a thread when none serves it. The question comes back when that fails.
-    fn push(
-        &self,
-        inquiry: Inquiry<B, E>,
-        serve: impl FnOnce() -> std::io::Result<()>,
-    ) -> Result<(), (Inquiry<B, E>, std::io::Error)> {
+    fn push(&self, inquiry: Inquiry<B, E>, serve: impl FnOnce() -> std::io::Result<()>) -> Result<(), Refused<B, E>> {
         let mut inner = lock(&self.inner);
         if !inner.served {
             if let Err(error) = serve() {
-                return Err((inquiry, error));
+                return Err(Box::new((inquiry, error)));
             }
             inner.served = true;
         }

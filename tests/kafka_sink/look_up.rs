@@ -366,7 +366,11 @@ fn answers_that_cannot_be_read_are_borne_with_for_a_while() {
             assert_eq!(rig.look_up(&plan, sought), expected, "{api:?} {fault:?}");
         }
     }
-    let always = |api, fault: &Fault| (0..5).for_each(|_| kafka.fault_partition(api, "users", 0, fault.clone()));
+    let always = |api, fault: &Fault| {
+        for _ in 0..5 {
+            kafka.fault_partition(api, "users", 0, fault.clone());
+        }
+    };
     // The leader's memory is a help, no more.
     always(ApiKey::DescribeProducers, &Fault::HugeLength);
     assert_eq!(rig.look_up(&plan, Sought::Resend), Evidence::StoredAt(0));
@@ -441,7 +445,7 @@ fn a_new_leaders_log_is_read_from_the_bound_on() {
     // 1.5 MB that all have, then our batch that only the leader has.
     kafka.set_max_message_bytes("users", 4_000_000);
     for _ in 0..3 {
-        kafka.append_foreign("users", 0, &[b'x'; 500_000]);
+        kafka.append_foreign("users", 0, &vec![b'x'; 500_000]);
     }
     kafka.hold_replication("users", 0);
     let plan = rig.plan("users", 0, &["a"]);
@@ -524,7 +528,7 @@ fn large_batches_and_cut_ones_are_passed() {
     assert_eq!(rig.look_up(&absent, Sought::Stored), Evidence::Absent);
 
     // Together with others, where its share is less than a batch.
-    kafka.append_foreign("users", 1, &[b'x'; 900_000]);
+    kafka.append_foreign("users", 1, &vec![b'x'; 900_000]);
     let elsewhere = rig.plan("users", 1, &["z"]);
     assert_eq!(rig.until_stored(&elsewhere), 1);
     let gate = kafka.gate();
@@ -548,7 +552,7 @@ fn a_batch_that_is_larger_than_anything_we_take_makes_the_log_unreadable() {
     kafka.set_max_message_bytes("users", 30_000_000);
     let mut rig = Rig::with(KafkaOptions { max_request_size: 1_000_000, ..options(&kafka) });
     rig.open("users");
-    kafka.append_foreign("users", 0, &[b'x'; 17_000_000]);
+    kafka.append_foreign("users", 0, &vec![b'x'; 17_000_000]);
     let plan = rig.plan("users", 0, &["a"]);
     assert_eq!(rig.until_stored(&plan), 1);
     let why = incomplete(rig.look_up(&plan, Sought::Stored));
@@ -568,12 +572,16 @@ fn many_are_asked_about_in_few_requests_and_nobody_waits_for_the_reading() {
         rig.send(&plan, Manner::Merged);
         plans.push(plan);
     }
-    plans.iter().for_each(|plan| assert_eq!(class(&rig.outcome(plan)), "stored"));
+    for plan in &plans {
+        assert_eq!(class(&rig.outcome(plan)), "stored");
+    }
     kafka.clear_requests();
     for plan in &plans {
         rig.handle.look_up(plan, Sought::Resend);
     }
-    plans.iter().for_each(|plan| assert_eq!(rig.evidence(plan), Evidence::Remembered));
+    for plan in &plans {
+        assert_eq!(rig.evidence(plan), Evidence::Remembered);
+    }
     assert!(count(&kafka, ApiKey::DescribeProducers) <= 10, "{}", count(&kafka, ApiKey::DescribeProducers));
 
     for plan in &plans {
@@ -584,8 +592,9 @@ fn many_are_asked_about_in_few_requests_and_nobody_waits_for_the_reading() {
     kafka.clear_requests();
     // Twice, so that one partition is asked about by two.
     let again: Vec<_> = plans.iter().map(|plan| but(plan, |plan| plan.id.0 += 10_000)).collect();
-    for plan in plans.iter().chain(&again) {
+    for (plan, again) in plans.iter().zip(&again) {
         rig.handle.look_up(plan, Sought::Resend);
+        rig.handle.look_up(again, Sought::Resend);
     }
     gate.wait_until_reached(1, PATIENCE);
     // A log is being read, and producer ids and topics are there at once.
@@ -593,7 +602,9 @@ fn many_are_asked_about_in_few_requests_and_nobody_waits_for_the_reading() {
     kafka.create_topic("orders", 1);
     rig.open("orders");
     gate.open();
-    plans.iter().chain(&again).for_each(|plan| assert_eq!(rig.evidence(plan), Evidence::StoredAt(0)));
+    for plan in plans.iter().chain(&again) {
+        assert_eq!(rig.evidence(plan), Evidence::StoredAt(0));
+    }
     for api in [ApiKey::DescribeProducers, ApiKey::ListOffsets, ApiKey::Fetch] {
         assert!(count(&kafka, api) <= 40, "{api:?}: {}", count(&kafka, api));
     }
@@ -617,13 +628,19 @@ fn a_slow_broker_holds_up_its_own_questions_only() {
 
 #[test]
 fn throttling_is_waited_out() {
-    let (kafka, mut rig, plan) = stored();
-    let pause = Duration::from_millis(300);
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    // A broker that throttles does not read: whoever asks on would wait in vain for longer than this.
+    let mut rig = Rig::with(KafkaOptions { request_timeout_ms: 1_000, ..options(&kafka) });
+    rig.open("users");
+    let plan = rig.plan("users", 0, &["a"]);
+    assert_eq!(rig.until_stored(&plan), 0);
+    let pause = Duration::from_secs(3);
     kafka.fault_partition(ApiKey::DescribeProducers, "users", 0, Fault::Throttle(pause));
     kafka.forget_producer("users", 0, rig.producer);
     let begun = Instant::now();
     assert_eq!(rig.look_up(&plan, Sought::Resend), Evidence::StoredAt(0));
     assert!(begun.elapsed() >= pause);
+    assert_eq!(rig.so_far(), [], "no failure, a pause");
 }
 
 #[test]
@@ -675,7 +692,7 @@ fn a_stop_cuts_off_every_question() {
     let (kafka, mut rig, plan) = stored();
     kafka.fault_api(ApiKey::Fetch, Fault::Throttle(Duration::from_secs(600)));
     let next = rig.plan("users", 0, &["x"]);
-    kafka.append_foreign("users", 0, &[b'x'; 1_000]);
+    kafka.append_foreign("users", 0, &vec![b'x'; 1_000]);
     assert_eq!(rig.look_up(&next, Sought::Stored), Evidence::Absent);
     rig.handle.look_up(&plan, Sought::Stored);
     kafka.stop(1);

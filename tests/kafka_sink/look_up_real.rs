@@ -211,7 +211,9 @@ fn while_followers_lag(version: &str) {
     assert_eq!(rig.until_stored(&first), 0);
     let (leader, _) = kafka.leader(topic, 0);
     let followers: Vec<u32> = (1..=3).filter(|node| *node as i32 != leader).collect();
-    followers.iter().for_each(|node| kafka.freeze(*node));
+    for node in &followers {
+        kafka.freeze(*node);
+    }
     let plan = rig.plan(topic, 0, &["b"]);
     rig.send(&plan, Manner::Alone);
     assert_eq!(class(&rig.outcome(&plan)), "unsure");
@@ -226,7 +228,9 @@ fn while_followers_lag(version: &str) {
         let why = rig.no_evidence(plan);
         assert!(why.text.contains("not on all in-sync replicas yet"), "{why}");
     }
-    followers.iter().for_each(|node| kafka.thaw(*node));
+    for node in &followers {
+        kafka.thaw(*node);
+    }
     assert_eq!(rig.evidence(&plan), Evidence::StoredAt(1));
     assert_eq!(rig.evidence(&never), Evidence::Absent);
     assert!(rig.stop());

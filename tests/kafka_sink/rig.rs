@@ -127,12 +127,20 @@ impl Rig {
             self.early.remove(at);
             return found;
         }
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let event = self.receive();
             match wanted(&event) {
                 Some(found) => return found,
                 None => self.early.push_back(event),
             }
+            // Failures that are told again and again keep a wait for each single event from ending.
+            assert!(
+                Instant::now() < deadline,
+                "not in time, but {} others, the last {:?}",
+                self.early.len(),
+                self.early.back()
+            );
         }
     }
 

@@ -124,7 +124,7 @@ where
     }
 
     fn ask_memory(&mut self) {
-        if !self.connection.as_ref().is_some_and(|(c, _)| c.api_version(ApiKey::DescribeProducers).is_some()) {
+        if self.connection.as_ref().is_none_or(|(c, _)| c.api_version(ApiKey::DescribeProducers).is_none()) {
             let all = self.inquiries.iter_mut().filter(|inquiry| inquiry.stage() == Stage::Memory);
             all.for_each(Inquiry::no_memory);
             return;

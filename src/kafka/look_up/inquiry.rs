@@ -132,10 +132,9 @@ where
         self.mailbox.offer(E::from(Report::NotLookedUp { batch: self.batch.clone(), failure: failure.clone() }));
     }
 
-    /// Comes back when there was no room.
-    pub(super) fn answer(self, finding: Finding) -> Result<(), (Self, Finding)> {
-        let event = E::from(Report::LookedUp { batch: self.batch.clone(), finding: finding.clone() });
-        if self.mailbox.offer(event) { Ok(()) } else { Err((self, finding)) }
+    /// False when there was no room.
+    pub(super) fn answer(&self, finding: &Finding) -> bool {
+        self.mailbox.offer(E::from(Report::LookedUp { batch: self.batch.clone(), finding: finding.clone() }))
     }
 
     fn wanted(&self) -> Wanted {
@@ -156,7 +155,7 @@ where
                     let since = *self.younger_since.get_or_insert(now);
                     if now.duration_since(since) < CONFIRMED_AFTER {
                         let text = "the cluster names an older leader epoch than the batch was made under";
-                        return Route::Wait(self.failure(text.to_owned()));
+                        return Route::Wait(self.failure(text));
                     }
                 } else {
                     self.younger_since = None;
@@ -239,7 +238,7 @@ where
             return Verdict::Over(Finding::Incomplete(younger));
         }
         if end_offset < from {
-            return Verdict::Over(Finding::Incomplete(self.failure(format!(
+            return Verdict::Over(Finding::Incomplete(self.failure(&format!(
                 "the log ends at offset {end_offset}, and the batch was to lie at {from} or after: it was truncated, or the topic created anew"
             ))));
         }
@@ -265,7 +264,7 @@ where
         let step = match reading.add(self.wanted(), answer.high_watermark, &answer.records) {
             Ok(step) => step,
             Err(error) => {
-                return self.useless(self.failure(format!("what leader {leader} serves can't be read: {error}")));
+                return self.useless(self.failure(&format!("what leader {leader} serves can't be read: {error}")));
             }
         };
         self.stage = Stage::Log { reading, first: false };
@@ -280,14 +279,14 @@ where
                 Verdict::On
             }
             Step::Behind => Verdict::Back(
-                self.failure(format!("the end of the log on leader {leader} is not on all in-sync replicas yet")),
+                self.failure(&format!("the end of the log on leader {leader} is not on all in-sync replicas yet")),
             ),
             // Its share of the answer was less than a batch.
             Step::Stuck if !alone => {
                 self.alone = true;
                 Verdict::On
             }
-            Step::Stuck => self.useless(self.failure(format!(
+            Step::Stuck => self.useless(self.failure(&format!(
                 "leader {leader} serves nothing from offset {} on, which is below its high watermark",
                 reading.next()
             ))),
@@ -300,7 +299,7 @@ where
             self.alone = true;
             return Verdict::On;
         }
-        match self.useless(self.failure(why.to_owned())) {
+        match self.useless(self.failure(why)) {
             // Its memory is a help, no more.
             Verdict::Over(_) if self.stage == Stage::Memory => {
                 self.unreadable = 0;
@@ -322,12 +321,12 @@ where
             }
             Some(Missing::Damaged { at }) => format!("the batch at offset {at} has a wrong checksum"),
         };
-        Verdict::Over(Finding::Incomplete(self.failure(text)))
+        Verdict::Over(Finding::Incomplete(self.failure(&text)))
     }
 
     fn younger(&self) -> Option<Failure> {
         self.younger_since?;
-        Some(self.failure(format!(
+        Some(self.failure(&format!(
             "leader epoch {} is below {}, under which the batch was made: the topic was created anew",
             self.leader_epoch, self.search.leader_epoch
         )))
@@ -358,19 +357,19 @@ where
         }
     }
 
-    fn failure(&self, text: String) -> Failure {
+    fn failure(&self, text: &str) -> Failure {
         Failure::new(format!("{}: {text}", self.lane()))
     }
 
     fn answered(&self, leader: &str, error: ErrorCode) -> Failure {
         Failure {
             code: Some(error.0),
-            ..self.failure(format!("leader {leader} answered {error} when asked for a batch"))
+            ..self.failure(&format!("leader {leader} answered {error} when asked for a batch"))
         }
     }
 
     fn unnamed(&self, leader: &str) -> Failure {
-        self.failure(format!("leader {leader} answered without naming the partition"))
+        self.failure(&format!("leader {leader} answered without naming the partition"))
     }
 }
 
