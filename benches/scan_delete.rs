@@ -147,7 +147,7 @@ impl World {
                 number: 1,
                 plans: &plans,
                 booked: &[],
-                yields: false,
+                yields: true,
                 commit_patience: Duration::from_millis(20),
             };
             let deletion = database.delete(&order, &mut || Ok(())).expect("a delete");

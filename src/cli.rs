@@ -22,6 +22,8 @@ struct Cli {
 enum Command {
     /// Relay events until SIGTERM or SIGINT, then drain
     Run(RunArgs),
+    /// See and settle what is in quarantine: rows that can't be published, or not be deleted
+    Dead(DeadArgs),
     /// Show the whole way on a throw-away database
     Demo(DemoArgs),
     /// The application of the demo, in a process of its own
@@ -66,6 +68,88 @@ pub struct RunArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+pub struct DeadArgs {
+    #[command(subcommand)]
+    pub command: DeadCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum DeadCommand {
+    /// List the rows in quarantine
+    List(DeadListArgs),
+    /// Show one, and the row as it is now
+    Show(DeadShowArgs),
+    /// Send rows again; one that was published and could not be deleted is only deleted
+    Retry(DeadChooseArgs),
+    /// Delete rows unsent, if they are still what was quarantined
+    Discard(DeadChooseArgs),
+}
+
+/// Where the state file is: by the config, by the flags of `run`, or by itself.
+#[derive(Clone, Debug, Args)]
+pub struct StateArgs {
+    /// The config file [default: /etc/outboxd/config.toml]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["database", "table"])]
+    pub config: Option<PathBuf>,
+
+    /// The application's SQLite file, when outboxd runs without a config
+    #[arg(long, value_name = "FILE", requires = "table")]
+    pub database: Option<String>,
+
+    /// The outbox table
+    #[arg(long, requires = "database")]
+    pub table: Option<String>,
+
+    /// outboxd's own file; enough by itself to list, to show, and to ask a running outboxd
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DeadListArgs {
+    /// Of this outbox only: its name in the config, or its table
+    #[arg(long, value_name = "NAME")]
+    pub outbox: Option<String>,
+
+    /// As JSON, one line for each row
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub place: StateArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DeadShowArgs {
+    #[arg(value_name = "ROWID", allow_negative_numbers = true)]
+    pub rowid: i64,
+
+    /// Of this outbox: its name in the config, or its table
+    #[arg(long, value_name = "NAME")]
+    pub outbox: Option<String>,
+
+    #[command(flatten)]
+    pub place: StateArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DeadChooseArgs {
+    #[arg(value_name = "ROWID", allow_negative_numbers = true, required_unless_present = "all")]
+    pub rowids: Vec<i64>,
+
+    /// Every row in quarantine, or every one of --outbox
+    #[arg(long, conflicts_with = "rowids")]
+    pub all: bool,
+
+    /// Of this outbox: its name in the config, or its table
+    #[arg(long, value_name = "NAME")]
+    pub outbox: Option<String>,
+
+    #[command(flatten)]
+    pub place: StateArgs,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
     /// Relay through this Kafka and read the records back; without it they go to stdout
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
@@ -98,6 +182,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::telemetry::logging::start();
     let result = match cli.command {
         Command::Run(arguments) => commands::run::run(&arguments),
+        Command::Dead(arguments) => commands::dead::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::DemoApplication(arguments) => commands::demo::application(&arguments),
     };

@@ -151,6 +151,7 @@ fn config_seeds() -> Vec<(String, String)> {
         seed("template", outbox("/d", "t", "topic_s = 1").replace("\"users\"", "'u{{x}}.{eventType}-{id}'")),
         seed("two-of-one-file", outbox("/d", "t", "name = 'a'") + &outbox("/./d", "u", "durability = 'commit'")),
         seed("two-names", outbox("/d", "t", "[outbox.headers]\na = 'b'\n\"c d\" = 'e'") + &outbox("/e", "t", "")),
+        seed("one-table-twice", outbox("/d", "t", "name = 'a'") + &outbox("/d", "T", "name = 'b'")),
         seed("near-miss", outbox("/d", "t", "[kafka]\nbootstrap.servers = ['a:1']")),
         seed("addresses", outbox("/d", "t", "[kafka]\nbootstrap_servers = ['a:1', '[::1]:65535', '1.2.3.4:9092']")),
         seed(
@@ -247,7 +248,7 @@ fn rows_seeds() -> Vec<(&'static str, Vec<u8>)> {
                 key: RowKey { outbox: OutboxIx((index as usize * outboxes.len() / count as usize) as u16), rowid },
                 print: Fingerprint(u128::MAX / 3 + index as u128),
                 record: Span::default(),
-                message: 7 + index as u64,
+                message: if index == 11 { u64::MAX } else { 7 + index as u64 },
                 event_id,
             });
         }
@@ -255,7 +256,9 @@ fn rows_seeds() -> Vec<(&'static str, Vec<u8>)> {
         codec::encode(&rows, outboxes, &mut blob);
         blob
     };
+    let hostile_count = [&[1][..], &[0xff; 9], &[1], &[0; 40]].concat();
     vec![
+        ("hostile-count", hostile_count),
         ("none", blob(0, &[1], false)),
         ("one", blob(1, &[1], false)),
         ("ten", blob(10, &[1], false)),
@@ -282,6 +285,10 @@ fn batch_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let three = batch(100, &[Some(b"one"), None, Some(&[b'x'; 70])]);
     let mut compressed = three.clone();
     compressed[22] = 1;
+    let mut backwards = three.clone();
+    backwards[23..27].copy_from_slice(&(-2i32).to_be_bytes());
+    let mut fewer = three.clone();
+    fewer[60] = 2;
     let mut control = three.clone();
     control[22] = 0x30 | 0x08;
     // Offset, length, checksum, magic 1, attributes, timestamp, null key, value.
@@ -302,6 +309,8 @@ fn batch_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("cut-in-header", [&three[..], &three[..30]].concat()),
         ("compressed", compressed),
         ("control", control),
+        ("backwards", backwards),
+        ("fewer-than-there-are", fewer),
         ("older", [older, three].concat()),
     ]
 }
@@ -331,7 +340,8 @@ fn history_seeds() -> Vec<(&'static str, Vec<u8>)> {
             [vec![OWN; 3], vec![step(OPEN, 31); 20], vec![LOOK, ROLL_BACK, LOOK, step(OPEN, 31), FOREIGN, LOOK]]
                 .concat(),
         ),
-        ("many-own", [vec![LOOK], vec![step(OWN, 31); 140], vec![LOOK, FOREIGN, LOOK]].concat()),
+        ("rolled-back-in-between", vec![OWN, step(OPEN, 2), LOOK, ROLL_BACK, step(OPEN, 1), LOOK, FOREIGN, LOOK]),
+        ("many-own", [vec![OWN, LOOK], vec![step(OWN, 31); 140], vec![LOOK, FOREIGN, LOOK]].concat()),
     ]
 }
 

@@ -5,6 +5,7 @@
 
 use super::cuts;
 use super::kafka::check_error;
+use outboxd::kafka::protocol::Writer;
 use outboxd::kafka::record_batch::{
     Batch, BatchFields, BatchHeader, BatchReader, HEADER_BYTES, Piece, Record, append_record, encode_header,
     renumber_record,
@@ -24,7 +25,9 @@ pub fn record_batches(input: &[u8]) -> bool {
         check_checksum(&input[*at..*at + batch.header.batch_bytes], batch);
         if let Ok(records) = batch.records() {
             let results: Vec<_> = records.collect();
-            accepted &= check_records(batch, results);
+            let good = check_records(batch, results);
+            assert!(!good || a_byte_more_is_refused(&input[*at..*at + batch.header.batch_bytes]));
+            accepted &= good;
         }
     }
     for cut in cuts(input.len()) {
@@ -114,6 +117,14 @@ fn check_checksum(bytes: &[u8], batch: &Batch<'_>) {
     }
 }
 
+fn a_byte_more_is_refused(batch: &[u8]) -> bool {
+    let mut longer = [batch, &[0]].concat();
+    let length = i32::try_from(longer.len() - 12).expect("an input is short");
+    longer[8..12].copy_from_slice(&length.to_be_bytes());
+    let Some(Ok(Piece::Batch(longer))) = BatchReader::new(&longer).next() else { panic!("its header is the same") };
+    longer.records().is_ok_and(|records| records.last().is_some_and(|last| last.is_err()))
+}
+
 fn check_records<E: std::fmt::Debug>(batch: &Batch<'_>, results: Vec<Result<Record<'_>, E>>) -> bool {
     let bytes = batch.record_bytes();
     assert!(results.len() <= bytes.len() / RECORD_BYTES_MIN + 1, "{} records in {} bytes", results.len(), bytes.len());
@@ -156,6 +167,7 @@ fn write_again(records: &[Record<'_>]) {
         renumber_record(&mut renumbered, &bytes[layout.range()], place + 70);
         append_record(&mut wanted, place + 70, record.key, record.value, &record.headers);
         assert_eq!(renumbered, wanted);
+        check_longer_record(&bytes[layout.range()]);
     }
     let record_count = i32::try_from(records.len()).expect("fewer records than bytes");
     let fields = BatchFields { producer_id: 1, producer_epoch: 2, base_sequence: 3, timestamp_ms: 4, record_count };
@@ -167,4 +179,20 @@ fn write_again(records: &[Record<'_>]) {
     let expected =
         records.iter().zip(0i64..).map(|(record, offset)| Record { offset, timestamp_ms: 4, ..record.clone() });
     assert!(again.eq(expected));
+}
+
+/// One record of our own is no longer one with a byte more in it.
+fn check_longer_record(record: &[u8]) {
+    let prefix_bytes = record.iter().position(|byte| *byte < 0x80).expect("a length that ends") + 1;
+    let body = &record[prefix_bytes..];
+    let mut longer = Vec::new();
+    let length = u32::try_from(body.len() + 1).expect("an input is short");
+    Writer::new(&mut longer).unsigned_varint(length << 1); // zig-zag
+    longer.extend_from_slice(body);
+    longer.push(0);
+    let fields = BatchFields { producer_id: 1, producer_epoch: 2, base_sequence: 3, timestamp_ms: 4, record_count: 1 };
+    let whole = [&encode_header(&fields, &longer)[..], &longer].concat();
+    let Some(Ok(Piece::Batch(batch))) = BatchReader::new(&whole).next() else { panic!("our own batch is refused") };
+    let first = batch.records().expect("it is not compressed").next();
+    assert!(first.is_some_and(|record| record.is_err()), "a byte too many is not seen");
 }

@@ -2,6 +2,7 @@
 //!
 //! Promises: every failure has an exit code and, where there is one, a next thing to type. Does not know: how it is printed.
 
+pub mod dead;
 pub mod demo;
 pub mod dry_run;
 pub mod run;

@@ -54,11 +54,19 @@ impl From<OpenError> for DaemonError {
 }
 
 impl DaemonError {
+    /// What it says of the state file, if it is about that.
+    pub fn state(&self) -> Option<&StateError> {
+        match self {
+            DaemonError::State(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// The exit code: held by someone else, not usable as the config names it, or failed.
     pub fn code(&self) -> u8 {
         match self {
             DaemonError::Source(OpenError::LockedBy { .. }) | DaemonError::State(StateError::Locked { .. }) => HELD,
-            DaemonError::State(StateError::Sqlite { .. })
+            DaemonError::State(StateError::Sqlite { .. } | StateError::Older { .. })
             | DaemonError::Kafka(StartError::Thread(_))
             | DaemonError::Listen { .. }
             | DaemonError::Thread { .. }

@@ -6,13 +6,13 @@ use super::output::Reporting;
 use super::supervise::Relays;
 use super::{DaemonError, Output, wiring};
 use crate::config::{self, Config};
-use crate::model::{Left, OutboxIx, PlanId, RunId, SinkEvent, Wake};
+use crate::model::{Left, OutboxIx, PlanId, SinkEvent, Wake};
 use crate::ports::{Journal, Sink, SystemClock};
 use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
 use crate::sink::kafka::KafkaSink;
 use crate::sink::stdout::StdoutSink;
 use crate::source::{Database, Watch, WatchError, file_id};
-use crate::state::{NullJournal, StateFile};
+use crate::state::{NullJournal, StateError, StateFile, Visitor};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::health::Health;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -57,7 +57,6 @@ pub fn start(
     health: &Health,
     output: Output,
 ) -> Result<Running, DaemonError> {
-    let run = wiring::run_id().map_err(DaemonError::Random)?;
     let state_path = config.state_path(std::env::var_os("STATE_DIRECTORY").as_deref());
     let (tell_end, ended) = bounded(databases.len());
     let (break_output, output_broken) = bounded(1);
@@ -65,7 +64,7 @@ pub fn start(
     let starts = databases.iter().zip(checked).zip(health.relays());
     let sink = match output {
         Output::Lines(out) => {
-            refuse_open_plans(&state_path, run)?;
+            refuse_open_plans(&state_path)?;
             let out = Reporting::new(out, break_output);
             let sink = StdoutSink::to(out).map_err(|error| DaemonError::Thread { what: "the stdout sink", error })?;
             for ((database, source), figures) in starts {
@@ -83,6 +82,7 @@ pub fn start(
             SinkThreads::Lines(sink)
         }
         Output::Kafka => {
+            let run = wiring::run_id().map_err(DaemonError::Random)?;
             let state = StateFile::open(&state_path, run)?;
             log::info!("state file: {}", state.path().display());
             health.state_file_is(state.size_gauge());
@@ -129,11 +129,16 @@ fn spec(
 }
 
 /// `--stdout` keeps no plans, so what an earlier run has in flight would be forgotten by it.
-fn refuse_open_plans(path: &Path, run: RunId) -> Result<(), DaemonError> {
+fn refuse_open_plans(path: &Path) -> Result<(), DaemonError> {
     if !path.exists() {
         return Ok(());
     }
-    let plans = StateFile::open(path, run)?.open_plans()?;
+    // As a visitor: a run that is refused must not count as one since the last boot.
+    let visitor = Visitor::working(path)?;
+    if !visitor.is_alone() {
+        return Err(StateError::Locked { path: path.to_owned(), pid: visitor.daemon() }.into());
+    }
+    let plans = visitor.open_plans()?;
     if plans.is_empty() {
         return Ok(());
     }

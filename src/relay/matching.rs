@@ -158,7 +158,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Pass::ByRowid(at) => self.match_by_rowid(ix, at),
             Pass::Whole(from) => self.match_whole(ix, from),
         };
-        let Err(error) = result else { return };
+        let Err(error) = result else {
+            self.reading.not_busy();
+            return;
+        };
         let Some(matching) = &mut self.reading.matching else { return };
         match &error {
             // What was planned is no longer there.

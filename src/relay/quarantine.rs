@@ -149,11 +149,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             self.intake.outbox(ix).pause_if_full();
         }
-        if now < self.quarantine.look_at || self.reading.matching.is_some() {
+        if now < self.quarantine.look_at {
             return;
         }
         self.quarantine.look_at = now + LOOK_EVERY;
-        if self.draining.is_none() {
+        if self.draining.is_none() && self.reading.matching.is_none() {
             match self.journal.requests() {
                 Ok(requests) => {
                     for request in requests {

@@ -168,6 +168,11 @@ impl Reading {
         self.room = true;
     }
 
+    pub(super) fn not_busy(&mut self) {
+        self.busy_since = None;
+        self.busy_step = PROMISE_STEP;
+    }
+
     pub(super) fn used(&mut self, now: Instant) {
         self.last_use = now;
     }
@@ -420,8 +425,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Ok(look) = &result {
             self.figures.longest_read_us.fetch_max(look.held.as_micros() as u64, Relaxed);
             self.reading.saw(look.version, now);
-            self.reading.busy_since = None;
-            self.reading.busy_step = PROMISE_STEP;
+            self.reading.not_busy();
             // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five
             // seconds without a row would mean opening and closing for every look.
             self.reading.used(now);

@@ -288,7 +288,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let disproved = cases.iter().any(|(_, facts)| facts.delete_disproved);
         for (plan, facts) in &mut cases {
             (facts.delete_whole, facts.delete_disproved) = (whole, disproved);
-            facts.booked = booked.as_ref().map(|booked| booked.plans.binary_search(plan).is_ok());
+            // Our own deletes are booked, or noted, never both.
+            let deleted = booked.as_ref().is_some_and(|booked| booked.plans.binary_search(plan).is_ok());
+            facts.booked = self.source.books().then_some(deleted);
         }
         for (plan, offset) in self.settling.take_acknowledged() {
             let verdict = cases.iter().find(|(id, _)| *id == plan.id).map(|(_, facts)| facts.verdict());
@@ -453,7 +455,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     booked: booked
                         .filter(|_| left.same_boot || self.intake.limits.power_loss)
                         .map(|booked| booked.plans.binary_search(&plan.id).is_ok())
-                        .filter(|deleted| *deleted || !plan.other_file),
+                        .filter(|deleted| *deleted || self.not_booked_is_not_deleted(plan)),
                     delete_whole: there.len() == mine,
                     delete_disproved: surely,
                 };
@@ -477,6 +479,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         findings
+    }
+
+    /// Whether a delete of the plan would have been booked in this file: one that was noted was not.
+    fn not_booked_is_not_deleted(&self, plan: &LeftPlan) -> bool {
+        self.source.books() && !plan.other_file && !matches!(plan.state, PlanState::Deleting { .. })
     }
 
     /// Stored, and not deleted yet.

@@ -4,6 +4,7 @@
 //! lock of. Does not know: rows (`look`, `transaction`).
 
 use super::books::Books;
+use super::content::{Content, Known};
 use super::durability::Companions;
 use super::hooks::Hooks;
 use super::lock::{Connected, FileId, Header, Lock, LockError};
@@ -13,6 +14,7 @@ use super::traces::Traces;
 use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
 use crate::model::{JournalMode, OutboxIx, Version, Why};
 use crate::ports::SourceError;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -38,7 +40,7 @@ pub struct Database {
     // The order matters: fields are dropped from above, and the lock's descriptor must outlive the connection.
     pub(super) link: Option<Link>,
     pub(super) lock: Option<Lock>,
-    read_only: bool,
+    pub(super) read_only: bool,
     /// The file that was last worked on is gone; whatever comes next under its name is another.
     vanished: bool,
     /// A schema version seen by an earlier connection: a change in between counts as well.
@@ -52,6 +54,9 @@ pub struct Database {
     pub(super) busy_since: Option<Instant>,
     left: Option<Left>,
     pub(super) books: Books,
+    pub(super) known: Option<Known>,
+    /// To be said once the transaction that met it is over.
+    pub(super) distrusted: Option<Content>,
     pub(super) gather: Gather,
     pub(super) work: super::transaction::Work,
 }
@@ -116,6 +121,8 @@ impl Database {
             unsynced: false,
             busy_since: None,
             left: None,
+            known: None,
+            distrusted: None,
             gather: Gather::default(),
             work: super::transaction::Work::default(),
         }
@@ -123,7 +130,9 @@ impl Database {
 
     /// For `--dry-run`: takes no lock, writes nothing, may run beside a daemon. Only `look` and `version` make sense on it.
     pub fn open_read_only(options: DatabaseOptions, outboxes: Vec<OutboxSpec>) -> Self {
-        Database { read_only: true, ..Database::new(options, outboxes) }
+        let mut database = Database::new(options, outboxes);
+        database.read_only = true;
+        database
     }
 
     /// What the watch needs to tell our own commits from the application's.
@@ -289,6 +298,7 @@ impl Database {
                     let text = format!("{} is another file now", self.subject());
                     self.replaced = Some(Replaced { text, another: true });
                     self.schema_version = None;
+                    self.known = None;
                     self.outboxes.iter_mut().for_each(Outbox::forget);
                 }
                 self.vanished = false;
@@ -405,13 +415,33 @@ impl Database {
         Hooks::install(connection)
     }
 
-    /// Closes the connection and forgets nothing else.
+    /// Closes the connection and forgets nothing else. Closing as the last one brings the log to the file, if that is still ours.
     pub(super) fn close(&mut self) {
+        if self.mode == JournalMode::Wal && !self.read_only && self.link.is_some() {
+            let content = self.content_in_wal();
+            if content != Content::Ours {
+                let abandoned = self.abandon(content);
+                log::warn!("{abandoned}");
+                // A doubt that was not resolved: what comes next is not to be taken for what was read.
+                if content != Content::Stale && self.replaced.is_none() {
+                    self.replaced = Some(self.overwritten());
+                }
+            }
+        }
         if let Some(link) = self.link.take() {
             let Link { connection, .. } = link;
             if let Err((_, error)) = connection.close() {
                 log::debug!("{}: closing: {}", self.subject(), failure::text(&error));
             }
+        }
+    }
+
+    /// As `close`, and writes nothing: the log stays as it is.
+    pub(super) fn close_untouched(&mut self) {
+        if let Some(link) = self.link.take()
+            && let Err(error) = link.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        {
+            log::warn!("{}: closing: {}", self.subject(), failure::text(&error));
         }
     }
 
@@ -491,6 +521,12 @@ impl Database {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.read_only
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

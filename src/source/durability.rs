@@ -2,6 +2,7 @@
 //!
 //! Promises: opens none of the files SQLite locks. Does not know: which rows were read.
 
+use super::lock::{FileId, file_id};
 use crate::model::JournalMode;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -37,7 +38,7 @@ struct Failure {
     salts: Option<Salts>,
 }
 
-type Salts = [u8; 8];
+pub(super) type Salts = [u8; 8];
 
 impl OpenWal {
     /// As the header has them now; `None` when the file has none.
@@ -147,9 +148,18 @@ impl Companions {
         Ok(self.open_wal.as_mut())
     }
 
+    pub fn wal_salts(&mut self) -> Option<Salts> {
+        self.wal().ok()??.salts()
+    }
+
+    /// The file that has the name of the -wal.
+    pub fn wal_file(&self) -> Option<FileId> {
+        file_id(&self.wal).ok().flatten()
+    }
+
     /// The -wal's salt-1 as its header has it now.
     pub fn wal_salt1(&mut self) -> Option<u32> {
-        let [a, b, c, d, ..] = self.wal().ok()??.salts()?;
+        let [a, b, c, d, ..] = self.wal_salts()?;
         Some(u32::from_be_bytes([a, b, c, d]))
     }
 }

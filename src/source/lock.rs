@@ -148,6 +148,11 @@ impl Lock {
         Ok((read == bytes.len()).then(|| Header::parse(&bytes)))
     }
 
+    pub fn glance(&self) -> std::io::Result<Glance> {
+        let stat = rustix::fs::fstat(self.fd())?;
+        Ok(Glance { size: stat.st_size, modified: (stat.st_mtime, stat.st_mtime_nsec as i64) })
+    }
+
     pub fn is_empty_file(&self) -> std::io::Result<bool> {
         Ok(rustix::fs::fstat(self.fd())?.st_size == 0)
     }
@@ -173,11 +178,19 @@ fn of_errno(error: Errno) -> LockError {
     }
 }
 
+/// What `stat` says of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Glance {
+    size: i64,
+    modified: (i64, i64),
+}
+
 /// What we read of the first 100 bytes (SQLite's file format, section 1.3).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub page_size: u32,
     pub mode: JournalMode,
+    bytes: [u8; 100],
 }
 
 impl Header {
@@ -190,7 +203,25 @@ impl Header {
             page_size,
             // The file format's read version: 2 is WAL.
             mode: if bytes[19] == 2 { JournalMode::Wal } else { JournalMode::Rollback },
+            bytes: *bytes,
         }
+    }
+
+    fn number(&self, at: usize) -> u32 {
+        u32::from_be_bytes([self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]])
+    }
+
+    /// Whether SQLite can have written this one where it had written the other one before: the change counter and the schema
+    /// cookie never go back (VACUUM and the backup API raise both), and the encoding never changes.
+    pub fn follows(&self, old: &Header) -> bool {
+        const CHANGE_COUNTER: usize = 24;
+        const SCHEMA_COOKIE: usize = 40;
+        const ENCODING: usize = 56;
+        let rises = |at: usize| self.number(at).wrapping_sub(old.number(at)) < 1 << 31;
+        self.bytes[..16] == old.bytes[..16]
+            && rises(CHANGE_COUNTER)
+            && rises(SCHEMA_COOKIE)
+            && (old.number(ENCODING) == 0 || self.number(ENCODING) == old.number(ENCODING))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Promises: in rollback-journal modes never begins while another process writes, and reads for at most a millisecond.
 //! Does not know: what is done with a row.
 
+use super::content::Content;
 use super::database::{Database, Link, Replaced};
 use super::handle;
 use super::outbox::State;
@@ -27,7 +28,7 @@ impl Database {
         budget: Budget,
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, SourceError> {
-        self.open_for(outbox)?;
+        self.open_to(outbox, Content::Doubtful)?;
         let began = Instant::now();
         let result = self.read(outbox, start, budget, began, each);
         self.gather.shrink();
@@ -37,7 +38,7 @@ impl Database {
                 self.unsynced |= look.rows > 0;
                 Ok(look)
             }
-            Err(Trouble::Source(error)) => Err(error),
+            Err(Trouble::Source(error)) => Err(self.abandoned().unwrap_or(error)),
             Err(Trouble::Sqlite(error)) => {
                 let doing = format!("reading {}", self.outboxes[usize::from(outbox.0)].spec.table);
                 Err(self.error(outbox, &doing, &error))
@@ -58,9 +59,21 @@ impl Database {
 
     /// A connection, and no writer in the way of a reader.
     pub(super) fn open_for(&mut self, outbox: OutboxIx) -> Result<(), SourceError> {
+        self.open_to(outbox, Content::Ours)
+    }
+
+    /// `enough`: what the content has to be known as, at least.
+    fn open_to(&mut self, outbox: OutboxIx, enough: Content) -> Result<(), SourceError> {
         self.ready().map_err(|not_ready| not_ready.for_outbox(outbox, &self.options.path.display().to_string()))?;
         if let Some(replaced) = self.replaced.take() {
             return Err(replaced.into());
+        }
+        if self.mode == JournalMode::Wal {
+            let content = if enough == Content::Ours { self.content_in_wal() } else { self.content_at_a_glance() };
+            // In doubt it is being checkpointed, most of the time.
+            if !matches!(content, Content::Ours | Content::Doubtful) {
+                return Err(self.abandon(content));
+            }
         }
         if self.someone_writes() {
             return Err(self.busy());
@@ -126,11 +139,12 @@ impl Database {
             self.mode = header.mode;
         }
         let version: i64 = connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
-        let changed = self.schema_version.is_some_and(|known| known != version);
+        let steps = self.schema_version.map_or(0, |known| version.wrapping_sub(known));
+        let changed = steps != 0;
         for outbox in &mut self.outboxes {
             if changed || matches!(outbox.state, State::Unknown) {
                 // Kept aside at once: an error at the next outbox must not swallow it.
-                if let Some(replaced) = outbox.inspect(connection, changed)? {
+                if let Some(replaced) = outbox.inspect(connection, steps)? {
                     self.replaced = Some(match self.replaced.take() {
                         None => replaced,
                         Some(said) => Replaced {
@@ -167,6 +181,7 @@ impl Database {
             let mut statement = link.connection.prepare_cached("PRAGMA data_version")?;
             let mut version = statement.raw_query();
             let counter: i64 = version.next()?.map_or(Ok(0), |row| row.get(0))?;
+            database.trust_in_journal(link, counter).map_err(Trouble::Source)?;
             let unknown = database.outboxes.iter().any(|outbox| matches!(outbox.state, State::Unknown));
             if link.checked != Some(counter) || unknown {
                 let inspected = database.inspect(&link.connection, link.checked.is_some());

@@ -5,6 +5,7 @@
 
 mod backlog;
 mod books;
+mod content;
 mod database;
 mod delete;
 mod durability;

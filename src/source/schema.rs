@@ -13,6 +13,8 @@ pub(super) struct Table {
     pub name: String,
     /// The CREATE statement: what tells a re-created table from the one read before.
     pub sql: String,
+    /// Its row in the schema, and its root page.
+    pub place: (i64, i64),
     pub traits: TableTraits,
     /// How many columns the statements below give after the rowid: the stored ones, then virtual generated ones that a field needs.
     pub columns: usize,
@@ -72,10 +74,10 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
             "create it without the words WITHOUT ROWID",
         ));
     }
-    let sql: String = connection.query_row(
-        "SELECT coalesce(sql, '') FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
+    let (sql, place): (String, (i64, i64)) = connection.query_row(
+        "SELECT coalesce(sql, ''), rowid, rootpage FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
         [&name],
-        |row| row.get(0),
+        |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))),
     )?;
     let columns = columns(connection, &name)?;
     let indexes = indexes(connection, &name)?;
@@ -151,6 +153,7 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
     Ok(Found::Table(Box::new(Table {
         name,
         sql,
+        place,
         count,
         ends,
         columns: selected.len(),

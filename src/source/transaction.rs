@@ -3,6 +3,7 @@
 //! Promises: on any error nothing was deleted, except `CommitUnknown`, which says so; what is deleted was compared in the same
 //! transaction, on the same snapshot. Does not know: why rows are deleted.
 
+use super::content::Known;
 use super::database::{Database, Link};
 use super::delete::{Care, Deleter, Stop, Wanted};
 use super::failure::{self, Class};
@@ -104,6 +105,9 @@ impl Database {
         let first = order.plans.iter().filter_map(|plan| plan.rows.meta.first()).map(|row| row.key.outbox).next();
         let Some(first) = first else { return Ok(Deletion::default()) };
         self.open_for(first)?;
+        if self.known.as_ref().is_some_and(Known::is_doubtful) {
+            return Err(SourceError::Busy(format!("{} is being checkpointed", self.subject())));
+        }
         self.work.rows.clear();
         for plan in order.plans {
             self.work.rows.extend(plan.rows.meta.iter().map(|row| (row.key, row.print)));
@@ -136,7 +140,7 @@ impl Database {
                     self.unsynced = true;
                     return Err(SourceError::CommitUnknown(text));
                 }
-                Err(Failed::Trouble(Trouble::Source(error))) => return Err(error),
+                Err(Failed::Trouble(Trouble::Source(error))) => return Err(self.abandoned().unwrap_or(error)),
                 Err(Failed::Trouble(Trouble::Sqlite(error))) => return Err(self.error(first, "deleting", &error)),
             }
         }
@@ -166,6 +170,10 @@ impl Database {
         link.checked = learned.checked.or(link.checked);
         link.synchronous_for = learned.synchronous_for.or(link.synchronous_for);
         self.link = Some(link);
+        if result.is_err() {
+            // What did not fit into the cache was written and written back.
+            self.note_own_content();
+        }
         if broken {
             log::warn!("{}: a ROLLBACK failed; opening anew", self.subject());
             self.close();
@@ -192,6 +200,7 @@ impl Database {
         let began = Instant::now();
         let mut locked = began;
         let counter: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        self.trust_in_journal(link, counter)?;
         if link.checked != Some(counter) {
             let inspected = self.inspect(connection, link.checked.is_some());
             // What the schema check says is said once: also when it says that rows must be matched anew.
@@ -240,6 +249,7 @@ impl Database {
         failpoint::hit("committed");
         self.books_committed();
         (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
+        self.note_own_content();
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
         self.note_own_commit(link);
@@ -394,7 +404,9 @@ impl Database {
         let mut moved = 0;
         let asked = link.connection.file_control(Some(c"main"), rusqlite::FileControl::HasMoved(&mut moved));
         let there = super::lock::file_id(&self.options.path).ok().flatten();
-        asked.is_err() || moved != 0 || there != self.lock.as_ref().map(super::lock::Lock::file)
+        let log = self.companions.as_ref().and_then(super::durability::Companions::wal_file);
+        let without_log = self.known.as_ref().is_some_and(|known| known.lost_its_log(log));
+        without_log || asked.is_err() || moved != 0 || there != self.lock.as_ref().map(super::lock::Lock::file)
     }
 
     /// Tells the watch where our commit ended. In rollback-journal modes files say nothing of who wrote them; there our own

@@ -4,7 +4,7 @@
 //! that call is, and the next may go well. Does not know: why.
 
 use super::plans::{self, RELAY_SHIFT};
-use super::{Shared, StateError, StateFile, codec, mark, millis, quarantine, requests, upkeep};
+use super::{Shared, StateError, StateFile, codec, millis, quarantine, requests, upkeep};
 use crate::model::{Plan, PlanId, Request};
 use crate::ports::{Change, Journal, JournalError};
 use rusqlite::{Transaction, TransactionBehavior, params};
@@ -54,7 +54,7 @@ impl StateJournal {
     }
 
     fn write(&self, shared: &mut Shared, changes: &[Change<'_>], sync: bool) -> rusqlite::Result<()> {
-        let Shared { connection, synchronous_full, blob, marks, lock, .. } = shared;
+        let Shared { connection, synchronous_full, blob, marks, .. } = shared;
         if *synchronous_full != sync {
             connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
             *synchronous_full = sync;
@@ -117,10 +117,7 @@ impl StateJournal {
             transaction.prepare_cached("UPDATE meta SET marks = ?")?.execute([*marks as i64 + 1])?;
         }
         transaction.commit()?;
-        if deletes {
-            *marks += 1;
-            mark::write(&lock.file, *marks);
-        }
+        *marks += u64::from(deletes);
         Ok(())
     }
 

@@ -16,18 +16,48 @@ pub struct Lock {
     pub inode: u64,
 }
 
+/// What came of trying.
+pub enum Tried {
+    Taken(Lock),
+    Held(Held),
+}
+
+/// A file that another process has locked.
+#[derive(Debug)]
+pub struct Held {
+    file: File,
+    /// Of that process, as far as it can be seen.
+    pub pid: Option<u32>,
+}
+
+impl Held {
+    /// Whether it is locked no longer. Asked of the descriptor that is there: to open and close another would take away the locks
+    /// that SQLite has in this process.
+    pub fn is_over(&self) -> bool {
+        let free = flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        free && flock(&self.file, FlockOperation::Unlock).is_ok()
+    }
+}
+
 /// How often the file may be replaced between opening and locking before that is an error.
 const REPLACED_MAX: usize = 10;
 
 impl Lock {
     /// Makes the file if it is not there.
     pub fn take(path: &Path) -> Result<Lock, StateError> {
+        match Lock::try_take(path, true)? {
+            Tried::Taken(lock) => Ok(lock),
+            Tried::Held(held) => Err(StateError::Locked { path: path.to_owned(), pid: held.pid }),
+        }
+    }
+
+    pub fn try_take(path: &Path, create: bool) -> Result<Tried, StateError> {
         let io = |doing| move |error| StateError::Io { path: path.to_owned(), doing, error };
         for _ in 0..REPLACED_MAX {
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
-                .create(true)
+                .create(create)
                 .truncate(false)
                 .mode(0o640)
                 .open(path)
@@ -39,14 +69,13 @@ impl Lock {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let pid = holder(meta.dev(), meta.ino());
-                    return Err(StateError::Locked { path: path.to_owned(), pid });
+                    return Ok(Tried::Held(Held { file, pid: holder(meta.dev(), meta.ino()) }));
                 }
                 Err(error) => return Err(io("locked")(error.into())),
             }
             // Whoever replaced it in between has locked another inode.
             if std::fs::metadata(path).is_ok_and(|now| now.dev() == meta.dev() && now.ino() == meta.ino()) {
-                return Ok(Lock { file, device: meta.dev(), inode: meta.ino() });
+                return Ok(Tried::Taken(Lock { file, device: meta.dev(), inode: meta.ino() }));
             }
         }
         Err(io("locked")(io::Error::other("the file is being replaced all the time")))

@@ -22,10 +22,12 @@ mod requests;
 mod run;
 mod schema;
 mod upkeep;
+mod visit;
 
 pub use codec::{Damaged, OpenRow};
 pub use journal::{NullJournal, StateJournal};
 pub use plans::OpenPlan;
+pub use visit::{Answer, Entry, Visitor};
 
 use crate::model::{Left, RunId};
 use lock::Lock;
@@ -52,6 +54,10 @@ pub enum StateError {
     Locked { path: PathBuf, pid: Option<u32> },
     #[error("the state file {path} was written by a newer outboxd: its version is {found}, this one knows up to {known}", path = path.display())]
     Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("the state file {path} is of version {found}, and so is the outboxd that works with it", path = path.display())]
+    Older { path: PathBuf, found: i64 },
+    #[error("there is no state file {path}", path = path.display())]
+    NotThere { path: PathBuf },
     #[error("{path} is a database, but not a state file of outboxd", path = path.display())]
     Foreign { path: PathBuf },
     #[error("the state file {path} can't be {doing}", path = path.display())]
@@ -82,12 +88,30 @@ impl StateError {
                 "run that newer outboxd; or, if events sent twice are no harm, move it away: mv {0} {0}.old",
                 path.display()
             ),
+            StateError::Older { .. } => "restart it with this outboxd, or use the one that it is".into(),
+            StateError::NotThere { .. } => {
+                "outboxd makes it at its first start; name another one with `--state FILE`".into()
+            }
             StateError::Foreign { .. } => {
                 "name another file with [state] path, or with `--state FILE`; it is made when it is not there".into()
+            }
+            StateError::Io { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+                "run this as the user that outboxd runs as".into()
             }
             StateError::Io { path, .. } => {
                 let directory = path.parent().unwrap_or(Path::new("/")).display();
                 format!("this user must be able to write in its directory: ls -ld {directory}")
+            }
+            StateError::Sqlite { error, .. } if is_damage(error) => {
+                "start outboxd: it sets the damaged file aside and begins a new one".into()
+            }
+            StateError::Sqlite { error, .. }
+                if matches!(
+                    error.sqlite_error_code(),
+                    Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
+                ) =>
+            {
+                "run this as the user that outboxd runs as, with write access to the file and its directory".into()
             }
             StateError::Sqlite { path, .. } => {
                 format!("see what is there: ls -l {0}*; df {0}", path.display())
@@ -119,6 +143,8 @@ struct Shared {
     blob: Vec<u8>,
     /// See [`mark`].
     marks: u64,
+    /// What the attribute says.
+    marks_outside: u64,
     upkeep: upkeep::Upkeep,
     /// Last: its descriptor must not be closed before SQLite's own, because one close drops all of SQLite's POSIX locks.
     lock: Lock,
@@ -151,6 +177,7 @@ impl StateFile {
             synchronous_full: false,
             blob: Vec::new(),
             marks: begun.marks,
+            marks_outside: begun.marks,
             upkeep: upkeep::Upkeep::default(),
             lock,
         };

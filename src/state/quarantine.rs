@@ -62,7 +62,7 @@ pub fn of_outbox(
         let entry = Quarantined {
             key: RowKey { outbox, rowid: row.get(0)? },
             print: Fingerprint(u128::from_le_bytes(row.get(1)?)),
-            fault: row.get::<_, Named>(2)?.0,
+            fault: fault(row, 2)?,
             why: Why { code: row.get(3)?, text: row.get(4)?, hint: row.get(5)? },
             attempts: row.get(6)?,
             first: millis::to_time(row.get(7)?),
@@ -88,6 +88,11 @@ pub fn set_columns(transaction: &Transaction<'_>, outbox: i64, columns: &[String
         insert.execute(params![outbox, position as i64, name])?;
     }
     Ok(())
+}
+
+/// The fault named in a column.
+pub fn fault(row: &Row<'_>, column: usize) -> rusqlite::Result<Fault> {
+    row.get::<_, Named>(column).map(|named| named.0)
 }
 
 fn fault_name(fault: Fault) -> &'static str {

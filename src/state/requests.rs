@@ -5,7 +5,7 @@
 use super::{bounded, millis};
 use crate::model::{Action, OutboxIx, Request};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 /// Whoever asked has long since gone.
 const KEPT_MS: i64 = 600_000;
@@ -37,11 +37,38 @@ pub fn answer(transaction: &Transaction<'_>, id: i64, failed: bool, text: &str) 
 }
 
 /// Answered or not: also those from a clock that was ahead.
-fn forget_old(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    transaction
+fn forget_old(connection: &Connection) -> rusqlite::Result<()> {
+    connection
         .prepare_cached("DELETE FROM request WHERE abs(? - asked_ms) > ?")?
         .execute([millis::now(), KEPT_MS])
         .map(|_| ())
+}
+
+/// Answers its number.
+pub fn ask(
+    connection: &Connection,
+    action: Action,
+    outbox: i64,
+    row: Option<i64>,
+    asked_ms: i64,
+) -> rusqlite::Result<i64> {
+    forget_old(connection)?;
+    connection.query_row(
+        "INSERT INTO request (outbox, action, row, asked_ms) VALUES (?, ?, ?, ?) RETURNING id",
+        params![outbox, action_name(action), row, asked_ms],
+        |row| row.get(0),
+    )
+}
+
+/// Its answer, if there is one, and whether that says that it could not be done.
+pub fn read(connection: &Connection, id: i64) -> rusqlite::Result<Option<(Option<String>, bool)>> {
+    connection
+        .query_row("SELECT answer, failed FROM request WHERE id = ?", [id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+pub fn withdraw(connection: &Connection, id: i64) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM request WHERE id = ? AND answer IS NULL", [id]).map(|_| ())
 }
 
 fn action_name(action: Action) -> &'static str {

@@ -101,8 +101,8 @@ const STEPS: &[&str] = &[
 /// The version this program writes.
 pub const VERSION: i64 = STEPS.len() as i64;
 
-/// Whether this is a file to work on at all: an empty one or ours, of a version we know. Writes nothing.
-pub fn recognise(connection: &Connection, path: &Path) -> Result<(), StateError> {
+/// Whether this is a file to work on at all: an empty one or ours, of a version we know. Writes nothing. Answers the version.
+pub fn recognise(connection: &Connection, path: &Path) -> Result<i64, StateError> {
     let number =
         |pragma: &str| {
             connection
@@ -117,7 +117,7 @@ pub fn recognise(connection: &Connection, path: &Path) -> Result<(), StateError>
     if version > VERSION {
         return Err(StateError::Newer { path: path.to_owned(), found: version, known: VERSION });
     }
-    Ok(())
+    Ok(version)
 }
 
 /// Takes the missing steps.

@@ -8,7 +8,7 @@
 //! copy): the open one is worked with to the end, loudly, and the next start judges the other one by device and inode.
 
 use super::lock::Lock;
-use super::{BUSY_TIMEOUT, Shared, StateError, connect, is_damage, run, sync_directory, with_suffix};
+use super::{BUSY_TIMEOUT, Shared, StateError, connect, is_damage, mark, run, sync_directory, with_suffix};
 use rusqlite::ErrorCode;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -53,7 +53,12 @@ pub fn sizes_bytes(path: &Path) -> (u64, u64) {
 }
 
 impl Shared {
+    /// Not to be called while an application waits for a lock of ours.
     pub fn look_after(&mut self, path: &Path) {
+        if self.marks_outside != self.marks {
+            mark::write(&self.lock.file, self.marks);
+            self.marks_outside = self.marks;
+        }
         let now = Instant::now();
         if self.upkeep.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK_EVERY) {
             self.look_after_now(path);
@@ -117,6 +122,7 @@ impl Shared {
         self.connection = connection;
         self.connection_number += 1;
         self.synchronous_full = false;
+        self.marks_outside = self.marks;
         self.lock = lock;
         drop(claim);
         Ok(())

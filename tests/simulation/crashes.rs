@@ -33,6 +33,11 @@ impl Run {
             world.fuse = None;
             world.open = false;
             world.disk_changed = true;
+            // Rejected by a topic that rejected everything, and not yet known to be at fault or not: what came behind may have
+            // overtaken them, and they are read as new.
+            for uid in &world.closed_out {
+                world.fates.entry(*uid).or_default().out_of_order = true;
+            }
             let agenda = std::mem::take(&mut world.agenda);
             for (at, what) in agenda {
                 match what {

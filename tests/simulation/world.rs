@@ -251,6 +251,10 @@ impl World {
         for fate in self.fates.values_mut() {
             fate.deleted_by_us = false;
         }
+        // What the application had removed may be there again.
+        for row in self.db.tables.iter().flat_map(|table| table.values()) {
+            self.fates.entry(row.uid).or_default().withdrawn = false;
+        }
         self.counter += 1;
         self.sync();
         if self.random.bool() {

@@ -22,7 +22,7 @@ fn numbered(id: u64, seen: &[Seen]) -> Arc<Plan> {
 
 fn delete_as(database: &mut Database, id: u64, booked: &[PlanId], seen: &[Seen]) -> Result<usize, SourceError> {
     let plans = [numbered(id, seen)];
-    let order = DeleteOrder { booked, ..order(&plans) };
+    let order = DeleteOrder { booked, ..insistent(&plans) };
     database.delete(&order, &mut || Ok(())).map(|deletion| deletion.deleted)
 }
 

@@ -339,3 +339,51 @@ fn an_event_id_of_the_applications_own_makes_a_table_not_bare() {
         assert!(!database.traits(OUTBOX).unwrap().bare, "{key}");
     }
 }
+
+#[test]
+fn a_table_created_again_word_for_word_is_another_table_where_it_shows() {
+    for (before, again) in [
+        // Another place in the schema.
+        ("CREATE TABLE later (x);", "DROP TABLE users_outbox; "),
+        ("CREATE TABLE later (x);", "BEGIN; DROP TABLE users_outbox; "),
+        // Another root page: the old one went to another table meanwhile.
+        ("", "DROP TABLE users_outbox; CREATE TABLE instead (x); "),
+    ] {
+        let (world, mut app) = World::with("WAL", SCHEMA);
+        app.exec(&format!("{before} INSERT INTO users_outbox VALUES (1,'a','t','p');"));
+        let mut database = world.database();
+        let seen = all(&mut database);
+        app.exec(&format!("{again} {SCHEMA} INSERT INTO users_outbox VALUES (1,'a','t','p');"));
+        if again.starts_with("BEGIN") {
+            app.exec("COMMIT;");
+        }
+        let result = delete(&mut database, &seen);
+        assert!(matches!(result, Err(SourceError::Replaced { another: true, .. })), "{again}: {result:?}");
+        assert_eq!(all(&mut database), seen, "said once");
+    }
+}
+
+#[test]
+fn migrations_beside_a_table_do_not_make_it_another() {
+    for auto_vacuum in ["NONE", "INCREMENTAL"] {
+        let world = World::new();
+        let mut app = App::start(&world.path);
+        app.run(&format!("PRAGMA auto_vacuum = {auto_vacuum}; PRAGMA journal_mode = WAL;"));
+        app.exec(SCHEMA);
+        app.exec("CREATE TABLE other (x); INSERT INTO users_outbox VALUES (1,'a','t','p');");
+        let mut database = world.database();
+        let seen = all(&mut database);
+        for migration in [
+            "CREATE TABLE one (x); CREATE INDEX i ON other(x); CREATE INDEX k ON users_outbox(payload);",
+            "DROP TABLE one; DROP INDEX i; CREATE VIEW v AS SELECT 1; CREATE TABLE two (x);",
+            "ALTER TABLE other ADD COLUMN y; ALTER TABLE users_outbox ADD COLUMN y; DROP TABLE two;",
+            "VACUUM;",
+            "DROP INDEX k;",
+            "PRAGMA incremental_vacuum;",
+            "VACUUM;",
+        ] {
+            app.exec(migration);
+            assert_eq!(all(&mut database), seen, "{auto_vacuum}: {migration}");
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! Tests on real files, with the application played by another process (SQLite's own shell).
 
 mod books;
+mod content;
 mod deletes;
+mod environment;
 mod failures;
 mod identity;
 mod looks;

@@ -147,8 +147,15 @@ fn one_unfit_outbox_does_not_stop_the_others() {
 
 /// Runs one test of this binary again in a process of its own, under a shell's settings.
 pub(super) fn rerun(test: &str, prepare: &str, variables: &[(&str, &str)]) -> std::process::Output {
+    rerun_as(&[], test, prepare, variables)
+}
+
+/// As `rerun`, the shell started by another program.
+pub(super) fn rerun_as(by: &[&str], test: &str, prepare: &str, variables: &[(&str, &str)]) -> std::process::Output {
     let binary = std::env::current_exe().unwrap();
-    let mut command = Command::new("sh");
+    let mut words = by.iter().copied().chain(["sh"]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
     command.args(["-c", &format!("{prepare} exec \"$0\" --exact {test} --nocapture --test-threads=1")]).arg(binary);
     command.envs(variables.iter().copied());
     command.output().unwrap()

@@ -174,7 +174,7 @@ fn columns_are_kept_as_long_as_a_fingerprint_is() {
 }
 
 /// As the first release made it. Never changed.
-const VERSION_1: &str = "
+pub const VERSION_1: &str = "
     CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), device INTEGER NOT NULL, inode INTEGER NOT NULL,
         boot_id TEXT NOT NULL, run BLOB NOT NULL);
     CREATE TABLE relay (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);

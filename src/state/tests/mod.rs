@@ -8,6 +8,7 @@ mod plans;
 mod removed;
 mod requests;
 mod size;
+mod visits;
 
 use super::*;
 use crate::model::{

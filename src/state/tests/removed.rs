@@ -89,7 +89,9 @@ fn an_older_copy_in_place_is_not_believed() {
     let copy = place.folder.path().join("copy");
     let start = |changes: &[Change<'_>]| {
         let file = place.open();
-        file.journal(&database, &TABLES).unwrap().record(changes, false).unwrap();
+        let mut journal = file.journal(&database, &TABLES).unwrap();
+        journal.record(changes, false).unwrap();
+        journal.requests().unwrap();
         file.id()
     };
     let id = start(&[Change::Planned(&plan(1, 1)), Change::Acknowledged { plan: PlanId(1), offset: 1 }]);
