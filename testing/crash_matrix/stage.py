@@ -77,11 +77,12 @@ class Stage:
 
     # --- the application
 
-    def begin(self, rate=300, pause_every=60, pause_ms=250):
+    def begin(self, rate=300, pause_every=60, pause_ms=400):
         if self.alike:
             arguments = ["same", "--rows", self.random.choice([1, 3, 40]), "--times", 1, "--patience-s", DRAIN_DEADLINE_S]
+            arguments += ["--ledger", self.ledger.path, "--pause-every", 3, "--pause-ms", 200]
         else:
-            # Bursts and pauses: in a pause the table becomes empty, and its ids are used again.
+            # Bursts and pauses: in a pause the table becomes empty, its ids are used again, and plans are forgotten.
             arguments = ["write", "--transactions", 1, "--events", 2, "--rate", rate, "--ledger", self.ledger.path]
             arguments += ["--pause-every", pause_every, "--pause-ms", pause_ms, "--seed", self.seed]
         command = [self.matrix.binary("outbox-app"), *arguments, "--until", self.enough, "--db", self.database]
@@ -164,8 +165,7 @@ class Stage:
             raise KAFKA.Failure(f"the daemon ended with {code} after SIGTERM:\n{self.tail()}")
         records = read(self.matrix.kafka.bootstrap, self.topic)
         if self.alike:
-            inserted = json.loads((self.folder / "application.out").read_text(encoding="utf-8"))["inserted"]
-            count, doubled = judge_alike(records, inserted)
+            count, doubled = judge_alike(records, self.ledger.turns())
         else:
             count, doubled = judge(records, self.ledger.events())
         begun = [start.at_ms for start in self.starts]
@@ -184,6 +184,8 @@ class Stage:
             count.broken.append(f"{count.lost} of {count.events} events are lost")
         if count.reordered:
             count.broken.append(f"{count.reordered} events are out of order")
+        if count.renewed > sum(forgiven(start) for start in self.starts):
+            count.broken.append(f"{count.renewed} events have the message id of another")
         allowed = 0
         for number, start in enumerate(self.starts):
             allowed += forgiven(start)

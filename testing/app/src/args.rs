@@ -170,9 +170,18 @@ pub struct Same {
     /// Commit at least until this file exists.
     #[arg(long)]
     pub until: Option<PathBuf>,
+    /// After every n-th transaction nothing is committed for `--pause-ms`.
+    #[arg(long)]
+    pub pause_every: Option<u64>,
+    #[arg(long, default_value_t = 300)]
+    pub pause_ms: u64,
     /// Rows of a transaction, with the ids from 1.
     #[arg(long, default_value_t = 1)]
     pub rows: u32,
+    /// A line for each transaction: milliseconds since 1970 just before it and once the table was empty, and its rows. In between
+    /// each of these rows must have been published, and no other.
+    #[arg(long)]
+    pub ledger: Option<PathBuf>,
     /// Gives up when the table was not emptied for so long.
     #[arg(long, default_value_t = 30)]
     pub patience_s: u64,

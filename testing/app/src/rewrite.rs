@@ -9,7 +9,8 @@ use crate::schema;
 use crate::write::is_busy;
 use rusqlite::{Connection, Params};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const BUSY_TIMEOUT_MS: u64 = 20_000;
 
@@ -56,8 +57,12 @@ pub fn same_id(options: &Same) -> Result<serde_json::Value> {
     const INSERT: &str = "WITH RECURSIVE ids (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < ?1) \
          INSERT INTO users_outbox (id, aggregateId, eventType, payload) SELECT id, '1', 'UserCreated', 'the same' FROM ids";
     let db = schema::open(&options.db, BUSY_TIMEOUT_MS, "NORMAL")?;
+    let mut ledger = String::new();
     let (mut times, mut inserted) = (0, 0);
     while times < options.times || options.until.as_deref().is_some_and(|file| !file.exists()) {
+        // So that no two transactions share a millisecond.
+        std::thread::sleep(Duration::from_millis(2));
+        let at = now_ms()?;
         inserted += execute(&db, INSERT, (options.rows,))?;
         times += 1;
         let begun = Instant::now();
@@ -67,8 +72,19 @@ pub fn same_id(options: &Same) -> Result<serde_json::Value> {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
+        writeln!(ledger, "{at} {} {}", now_ms()?, options.rows)?;
+        if options.pause_every.is_some_and(|every| times.is_multiple_of(every)) {
+            std::thread::sleep(Duration::from_millis(options.pause_ms));
+        }
+    }
+    if let Some(path) = &options.ledger {
+        std::fs::write(path, ledger)?;
     }
     Ok(json!({ "inserted": inserted }))
+}
+
+fn now_ms() -> Result<u128> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())
 }
 
 /// One statement, one transaction; BUSY is tried again for ever.
