@@ -359,7 +359,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for ((plan, findings), draft) in left.plans.iter().zip(findings).zip(drafts.into_iter().rev()) {
             let verdict = match findings.facts.verdict() {
                 Verdict::Ask(_) if planted::is(Bug::DeletePlannedBecauseIdentical) => Verdict::Delete,
-                Verdict::Ask(_) if planted::is(Bug::AbsenceFromMemoryIsNotStored) => Verdict::SendAnew,
+                Verdict::Ask(_) if planted::is(Bug::RerouteAfterGrowth) => Verdict::Forget,
                 verdict => verdict,
             };
             told.note(&self.figures.database, plan, &findings, verdict);
@@ -689,9 +689,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.count_unsure(&target, rows, &why.to_string());
                 }
                 self.same_again(ix, flight);
-            }
-            Some(Doubt::Left { whole: false }) if planted::is(Bug::OtherRowsUnderTheTriple) => {
-                self.same_again(ix, flight)
             }
             Some(Doubt::Left { whole: false }) => {
                 self.count_unsure(

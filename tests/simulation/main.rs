@@ -4,6 +4,7 @@
 
 mod broker;
 mod crashes;
+mod planted;
 mod ports;
 mod state;
 mod world;
@@ -276,7 +277,7 @@ impl Run {
                 *times += 1;
                 let (table, version) = &world.versions[uid];
                 let fate = world.fates[uid];
-                let exempt = fate.out_of_order || world.again.contains(uid) || *times > 1;
+                let exempt = fate.out_of_order || world.grown || world.again.contains(uid) || *times > 1;
                 let Some(key) = version.key.clone().filter(|_| !exempt) else { continue };
                 let last = order.entry((*table, key)).or_default();
                 assert!(*last < *uid, "P3: {uid} after {last} of key {:?} (seed {seed})", version.key);
