@@ -101,7 +101,7 @@ pub enum Kind {
 
 /// The application's database.
 #[derive(Clone, Debug)]
-pub struct Tables {
+pub struct Database {
     pub tables: Vec<BTreeMap<i64, Version>>,
     pub top: Vec<i64>,
     pub booked: Option<Booked>,
@@ -115,9 +115,9 @@ pub struct World {
     pub random: fastrand::Rng,
     pub start: Instant,
     pub elapsed: Duration,
-    pub db: Tables,
+    pub db: Database,
     /// What a power cut leaves at least, and every commit since. Only kept while one is to come.
-    pub history: Vec<Tables>,
+    pub history: Vec<Database>,
     pub power_cut_comes: bool,
     unsynced: bool,
     pub kind: Kind,
@@ -175,7 +175,7 @@ impl World {
             random,
             start: Instant::now(),
             elapsed: Duration::ZERO,
-            db: Tables { tables: vec![BTreeMap::new(); tables], top: vec![0; tables], booked: None, born: 0 },
+            db: Database { tables: vec![BTreeMap::new(); tables], top: vec![0; tables], booked: None, born: 0 },
             history: Vec::new(),
             power_cut_comes: false,
             unsynced: true,
