@@ -145,6 +145,8 @@ struct Shared {
     marks: u64,
     /// What the attribute says.
     marks_outside: u64,
+    /// The sum of plan numbers that the other attribute says.
+    plans_outside: Option<u64>,
     upkeep: upkeep::Upkeep,
     /// Last: its descriptor must not be closed before SQLite's own, because one close drops all of SQLite's POSIX locks.
     lock: Lock,
@@ -178,6 +180,7 @@ impl StateFile {
             blob: Vec::new(),
             marks: begun.marks,
             marks_outside: begun.marks,
+            plans_outside: None,
             upkeep: upkeep::Upkeep::default(),
             lock,
         };

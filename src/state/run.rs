@@ -46,7 +46,8 @@ pub fn begin(
             drop_all(&transaction, path, "was copied or restored")?;
             // Its numbers may have been given again by the one it was copied from.
             id = None;
-        } else if same_boot && outside > last.marks {
+        } else if same_boot && (outside > last.marks || mark::read_plans(&lock.file) > Some(mark::plans(&transaction)?))
+        {
             // After a power cut the last notes may be missing for an honest reason.
             drop_all(&transaction, path, "was overwritten with an older copy of it")?;
             id = None;

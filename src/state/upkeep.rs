@@ -68,6 +68,13 @@ impl Shared {
     pub fn look_after_now(&mut self, path: &Path) {
         let now = Instant::now();
         self.upkeep.looked = Some(now);
+        // What can't be read here is met by the next record, and said there.
+        if let Ok(plans) = mark::plans(&self.connection)
+            && self.plans_outside != Some(plans)
+        {
+            mark::write_plans(&self.lock.file, plans);
+            self.plans_outside = Some(plans);
+        }
         match std::fs::metadata(path) {
             Ok(meta) if (meta.dev(), meta.ino()) == (self.lock.device, self.lock.inode) => {
                 if self.upkeep.said.take().is_some() {
@@ -123,6 +130,7 @@ impl Shared {
         self.connection_number += 1;
         self.synchronous_full = false;
         self.marks_outside = self.marks;
+        self.plans_outside = None;
         self.lock = lock;
         drop(claim);
         Ok(())

@@ -184,7 +184,8 @@ impl Visitor {
             })
             .optional()
             .map_err(self.sqlite("read"))?;
-        Ok(found.flatten())
+        let plans = mark::plans(&self.connection).map_err(self.sqlite("read"))?;
+        Ok(found.flatten().filter(|_| mark::read_plans(&lock.file) <= Some(plans)))
     }
 
     fn sqlite(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StateError + use<> {
