@@ -251,7 +251,7 @@ fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str
 }
 
 #[test]
-fn what_a_kill_left_is_told_and_sent_again_and_other_databases_plans_are_kept() {
+fn what_a_kill_left_is_told_and_other_databases_plans_are_kept() {
     let place = Place::new();
     let database = place.database("db", OUTBOX);
     let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), outboxd::model::RunId(1)).unwrap();
@@ -270,9 +270,9 @@ fn what_a_kill_left_is_told_and_sent_again_and_other_databases_plans_are_kept() 
         "--bootstrap-servers",
         &server,
     ]));
-    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("the plan is kept"));
+    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("they are settled first"));
     let log = place.neutral(&daemon.stderr());
-    let ours = "DIR/db: an earlier run left 1 rows for users-2 in flight (producer id 4711, epoch 0, from sequence 17): they are sent again as new";
+    let ours = "DIR/db: an earlier run left batch 1 for users-2 (producer id 4711, epoch 0, sequence 17), planned: 0 of its 1 rows are there as they were: deleted; what is in the table now is new";
     let others = "DIR/other: an earlier run left 1 rows for users-2 in flight, and this database is no longer configured; the plan is kept";
     assert!(log.contains(ours) && log.contains(others), "{log}");
     daemon.signal(Signal::TERM);
