@@ -5,7 +5,8 @@
 //!
 //! The life of an event through the files here: `reading` (looks, the sweep) feeds `intake` (route, encode, which lane has room),
 //! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
-//! which rows are ours, `lanes` that of who is in flight, `breaker` tells a bad record from a bad topic.
+//! which rows are ours, `lanes` that of who is in flight, `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad.
+//! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges.
 
 mod answers;
 mod backoff;
