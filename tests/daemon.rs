@@ -307,9 +307,9 @@ fn what_a_kill_left_is_told_and_other_databases_plans_are_kept() {
         "--bootstrap-servers",
         &server,
     ]));
-    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("they are settled first"));
+    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("1 batches with 1 rows"));
     let log = place.neutral(&daemon.stderr());
-    let ours = "DIR/db: an earlier run left batch 1 for users-2 (producer id 4711, epoch 0, sequence 17), planned: 0 of its 1 rows are there as they were: deleted; what is in the table now is new";
+    let ours = "DIR/db: an earlier run left 1 batches with 1 rows in flight: 0 stored and deleted now, 1 deleted already, 0 asked of Kafka, 0 sent again";
     let others = "DIR/other: an earlier run left 1 rows for users-2 in flight, and this database is no longer configured; the plan is kept";
     assert!(log.contains(ours) && log.contains(others), "{log}");
     daemon.signal(Signal::TERM);
