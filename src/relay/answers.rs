@@ -71,6 +71,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Outcome::Unsure(why) if planted::is(Bug::RecutAfterUnsure) && flight.plan.rows.len() > 1 => {
                 self.rejected(ix, flight, &why, None, now);
             }
+            Outcome::Unsure(_) if planted::is(Bug::OtherRowsUnderTheTriple) && self.has_as_many(ix, &flight) => {
+                let lane = &mut self.intake.lanes[ix as usize];
+                let rows = lane.collecting.take().map_or_else(Rows::default, |batch| batch.rows);
+                let plan = Arc::new(flight.plan.with_rows(recut(&rows, 0..flight.plan.rows.len())));
+                self.again(ix, Flight { plan, unsure: true, ..flight }, now);
+            }
             Outcome::OutOfSequence(_) if planted::is(Bug::OutOfSequenceAtItsWord) => self.next_epoch(ix, flight),
             Outcome::Stored { offset } => self.stored(ix, flight, offset, at, now),
             Outcome::NotAppended(why) => {
@@ -114,6 +120,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         Ok(())
+    }
+
+    fn has_as_many(&self, ix: u32, flight: &Flight) -> bool {
+        let collecting = &self.intake.lanes[ix as usize].collecting;
+        collecting.as_ref().is_some_and(|batch| batch.rows.len() >= flight.plan.rows.len())
     }
 
     fn topic_trouble(&mut self, ix: u32, now: Instant, why: &Why) {

@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::ports::{Change, Clock, Journal, Sink, Source};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -297,7 +298,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             (done.kept, "can't be deleted: a trigger or a constraint keeps them"),
         ] {
             if count > 0 {
-                text.push_str(&format!("; {count} {what}"));
+                let _ = write!(text, "; {count} {what}");
             }
         }
         self.quarantine.answer(errand.request, done.kept > 0, text);

@@ -359,7 +359,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for ((plan, findings), draft) in left.plans.iter().zip(findings).zip(drafts.into_iter().rev()) {
             let verdict = match findings.facts.verdict() {
                 Verdict::Ask(_) if planted::is(Bug::DeletePlannedBecauseIdentical) => Verdict::Delete,
-                Verdict::Ask(_) if planted::is(Bug::AbsenceFromMemoryIsNotStored) => Verdict::SendAnew,
+                Verdict::Ask(_) if planted::is(Bug::RerouteAfterGrowth) => Verdict::Forget,
                 verdict => verdict,
             };
             told.note(&self.figures.database, plan, &findings, verdict);
@@ -660,12 +660,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Evidence::Remembered if planted::is(Bug::DeleteOnTheLeadersMemory) => self.stored(ix, flight, -1, now, now),
             Evidence::Remembered => self.same_again(ix, flight),
             Evidence::Absent => self.not_there(ix, flight, None, now),
-            Evidence::Incomplete(why) => self.not_there(ix, flight, Some(why), now),
+            Evidence::Incomplete(why) => self.not_there(ix, flight, Some(&why), now),
             Evidence::Forbidden(why) => {
                 let age = self.clock.wall().duration_since(flight.plan.first_attempt).unwrap_or_default();
                 // The same triple is dropped by a leader that still knows us.
                 let known = flight.doubt == Some(Doubt::Left { whole: true }) && age < KNOWN_FOR;
-                self.not_there(ix, flight, Some(why).filter(|_| !known), now);
+                self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
             }
             Evidence::PartitionGone(why) => self.partition_gone(ix, &flight, &why),
         }
@@ -680,18 +680,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// It was not found in the log. `doubt`: and that proves nothing.
-    fn not_there(&mut self, ix: u32, flight: Flight, doubt: Option<Why>, now: Instant) {
+    fn not_there(&mut self, ix: u32, flight: Flight, doubt: Option<&Why>, now: Instant) {
         let (target, rows) = (flight.plan.target.to_string(), flight.plan.rows.len());
-        let because = |otherwise: &str| doubt.as_ref().map_or_else(|| otherwise.to_owned(), ToString::to_string);
+        let because = |otherwise: &str| doubt.map_or_else(|| otherwise.to_owned(), ToString::to_string);
         match flight.doubt.clone() {
             Some(Doubt::Left { whole: true }) | None => {
-                if let Some(why) = &doubt {
+                if let Some(why) = doubt {
                     self.count_unsure(&target, rows, &why.to_string());
                 }
                 self.same_again(ix, flight);
-            }
-            Some(Doubt::Left { whole: false }) if planted::is(Bug::OtherRowsUnderTheTriple) => {
-                self.same_again(ix, flight)
             }
             Some(Doubt::Left { whole: false }) => {
                 self.count_unsure(
@@ -844,36 +841,40 @@ fn renumbered(plan: &Arc<Plan>, matching: &Matching) -> Arc<Plan> {
     Arc::new(plan.with_rows(Rows { bytes: plan.rows.bytes.clone(), meta }))
 }
 
-/// What is said of the batches an earlier run left.
+/// What is said of the batches an earlier run left: one line for all of them, and one for each whose outcome is not plain.
 #[derive(Debug, Default)]
 struct Told {
     named: usize,
     batches: usize,
     rows: usize,
+    forgotten: usize,
+    deleted: usize,
+    anew: usize,
+    asked: usize,
 }
 
 impl Told {
     fn note(&mut self, database: &str, plan: &LeftPlan, findings: &Findings, verdict: Verdict) {
         self.batches += 1;
         self.rows += plan.rows.len();
-        self.named += 1;
-        if self.named > NAMED_MAX {
-            return;
-        }
+        let (count, follows) = match verdict {
+            Verdict::Forget => (&mut self.forgotten, "deleted already; what is in the table now is new"),
+            Verdict::Delete => (&mut self.deleted, "stored by Kafka, deleted now"),
+            Verdict::SendAnew => (&mut self.anew, "sent again with the same message ids"),
+            Verdict::Ask(_) => (&mut self.asked, "its partition's leader is asked"),
+        };
+        *count += 1;
         let state = match plan.state {
             PlanState::Planned => "planned",
             PlanState::Acknowledged { .. } => "acknowledged",
             PlanState::Deleting { .. } => "deleting",
         };
-        let follows = match verdict {
-            Verdict::Forget => "deleted; what is in the table now is new",
-            Verdict::Delete => "stored by Kafka, deleted now",
-            Verdict::SendAnew => "sent again with the same message ids",
-            Verdict::Ask(_) => "its partition's leader is asked",
-        };
-        log::info!(
-            "{database}: an earlier run left batch {} for {} (producer id {}, epoch {}, sequence {}), {state}: {} of its {} rows are \
-             there as they were: {follows}",
+        let plain = matches!(verdict, Verdict::Forget | Verdict::Delete) && state != "deleting";
+        self.named += usize::from(!plain);
+        let level = if plain || self.named > NAMED_MAX { log::Level::Debug } else { log::Level::Info };
+        log::log!(
+            level,
+            "{database}: batch {} for {} (producer id {}, epoch {}, sequence {}), {state}, {} of its {} rows as they were: {follows}",
             plan.id.0,
             plan.target,
             plan.triple.producer_id,
@@ -885,12 +886,18 @@ impl Told {
     }
 
     fn end(&self, database: &str) {
-        if self.batches > 0 {
-            log::warn!(
-                "{database}: an earlier run left {} batches with {} rows in flight; they are settled first",
-                self.batches,
-                self.rows
-            );
+        if self.batches == 0 {
+            return;
         }
+        log::warn!(
+            "{database}: an earlier run left {} batches with {} rows in flight: {} stored and deleted now, {} deleted already, {} asked of \
+             Kafka, {} sent again",
+            self.batches,
+            self.rows,
+            self.deleted,
+            self.forgotten,
+            self.asked,
+            self.anew
+        );
     }
 }

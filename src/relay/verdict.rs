@@ -7,6 +7,7 @@
 use crate::model::{PlanState, Sought};
 
 /// What is known of one batch.
+#[allow(clippy::struct_excessive_bools)] // independent facts
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub state: PlanState,

@@ -81,6 +81,9 @@ pub fn crash_and_recover(seed: u64) {
                 3 if world.kind != Kind::Bare => End::OldState,
                 _ => End::Killed,
             };
+            if end == End::PowerCut {
+                world.expect_power_cut();
+            }
             if end == End::OldState {
                 world.state_copy = Some(world.state.clone());
             }
@@ -111,6 +114,10 @@ fn die(run: &Run, end: End, seed: u64) {
             world.elapsed,
             world.state.plans.values().map(|plan| (plan.id, plan.state)).collect::<Vec<_>>()
         );
+    }
+    if world.weather.faults && world.random.u32(0..8) == 0 {
+        world.partitions = 5;
+        world.grown = true;
     }
     world.weather.forbidden = world.weather.faults && world.random.u32(0..8) == 0;
     match end {

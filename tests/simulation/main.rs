@@ -4,6 +4,7 @@
 
 mod broker;
 mod crashes;
+mod planted;
 mod ports;
 mod state;
 mod world;
@@ -183,15 +184,14 @@ impl Run {
         if std::env::var_os("OUTBOXD_TRACE").is_some() {
             println!("{:?} plan {}: {evidence:?}", self.world.borrow().elapsed, question.plan.0);
         }
-        let event = match evidence {
-            Some(evidence) => SinkEvent::Evidence { plan: question.plan, evidence },
-            None => {
-                let world = &mut *self.world.borrow_mut();
-                let after = world.micros(1_000..300_000);
-                world.plan(after, Happening::Testify(question.clone()));
-                let why = outboxd::model::Why::new("its leader can't say yet");
-                SinkEvent::NoEvidence { plan: question.plan, why }
-            }
+        let event = if let Some(evidence) = evidence {
+            SinkEvent::Evidence { plan: question.plan, evidence }
+        } else {
+            let world = &mut *self.world.borrow_mut();
+            let after = world.micros(1_000..300_000);
+            world.plan(after, Happening::Testify(question.clone()));
+            let why = outboxd::model::Why::new("its leader can't say yet");
+            SinkEvent::NoEvidence { plan: question.plan, why }
         };
         self.note(Event::Sink(event));
     }
@@ -276,7 +276,7 @@ impl Run {
                 *times += 1;
                 let (table, version) = &world.versions[uid];
                 let fate = world.fates[uid];
-                let exempt = fate.out_of_order || world.again.contains(uid) || *times > 1;
+                let exempt = fate.out_of_order || world.grown || world.again.contains(uid) || *times > 1;
                 let Some(key) = version.key.clone().filter(|_| !exempt) else { continue };
                 let last = order.entry((*table, key)).or_default();
                 assert!(*last < *uid, "P3: {uid} after {last} of key {:?} (seed {seed})", version.key);

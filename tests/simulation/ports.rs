@@ -10,7 +10,6 @@ use outboxd::model::{
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
 use outboxd::relay::planted::{self, Bug};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -85,7 +84,8 @@ impl Source for SimSource {
             return Err(SourceError::Failed(Why::new("disk I/O error")));
         }
         let version = self.version_now();
-        let rows: BTreeMap<i64, _> = {
+        let limit = budget.rows.min(self.world.borrow_mut().random.usize(1..40));
+        let rows: Vec<(i64, _)> = {
             let world = self.world.borrow();
             let table = &world.db.tables[usize::from(outbox.0)];
             let from = match start {
@@ -93,7 +93,8 @@ impl Source for SimSource {
                 Start::After(mark) => mark.rowid,
                 Start::From(rowid) => rowid,
             };
-            table.range(from..).map(|(rowid, row)| (*rowid, (world.print(*rowid, row), row.clone()))).collect()
+            let rows = table.range(from..).take(limit + 2);
+            rows.map(|(rowid, row)| (*rowid, (world.print(*rowid, row), row.clone()))).collect()
         };
         let mut look = Look { rows: 0, end: LookEnd::End, version, held: Duration::from_micros(20) };
         let mut rows = rows.into_iter();
@@ -104,7 +105,6 @@ impl Source for SimSource {
                 _ => return Ok(Look { end: LookEnd::MarkGone, ..look }),
             }
         }
-        let limit = budget.rows.min(self.world.borrow_mut().random.usize(1..40));
         let mut last = 0;
         for (rowid, (print, row)) in rows {
             if budget.before.is_some_and(|before| rowid >= before) {
@@ -285,7 +285,7 @@ impl Journal for SimJournal {
             }
             world.state.apply(change);
         }
-        if sync {
+        if sync && world.power_cut_comes {
             world.state_synced = world.state.clone();
         }
         Ok(())

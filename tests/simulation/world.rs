@@ -101,7 +101,7 @@ pub enum Kind {
 
 /// The application's database.
 #[derive(Clone, Debug)]
-pub struct Tables {
+pub struct Database {
     pub tables: Vec<BTreeMap<i64, Version>>,
     pub top: Vec<i64>,
     pub booked: Option<Booked>,
@@ -115,9 +115,11 @@ pub struct World {
     pub random: fastrand::Rng,
     pub start: Instant,
     pub elapsed: Duration,
-    pub db: Tables,
-    /// What a power cut leaves at least, and every commit since.
-    pub history: Vec<Tables>,
+    pub db: Database,
+    /// What a power cut leaves at least, and every commit since. Only kept while one is to come.
+    pub history: Vec<Database>,
+    pub power_cut_comes: bool,
+    unsynced: bool,
     pub kind: Kind,
     pub traits: TableTraits,
     pub fates: HashMap<u64, Fate>,
@@ -138,6 +140,8 @@ pub struct World {
     /// An old copy.
     pub state_copy: Option<State>,
     pub partitions: i32,
+    /// Topics have more partitions than at first: order among keys that moved is nobody's promise.
+    pub grown: bool,
     /// Daemons there have been.
     pub runs: u64,
     /// So many more steps of the daemon, and it is dead.
@@ -171,8 +175,10 @@ impl World {
             random,
             start: Instant::now(),
             elapsed: Duration::ZERO,
-            db: Tables { tables: vec![BTreeMap::new(); tables], top: vec![0; tables], booked: None, born: 0 },
+            db: Database { tables: vec![BTreeMap::new(); tables], top: vec![0; tables], booked: None, born: 0 },
             history: Vec::new(),
+            power_cut_comes: false,
+            unsynced: true,
             kind,
             traits: TableTraits { bare: kind != Kind::Sure, rowid_is_key: true, columns: Vec::new() },
             fates: HashMap::new(),
@@ -191,6 +197,7 @@ impl World {
             state_synced: State::default(),
             state_copy: None,
             partitions: 3,
+            grown: false,
             runs: 0,
             fuse: None,
             dead: false,
@@ -221,17 +228,36 @@ impl World {
     fn committed(&mut self) {
         self.counter += 1;
         self.db.born = self.next_uid;
-        self.history.push(self.db.clone());
+        self.remember();
+    }
+
+    /// One of ten states in between: copying each would be most of the simulation's time.
+    fn remember(&mut self) {
+        self.unsynced = true;
+        if self.power_cut_comes && self.random.u32(0..10) == 0 {
+            self.history.push(self.db.clone());
+        }
     }
 
     /// A delete of the daemon's has changed it.
     pub fn deleted(&mut self) {
-        self.history.push(self.db.clone());
+        self.remember();
     }
 
     pub fn sync(&mut self) {
-        self.history.clear();
-        self.history.push(self.db.clone());
+        if self.power_cut_comes && self.unsynced {
+            self.history.clear();
+            self.history.push(self.db.clone());
+            self.unsynced = false;
+        }
+    }
+
+    /// The machine may lose its power from now on: what there is has reached the disk.
+    pub fn expect_power_cut(&mut self) {
+        self.power_cut_comes = true;
+        self.state_synced = self.state.clone();
+        self.unsynced = true;
+        self.sync();
     }
 
     /// What was not synced is gone, from the database and from the state file. Versions whose transactions have vanished must not
@@ -256,7 +282,8 @@ impl World {
             self.fates.entry(row.uid).or_default().withdrawn = false;
         }
         self.counter += 1;
-        self.sync();
+        self.power_cut_comes = false;
+        self.history.clear();
         if self.random.bool() {
             self.state = self.state_synced.clone();
         }
