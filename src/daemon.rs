@@ -46,6 +46,7 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
             Some(server)
         }
     };
+    let plans = matches!(output, Output::Kafka);
     let Running { relays, sink } = start::start(config, &databases, checked, &health, output)?;
     let notifier = Notifier::ready(health.clone());
     let supervised = supervise::supervise(&relays, stop, config.daemon.drain_timeout, || notifier.stopping());
@@ -53,7 +54,7 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
     drop((notifier, http));
     if supervised.failure.is_none() {
         let (done, stuck) = (&supervised.summary, supervised.stuck);
-        log::info!("{}", goodbye::line(done, &databases, &health, stuck, supervised.until));
+        log::info!("{}", goodbye::line(done, plans, &databases, &health, stuck, supervised.until));
     }
     supervised.failure.map_or(Ok(supervised.summary), Err)
 }

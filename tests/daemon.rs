@@ -3,6 +3,7 @@
 mod common;
 
 use common::{OUTBOX, Place, Running, closed_port, names, outboxd, run};
+use fake_kafka::{FakeKafka, Fault};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 
@@ -81,6 +82,42 @@ fn a_drain_without_kafka_is_quick_and_counts_what_is_left() {
     let last = daemon.stderr.lines().last().unwrap();
     assert!(last.ends_with("drained: published 0, deleted 0, left in the tables: 2 rows"), "{}", daemon.everything());
     assert_eq!(rows(&place, "db"), 2);
+}
+
+#[test]
+fn what_a_drain_leaves_in_flight_is_said_and_settled_by_the_next_start() {
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    // Stored, and never answered.
+    kafka.fault("users", 0, Fault::AppendThenHang);
+    let place = Place::new();
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x'), ('y')"));
+    let text = format!(
+        "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\n\
+         [kafka]\nbootstrap_servers = [{:?}]\n[daemon]\ndrain_timeout_ms = 300",
+        kafka.bootstrap()
+    );
+    let config = place.write("c.toml", &text);
+    let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
+    daemon.wait_until("the records", |_| kafka.records("users", 0).len() == 2);
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    let last = daemon.stderr.lines().last().unwrap();
+    assert!(
+        last.ends_with(
+            "drained: published 0, deleted 0, left in the tables: 2 rows; 2 rows are in flight, which the next start settles"
+        ),
+        "{}",
+        daemon.everything()
+    );
+    let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
+    daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    let last = daemon.stderr.lines().last().unwrap();
+    assert!(last.ends_with("drained: published 2, deleted 2, left in the tables: 0 rows"), "{}", daemon.everything());
+    assert_eq!(kafka.records("users", 0).len(), 2, "{}", daemon.everything());
+    kafka.assert_no_complaints();
 }
 
 #[test]
@@ -251,7 +288,7 @@ fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str
 }
 
 #[test]
-fn what_a_kill_left_is_told_and_sent_again_and_other_databases_plans_are_kept() {
+fn what_a_kill_left_is_told_and_other_databases_plans_are_kept() {
     let place = Place::new();
     let database = place.database("db", OUTBOX);
     let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), outboxd::model::RunId(1)).unwrap();
@@ -270,9 +307,9 @@ fn what_a_kill_left_is_told_and_sent_again_and_other_databases_plans_are_kept() 
         "--bootstrap-servers",
         &server,
     ]));
-    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("the plan is kept"));
+    daemon.wait_until("both notices", |daemon| daemon.stderr().contains("1 batches with 1 rows"));
     let log = place.neutral(&daemon.stderr());
-    let ours = "DIR/db: an earlier run left 1 rows for users-2 in flight (producer id 4711, epoch 0, from sequence 17): they are sent again as new";
+    let ours = "DIR/db: an earlier run left 1 batches with 1 rows in flight: 0 stored and deleted now, 1 deleted already, 0 asked of Kafka, 0 sent again";
     let others = "DIR/other: an earlier run left 1 rows for users-2 in flight, and this database is no longer configured; the plan is kept";
     assert!(log.contains(ours) && log.contains(others), "{log}");
     daemon.signal(Signal::TERM);

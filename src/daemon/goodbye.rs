@@ -1,6 +1,6 @@
 //! The last line of a drain: what was done, and what is left for the next start.
 //!
-//! Promises: what is left is counted afresh, or said not to be. Does not know: relays, sinks.
+//! Promises: what is left is counted afresh, or said not to be. Does not know: relays, sinks, how the next start settles it.
 
 use super::wiring;
 use crate::config;
@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// `stuck`: relays that did not come back. `until`: when the process wants to be gone.
+/// `plans`: what was in flight is in the state file. `stuck`: relays that did not come back. `until`: when the process wants to be
+/// gone.
 pub fn line(
     summary: &Summary,
+    plans: bool,
     databases: &[config::Database],
     health: &Health,
     stuck: usize,
@@ -28,20 +30,30 @@ pub fn line(
     let waiting = waiting(databases, health, until.min(Instant::now() + BUSY_PATIENCE));
     let mut line =
         format!("drained: published {}, deleted {}, left in the tables: {waiting}", summary.published, summary.deleted);
-    if summary.left_in_flight > 0 {
-        let _ = write!(line, "; {} of them were in flight and are sent again", summary.left_in_flight);
-    }
-    if summary.left_acknowledged > 0 {
-        let _ = write!(
-            line,
-            "; {} of them are published, were not deleted in time, and are sent again",
-            summary.left_acknowledged
-        );
-    }
+    line.push_str(&unfinished(summary, plans));
     if stuck > 0 {
         let _ = write!(line, "; {stuck} relay threads did not come back in time");
     }
     line
+}
+
+/// What was on its way and did not come to its end, and what of it may be there twice.
+fn unfinished(summary: &Summary, plans: bool) -> String {
+    let (in_flight, acknowledged) = if plans {
+        ("in flight, which the next start settles", "published and not deleted in time, which the next start does")
+    } else {
+        ("not known to be written and may be written again", "written, not deleted in time, and will be written again")
+    };
+    let mut text = String::new();
+    for (rows, what) in [(summary.left_in_flight, in_flight), (summary.left_acknowledged, acknowledged)] {
+        if rows > 0 {
+            let _ = write!(text, "; {rows} row{} {what}", if rows == 1 { " is" } else { "s are" });
+        }
+    }
+    if summary.unsure > 0 {
+        let _ = write!(text, "; unsure: {}, sent again since the start, may be there twice", summary.unsure);
+    }
+    text
 }
 
 /// The rows of all tables together. A table that can't be counted is named, with the last figure if there is one: a sum with a
@@ -80,5 +92,35 @@ fn count(source: &mut Database, outbox: OutboxIx, until: Instant) -> Result<Back
             }
             counted => return counted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(left_in_flight: u64, left_acknowledged: u64, unsure: u64) -> Summary {
+        Summary { left_in_flight, left_acknowledged, unsure, ..Summary::default() }
+    }
+
+    #[test]
+    fn a_clean_end_has_nothing_unfinished() {
+        for plans in [true, false] {
+            assert_eq!(unfinished(&summary(0, 0, 0), plans), "");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_settled_by_the_next_start_where_there_are_plans() {
+        assert_eq!(
+            unfinished(&summary(3, 1, 12), true),
+            "; 3 rows are in flight, which the next start settles; 1 row is published and not deleted in time, which the next start \
+             does; unsure: 12, sent again since the start, may be there twice"
+        );
+        assert_eq!(
+            unfinished(&summary(1, 2, 0), false),
+            "; 1 row is not known to be written and may be written again; 2 rows are written, not deleted in time, and will be \
+             written again"
+        );
     }
 }

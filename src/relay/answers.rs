@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Answers 45, 47 or 59 in a row before a lane halts: the first may come from a leader that is no longer one.
+/// Answers 45, 47 or 59 in a row before the leader is asked what became of the batch: the first may come from one that is no longer
+/// leader.
 const OUT_OF_SEQUENCE_MAX: u32 = 5;
 /// How long a lane waits after a refusal that people have to mend.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
@@ -196,7 +197,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// The plan is dropped, its rows go back to the table.
     pub(super) fn drop_flight(&mut self, flight: &Flight) {
         self.plans.remove(&flight.plan.id);
-        self.summary.left_in_flight += flight.plan.rows.len() as u64;
         if flight.phase != Phase::Unrecorded {
             self.settling.forget(flight.plan.id);
         }

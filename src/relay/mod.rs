@@ -5,7 +5,8 @@
 //!
 //! The life of an event through the files here: `reading` (looks, the sweep) feeds `intake` (route, encode, which lane has room),
 //! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
-//! which rows are ours, `lanes` that of who is in flight, `breaker` tells a bad record from a bad topic.
+//! which rows are ours, `lanes` that of who is in flight, `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad.
+//! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges.
 
 mod answers;
 mod backoff;
@@ -61,7 +62,7 @@ pub struct Limits {
     /// Record bytes of one batch; Kafka's default `max.message.bytes` is 1,048,588 with the batch's header.
     pub batch_bytes_max: usize,
     pub batch_rows_max: usize,
-    /// One record; larger rows are set aside.
+    /// One record; larger rows go into quarantine.
     pub record_bytes_max: usize,
     /// All rows held by the relay, collected, in flight and not yet deleted: at this size it does not read.
     pub held_rows_max: usize,
@@ -112,7 +113,7 @@ pub struct Fatal(pub String);
 pub struct Summary {
     pub published: u64,
     pub deleted: u64,
-    /// Rows that were on their way and stay in the table, acknowledged or not.
+    /// Rows of batches that a broker may have got and that were not acknowledged, those of earlier runs included.
     pub left_in_flight: u64,
     /// Acknowledged rows that could not be deleted in time.
     pub left_acknowledged: u64,

@@ -31,7 +31,7 @@ pub struct OutboxFigures {
     /// Records acknowledged by the sink.
     pub published: AtomicU64,
     pub deleted: AtomicU64,
-    /// Rows set aside: rejected, unroutable, or kept by a trigger.
+    /// Rows put into quarantine: rejected, unroutable, or kept by a trigger; those found there at the start included.
     pub set_aside: AtomicU64,
     /// Rewritten by the application while on their way, and so published again.
     pub changed: AtomicU64,

@@ -16,7 +16,7 @@ type Family<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 const OUTBOX: &[Family<OutboxFigures>] = &[
     ("published_total", "counter", "Records acknowledged by the sink.", |o| o.published.load(Relaxed) as f64),
     ("deleted_total", "counter", "Rows deleted after their acknowledgement.", |o| o.deleted.load(Relaxed) as f64),
-    ("set_aside_total", "counter", "Rows set aside: rejected, unroutable, or kept by a trigger.", |o| {
+    ("set_aside_total", "counter", "Rows put into quarantine, those found there at the start included.", |o| {
         o.set_aside.load(Relaxed) as f64
     }),
     ("changed_total", "counter", "Rows the application rewrote while they were on their way.", |o| {
@@ -39,6 +39,9 @@ const RELAY: &[Family<Figures>] = &[
     ("looks_total", "counter", "Short reads of an outbox.", |r| r.looks.load(Relaxed) as f64),
     ("wakes_total", "counter", "Wake-ups by commits.", |r| r.wakes.load(Relaxed) as f64),
     ("batches_total", "counter", "Batches planned.", |r| r.batches.load(Relaxed) as f64),
+    ("unsure_rows_total", "counter", "Rows sent again that may have been published before.", |r| {
+        r.unsure_rows.load(Relaxed) as f64
+    }),
     ("held_rows", "gauge", "Rows in memory, between read and deleted.", |r| r.held_rows.load(Relaxed) as f64),
     ("held_bytes", "gauge", "Their records in bytes.", |r| r.held_bytes.load(Relaxed) as f64),
     ("lanes_stopped", "gauge", "Partitions that take no rows at the moment.", |r| r.lanes_stopped.load(Relaxed) as f64),
@@ -187,6 +190,7 @@ mod tests {
         figures.commit_to_ack.observe(Duration::from_millis(1), 40);
         figures.commit_to_ack.observe(Duration::from_secs(1_000), 1);
         figures.unsure.store(3, Relaxed);
+        figures.unsure_rows.store(5, Relaxed);
         let health = Health::new(vec![Arc::new(figures)]);
         health.state_file_is(Arc::new(4_096.into()));
         render(&health, SystemTime::UNIX_EPOCH + Duration::from_secs(99))
@@ -201,6 +205,7 @@ mod tests {
             r#"outboxd_oldest_row_seconds{database="/a \"b\"\\",outbox="users"} 0"#,
             r#"outboxd_oldest_row_seconds{database="/a \"b\"\\",outbox="orders"} 1.5"#,
             r#"outboxd_backlog_exact{database="/a \"b\"\\",outbox="orders"} 1"#,
+            r#"outboxd_unsure_rows_total{database="/a \"b\"\\"} 5"#,
             r#"outboxd_failed_attempts_total{database="/a \"b\"\\",outcome="unsure"} 3"#,
             r#"outboxd_commit_to_ack_seconds_bucket{database="/a \"b\"\\",le="0.0005"} 0"#,
             r#"outboxd_commit_to_ack_seconds_bucket{database="/a \"b\"\\",le="0.001"} 40"#,
