@@ -31,21 +31,21 @@ class Aim:
     """At which label the next kill falls, and how often the daemon comes to it before. A label that is come to quickly is let pass
     more often, so that kills fall into all of a daemon's life."""
 
-    def __init__(self, names, seed, offset):
+    def __init__(self, names, seed, offset, least):
         self.random = random.Random(seed)
-        self.names, self.at, self.most = names, offset, dict.fromkeys(names, 4)
+        self.names, self.at, self.least, self.most = names, offset, least, dict.fromkeys(names, least + 4)
 
     def next(self):
         name = self.names[self.at % len(self.names)]
         self.at += 1
-        return name, self.random.randrange(self.most[name])
+        return name, self.random.randrange(self.least, self.most[name])
 
     def reached(self, name, seconds):
         if seconds < 0.4:
             self.most[name] = min(256, self.most[name] * 2)
 
     def missed(self, name):
-        self.most[name] = max(1, self.most[name] // 4)
+        self.most[name] = max(self.least + 1, self.most[name] // 4)
 
 
 def kill_once(stage, aim, at_label, count):
@@ -82,11 +82,13 @@ def ordinary(matrix, folder, name, number, seed):
         if share == 0:
             continue
         stage = Stage(matrix, folder / part, journal, kind, f"{seed} {part}", alike=alike)
-        aim = Aim(labels(), f"{seed} {part} aim", offset)
+        # A few kills are better spent on a daemon that is at work.
+        few = share <= 6
+        aim = Aim(labels(), f"{seed} {part} aim", offset, 2 if few else 0)
         count = Count()
         stage.begin()
         for kill in range(share):
-            kill_once(stage, aim, kill % 6 != 5 if share > 6 else kill % 2 == 0, count)
+            kill_once(stage, aim, kill % 2 == 0 if few else kill % 6 != 5, count)
         offset = aim.at
         judged, by_start = stage.finish()
         if stage.kind.exact:
@@ -107,17 +109,18 @@ def ordinary(matrix, folder, name, number, seed):
 
 
 def with_broker(matrix, folder, name, number, seed):
-    """Two databases, so that one broker serves for two kills of a daemon."""
+    """Four databases, so that one broker serves for four kills of a daemon."""
     rng = random.Random(seed)
     frozen = name == "broker-frozen"
+    tables = [("wal", "autoincrement"), ("delete", "event-id"), ("wal", "bare-table"), ("delete", "bare-table")]
     stages = [
-        Stage(matrix, folder / "wal-autoincrement", "wal", "autoincrement", f"{seed} 0"),
-        Stage(matrix, folder / "delete-bare-table", "delete", "bare-table", f"{seed} 1"),
+        Stage(matrix, folder / f"{journal}-{kind}", journal, kind, f"{seed} {index}")
+        for index, (journal, kind) in enumerate(tables)
     ]
     count = Count()
     for stage in stages:
         stage.begin(rate=100, pause_every=100, pause_ms=100)
-    for _ in range(math.ceil(number / 2)):
+    for _ in range(math.ceil(number / len(stages))):
         for stage in stages:
             stage.start()
             stage.progress(20)
@@ -218,17 +221,16 @@ def leader_killed(matrix, folder, name, number, seed):
         others = [int(node) for node in matrix.kafka.broker.brokers() if int(node) != leader]
         for node in others:
             matrix.kafka.freeze(node)
-        # What the leader appends from now on, nobody else has.
-        before = matrix.kafka.log_bytes(leader, stage.topic)
+        # What the leader has and they have not is lost with it.
         deadline = time.monotonic() + 1.5
-        while matrix.kafka.log_bytes(leader, stage.topic) == before and time.monotonic() < deadline:
+        while not matrix.kafka.has_tail(leader, others, stage.topic) and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
         first = rng.random() < 0.5
         if first:
             stage.kill("SIGKILL before the leader's")
             time.sleep(rng.uniform(0, 0.1))
-        tails += matrix.kafka.log_bytes(leader, stage.topic) > before
+        tails += matrix.kafka.has_tail(leader, others, stage.topic)
         matrix.kafka.kill(leader)
         if not first:
             time.sleep(rng.uniform(0, 0.2))
@@ -242,8 +244,9 @@ def leader_killed(matrix, folder, name, number, seed):
             time.sleep(rng.uniform(0, 3))
             stage.kill("SIGKILL while nobody leads")
             stage.start()
-        stage.progress(40)
+        KAFKA.until(60, "another node leads", lambda: matrix.kafka.leaders(stage.topic).get(0, leader) != leader)
         matrix.kafka.restart(leader)
+        stage.progress(40)
         matrix.kafka.ready()
         KAFKA.until(60, "all replicas are in sync", lambda: matrix.kafka.in_sync(stage.topic))
         stage.kill("SIGKILL, whole again")
@@ -301,8 +304,8 @@ class Cell:
 CELLS = {
     **{f"{journal}-{kind}": Cell(ordinary, 5, 84) for kind in KINDS for journal in ("wal", "delete")},
     "old-state": Cell(old_state, 4, 20),
-    "broker-killed": Cell(with_broker, 2, 100, hurts=True),
-    "broker-frozen": Cell(with_broker, 4, 100, hurts=True),
+    "broker-killed": Cell(with_broker, 4, 100, hurts=True),
+    "broker-frozen": Cell(with_broker, 8, 100, hurts=True),
     "leader-killed": Cell(leader_killed, 1, 20, nodes=3, hurts=True),
     # Long enough to see that the other lanes go on while it is still waited for.
     "follower-frozen": Cell(follower_frozen, 1, 3, nodes=3, hurts=True, session_ms=20_000),

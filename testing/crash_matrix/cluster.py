@@ -59,10 +59,14 @@ class Cluster:
     def ready(self):
         self.broker.ready()
 
-    def log_bytes(self, node, topic):
-        """Of partition 0 in a broker's own log."""
-        folder = self.broker.dir / f"node-{node}" / "data" / f"{topic}-0"
-        return sum(path.stat().st_size for path in folder.glob("*.log"))
+    def has_tail(self, leader, others, topic):
+        """Whether a leader's log of partition 0 is longer than those of the others, by their files."""
+
+        def size(node):
+            folder = self.broker.dir / f"node-{node}" / "data" / f"{topic}-0"
+            return sum(path.stat().st_size for path in folder.glob("*.log"))
+
+        return size(leader) > max(size(node) for node in others)
 
     # --- questions
 
