@@ -150,7 +150,7 @@ impl World {
                 yields: true,
                 commit_patience: Duration::from_millis(20),
             };
-            let deletion = database.delete(&order, &mut || Ok(())).expect("a delete");
+            let deletion = database.delete(&order, &mut |_| Ok(())).expect("a delete");
             assert_eq!(deletion.deleted, metas.len());
             held.push(deletion.held);
         }

@@ -33,11 +33,11 @@ pub trait Source {
     fn journal_mode(&self) -> JournalMode;
 
     /// Deletes whole plans in one transaction, each row only if it is still what was sent, in the cheap order.
-    /// `before_commit` runs inside the write transaction, just before its COMMIT.
+    /// `before_commit` runs inside the write transaction, just before its COMMIT, and is told what the transaction did.
     fn delete(
         &mut self,
         order: &DeleteOrder<'_>,
-        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+        before_commit: &mut dyn FnMut(&Deletion) -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError>;
 
     /// What is known of the outbox's table; `None` until a look has come to it.

@@ -7,13 +7,13 @@ use super::intake::Behind;
 use super::planted::{self, Bug};
 use super::{Fatal, Relay};
 use crate::failpoint;
-use crate::model::{Deletion, Fault, JournalMode, OutboxIx, Plan, PlanId, RowKey, RowMark, Why};
+use crate::model::{Deletion, Fault, JournalMode, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
 use crate::ports::{Change, Clock, DeleteOrder, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Deletes are so far apart while others use the database. Each is some 50 us and 0.3 us a row in which an application without a
 /// busy timeout is turned away. The share of the time that the write lock is held, in thousandths, beside 1,000 transactions a
@@ -51,6 +51,8 @@ const FAILED_RETRY: Duration = Duration::from_millis(500);
 const FORGET_AFTER: Duration = Duration::from_millis(100);
 /// Cost of a row in a write transaction before it was measured.
 const ROW_COST: Duration = Duration::from_micros(1);
+/// Why a published row stays.
+const KEPT: &str = "a trigger or a constraint keeps it";
 const PLAN_ROWS_MIN: usize = 64;
 const PLAN_ROWS_MAX: usize = 8_192;
 
@@ -265,6 +267,25 @@ impl Settling {
     }
 }
 
+/// Rows that were published and that something keeps in their table.
+fn kept_rows<'a>(
+    plans: &'a [Arc<Plan>],
+    deletion: &'a Deletion,
+    now: SystemTime,
+) -> impl Iterator<Item = Quarantined> + 'a {
+    let metas = plans.iter().filter(|plan| plan.id != PlanId(0)).flat_map(|plan| &plan.rows.meta);
+    let kept = metas.filter(|meta| !deletion.kept.is_empty() && deletion.kept.contains(&meta.key));
+    kept.map(move |meta| Quarantined {
+        key: meta.key,
+        print: meta.print,
+        fault: Fault::Undeletable,
+        why: Why::new(KEPT),
+        attempts: 0,
+        first: now,
+        last: now,
+    })
+}
+
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Deletes what was acknowledged, if it is time.
     pub(super) fn settle(&mut self, now: Instant) -> Result<(), Fatal> {
@@ -336,17 +357,24 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let bare = self.bare(&plans);
         let notes = !self.source.books();
         let number = self.settling.number;
+        let wall = self.clock.wall();
         let (journal, noted) = (&mut self.journal, &mut self.settling.noted);
-        let result = self.source.delete(&order, &mut || {
-            if bare.is_empty() || !notes {
+        let result = self.source.delete(&order, &mut |deletion| {
+            // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
+            let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
+            let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
+            if notes && !bare.is_empty() {
+                let others = noted.iter().filter(|plan| !bare.contains(plan));
+                changes.extend(others.map(|plan| Change::Deleting { plan: *plan, delete: None }));
+                changes.extend(bare.iter().map(|plan| Change::Deleting { plan: *plan, delete: Some(number) }));
+            }
+            if changes.is_empty() {
                 return Ok(());
             }
-            let others = noted.iter().filter(|plan| !bare.contains(plan));
-            let mut changes: Vec<Change<'_>> =
-                others.map(|plan| Change::Deleting { plan: *plan, delete: None }).collect();
-            changes.extend(bare.iter().map(|plan| Change::Deleting { plan: *plan, delete: Some(number) }));
             journal.record(&changes, false)?;
-            noted.clone_from(&bare);
+            if notes {
+                noted.clone_from(&bare);
+            }
             failpoint::hit("deleting");
             Ok(())
         });
@@ -494,7 +522,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let meta = plans.iter().flat_map(|plan| &plan.rows.meta).find(|meta| meta.key == *key);
             if let (Some(meta), false) = (meta, asked_for) {
                 let mark = RowMark { rowid: key.rowid, print: meta.print };
-                let why = Why::new("a trigger or a constraint keeps it");
+                let why = Why::new(KEPT);
                 self.quarantine(*key, mark, Fault::Undeletable, &why, 0);
             }
         }

@@ -62,7 +62,7 @@ impl Source for Database {
     fn delete(
         &mut self,
         order: &DeleteOrder<'_>,
-        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+        before_commit: &mut dyn FnMut(&Deletion) -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError> {
         self.delete_now(order, before_commit)
     }

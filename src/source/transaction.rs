@@ -97,7 +97,7 @@ impl Database {
     pub(super) fn delete_now(
         &mut self,
         order: &DeleteOrder<'_>,
-        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+        before_commit: &mut dyn FnMut(&Deletion) -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError> {
         if self.is_read_only() {
             return Err(SourceError::Failed(Why::new(format!("{} is open for reading only", self.subject()))));
@@ -159,7 +159,7 @@ impl Database {
         &mut self,
         order: &DeleteOrder<'_>,
         locking: Locking,
-        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+        before_commit: &mut dyn FnMut(&Deletion) -> Result<(), JournalError>,
     ) -> Result<Deletion, Failed> {
         let Some(mut link) = self.link.take() else { return Err(Failed::Again) };
         let rows = std::mem::take(&mut self.work.rows);
@@ -187,7 +187,7 @@ impl Database {
         order: &DeleteOrder<'_>,
         locking: Locking,
         rows: &[(RowKey, Fingerprint)],
-        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+        before_commit: &mut dyn FnMut(&Deletion) -> Result<(), JournalError>,
         learned: &mut Learned,
     ) -> Result<Deletion, Failed> {
         let connection = &link.connection;
@@ -238,7 +238,7 @@ impl Database {
         if self.makes_way(link, order) {
             return Err(SourceError::Yielded.into());
         }
-        before_commit().map_err(SourceError::Journal)?;
+        before_commit(&deletion).map_err(SourceError::Journal)?;
         if self.link_has_moved(link) {
             // In WAL mode a moved or unlinked file would still take the COMMIT. The next call says what is there now.
             return Err(Failed::Moved);

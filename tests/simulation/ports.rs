@@ -5,7 +5,7 @@ use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
     Backlog, Booked, Budget, Deletion, Evidence, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart,
-    Plan, PlanId, Request, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic, Version, Why,
+    Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
 use outboxd::relay::planted::{self, Bug};
@@ -157,7 +157,7 @@ impl Source for SimSource {
     fn delete(
         &mut self,
         order: &DeleteOrder<'_>,
-        before_commit: &mut dyn FnMut() -> Result<(), JournalError>,
+        before_commit: &mut dyn FnMut(&Deletion) -> Result<(), JournalError>,
     ) -> Result<Deletion, SourceError> {
         self.alive()?;
         self.open();
@@ -171,7 +171,11 @@ impl Source for SimSource {
                 return Err(SourceError::Yielded);
             }
         }
-        before_commit().map_err(SourceError::Journal)?;
+        let (deletion, removed) = {
+            let world = &mut *self.world.borrow_mut();
+            compare(world, order)
+        };
+        before_commit(&deletion).map_err(SourceError::Journal)?;
         self.alive()?;
         let world = &mut *self.world.borrow_mut();
         if world.chance(40) {
@@ -181,30 +185,11 @@ impl Source for SimSource {
         if unknown && world.random.bool() {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
         }
-        let mut deletion = Deletion { took: Duration::from_micros(200), ..Deletion::default() };
         world.deletes += 1;
-        for plan in order.plans {
-            assert!(
-                planted::any() || world.state.is_acknowledged(plan.id),
-                "plan {} is acknowledged in the state file before its delete",
-                plan.id.0
-            );
-            for meta in &plan.rows.meta {
-                let at = usize::from(meta.key.outbox.0);
-                let rowid = meta.key.rowid;
-                match world.db.tables[at].get(&rowid).cloned() {
-                    None => deletion.gone.push(meta.key),
-                    Some(row) if world.print(rowid, &row) != meta.print && !planted::is(Bug::DeleteByRowidAlone) => {
-                        deletion.changed.push(meta.key);
-                    }
-                    Some(row) if row.kept => deletion.kept.push(meta.key),
-                    Some(row) => {
-                        assert!(world.is_stored(row.uid), "P1: version {} is deleted and is not stored", row.uid);
-                        world.fates.get_mut(&row.uid).expect("every version has a fate").deleted_by_us = true;
-                        world.db.tables[at].remove(&rowid);
-                        deletion.deleted += 1;
-                    }
-                }
+        for key in removed {
+            if let Some(row) = world.db.tables[usize::from(key.outbox.0)].remove(&key.rowid) {
+                assert!(world.is_stored(row.uid), "P1: version {} is deleted and is not stored", row.uid);
+                world.fates.get_mut(&row.uid).expect("every version has a fate").deleted_by_us = true;
             }
         }
         if world.kind == Kind::Booked {
@@ -267,6 +252,34 @@ impl Source for SimSource {
     fn stirred(&mut self) -> bool {
         self.world.borrow().disk_changed
     }
+}
+
+/// What a delete of this order does, and to which rows.
+fn compare(world: &World, order: &DeleteOrder<'_>) -> (Deletion, Vec<RowKey>) {
+    let (mut deletion, mut removed) =
+        (Deletion { held: Duration::from_micros(200), ..Deletion::default() }, Vec::new());
+    for plan in order.plans {
+        assert!(
+            planted::any() || world.state.is_acknowledged(plan.id),
+            "plan {} is acknowledged in the state file before its delete",
+            plan.id.0
+        );
+        for meta in &plan.rows.meta {
+            let rowid = meta.key.rowid;
+            match world.db.tables[usize::from(meta.key.outbox.0)].get(&rowid) {
+                None => deletion.gone.push(meta.key),
+                Some(row) if world.print(rowid, row) != meta.print && !planted::is(Bug::DeleteByRowidAlone) => {
+                    deletion.changed.push(meta.key);
+                }
+                Some(row) if row.kept => deletion.kept.push(meta.key),
+                Some(_) => {
+                    removed.push(meta.key);
+                    deletion.deleted += 1;
+                }
+            }
+        }
+    }
+    (deletion, removed)
 }
 
 #[derive(Debug)]

@@ -106,7 +106,7 @@ fn delete(
             yields: false,
             commit_patience: COMMIT_PATIENCE,
         };
-        let deletion = patiently(|| source.delete(&order, &mut || Ok(()))).map_err(unreadable)?;
+        let deletion = patiently(|| source.delete(&order, &mut |_| Ok(()))).map_err(unreadable)?;
         patiently(|| source.make_durable()).map_err(unreadable)?;
         let mut settled = Vec::with_capacity(rows.len());
         for (row, outbox) in rows {

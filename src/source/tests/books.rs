@@ -23,7 +23,7 @@ fn numbered(id: u64, seen: &[Seen]) -> Arc<Plan> {
 fn delete_as(database: &mut Database, id: u64, booked: &[PlanId], seen: &[Seen]) -> Result<usize, SourceError> {
     let plans = [numbered(id, seen)];
     let order = DeleteOrder { booked, ..insistent(&plans) };
-    database.delete(&order, &mut || Ok(())).map(|deletion| deletion.deleted)
+    database.delete(&order, &mut |_| Ok(())).map(|deletion| deletion.deleted)
 }
 
 #[allow(clippy::unnecessary_wraps)] // compared with what may say nothing
@@ -64,7 +64,7 @@ fn a_delete_that_is_rolled_back_is_not_booked() {
     let seen = all(&mut database);
     for first in [true, false] {
         let plans = [numbered(7, &seen)];
-        let result = database.delete(&order(&plans), &mut || Err(journal_error()));
+        let result = database.delete(&order(&plans), &mut |_| Err(journal_error()));
         assert!(matches!(result, Err(SourceError::Journal(_))));
         let expected = if first { None } else { says(&[6], 6) };
         assert_eq!(database.booked().unwrap(), expected);
@@ -140,7 +140,7 @@ fn our_own_create_is_no_change_of_the_schema() {
         let mut database = keeper(&world);
         let seen = all(&mut database);
         let plans = [numbered(1, &seen[..1])];
-        database.delete(&order(&plans), &mut || Err(journal_error())).unwrap_err();
+        database.delete(&order(&plans), &mut |_| Err(journal_error())).unwrap_err();
         app.exec("UPDATE users_outbox SET eventType = 't' WHERE id = 'x';");
         assert_eq!(all(&mut database), seen, "{mode}: rolled back");
         delete_as(&mut database, 1, &[], &seen[..1]).unwrap();

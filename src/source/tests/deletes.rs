@@ -14,7 +14,7 @@ fn what_is_still_what_was_sent_is_deleted_in_every_journal_mode() {
         let mut before_commit = 0;
         let plans = [plan(&seen[..500]), plan(&seen[500..])];
         let deletion = database
-            .delete(&DeleteOrder { yields, ..order(&plans) }, &mut || {
+            .delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| {
                 before_commit += 1;
                 Ok(())
             })
@@ -51,7 +51,7 @@ fn two_versions_of_a_row_in_one_order_settle_as_one() {
     let old = all(&mut database);
     app.exec("UPDATE users_outbox SET payload='new' WHERE id=1;");
     let new = all(&mut database);
-    let deletion = database.delete(&order(&[plan(&old[..1]), plan(&new)]), &mut || Ok(())).unwrap();
+    let deletion = database.delete(&order(&[plan(&old[..1]), plan(&new)]), &mut |_| Ok(())).unwrap();
     assert_eq!((deletion.deleted, deletion.changed.len(), deletion.gone.len()), (2, 0, 0));
     assert_eq!(app.count(), 0);
 }
@@ -82,7 +82,7 @@ fn a_trigger_that_raises_keeps_its_rows_and_no_others() {
         let mut database = world.database();
         let seen = all(&mut database);
         let plans = [plan(&seen)];
-        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut || Ok(())).unwrap();
+        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| Ok(())).unwrap();
         let mut kept = deletion.kept;
         kept.sort_unstable();
         assert_eq!((deletion.deleted, kept), (997, vec![key(2), key(77), key(999)]), "{raise}");
@@ -124,7 +124,7 @@ fn tables_are_settled_one_after_the_other() {
     let in_a = look_in(&mut database, a, Start::Lowest, budget(9)).unwrap().1;
     let in_b = look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1;
     assert_eq!(in_a[0].print, in_b[0].print, "the print is of the content alone");
-    let deletion = database.delete(&order(&[plan_of(b, &in_b), plan_of(a, &in_a)]), &mut || Ok(())).unwrap();
+    let deletion = database.delete(&order(&[plan_of(b, &in_b), plan_of(a, &in_a)]), &mut |_| Ok(())).unwrap();
     assert_eq!((deletion.deleted, deletion.gone), (3, vec![RowKey { outbox: b, rowid: 2 }]));
 }
 
@@ -157,7 +157,7 @@ fn rows_that_a_deferred_foreign_key_needs_stay_and_no_others() {
         let seen = all(&mut database);
         let mut before_commit = 0;
         let deletion = database
-            .delete(&order(&[plan(&seen)]), &mut || {
+            .delete(&order(&[plan(&seen)]), &mut |_| {
                 before_commit += 1;
                 Ok(())
             })
@@ -197,9 +197,9 @@ fn a_write_lock_of_the_application_is_busy() {
         let seen = all(&mut database);
         app.exec("BEGIN IMMEDIATE;");
         let plans = [plan(&seen)];
-        let insisted = database.delete(&insistent(&plans), &mut || Ok(()));
+        let insisted = database.delete(&insistent(&plans), &mut |_| Ok(()));
         assert!(matches!(insisted, Err(SourceError::Busy(_))), "{mode}: {insisted:?}");
-        let polite = database.delete(&order(&plans), &mut || Ok(()));
+        let polite = database.delete(&order(&plans), &mut |_| Ok(()));
         assert!(matches!(polite, Err(SourceError::Busy(_) | SourceError::Yielded)), "{mode}: {polite:?}");
         app.exec("ROLLBACK;");
         assert_eq!(delete(&mut database, &seen).unwrap().deleted, 1);
@@ -214,7 +214,7 @@ fn a_reader_in_journal_mode_makes_the_commit_busy_and_nothing_is_deleted() {
     let seen = all(&mut database);
     app.run("BEGIN; SELECT * FROM users_outbox;");
     let mut asked = 0;
-    let result = database.delete(&order(&[plan(&seen)]), &mut || {
+    let result = database.delete(&order(&[plan(&seen)]), &mut |_| {
         asked += 1;
         Ok(())
     });
@@ -232,13 +232,13 @@ fn it_makes_way_for_a_reader() {
     let seen = all(&mut database);
     app.run("BEGIN; SELECT * FROM users_outbox;");
     let plans = [plan(&seen)];
-    let result = database.delete(&order(&plans), &mut || panic!("not to be asked"));
+    let result = database.delete(&order(&plans), &mut |_| panic!("not to be asked"));
     assert!(matches!(result, Err(SourceError::Yielded)));
     assert_eq!(
         app.run("SELECT count(*) FROM users_outbox; COMMIT; SELECT count(*) FROM users_outbox;").lines().last(),
         Some("1")
     );
-    assert_eq!(database.delete(&order(&plans), &mut || Ok(())).unwrap().deleted, 1);
+    assert_eq!(database.delete(&order(&plans), &mut |_| Ok(())).unwrap().deleted, 1);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_state_file_that_fails_rolls_the_delete_back() {
     app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
     let mut database = world.database();
     let seen = all(&mut database);
-    let result = database.delete(&order(&[plan(&seen)]), &mut || Err(journal_error()));
+    let result = database.delete(&order(&[plan(&seen)]), &mut |_| Err(journal_error()));
     assert!(matches!(result, Err(SourceError::Journal(_))));
     assert_eq!(app.count(), 1);
     app.exec("INSERT INTO users_outbox VALUES (2,'a','t','p');");

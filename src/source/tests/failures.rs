@@ -16,7 +16,7 @@ fn no_space(path: &str) {
     let seen: Vec<Seen> =
         all(&mut database).into_iter().filter(|row| row.rowid >= from && row.rowid % 3 == 0).collect();
     let mut asked = 0;
-    let result = database.delete(&order(&[plan(&seen)]), &mut || {
+    let result = database.delete(&order(&[plan(&seen)]), &mut |_| {
         asked += 1;
         Ok(())
     });

@@ -71,7 +71,7 @@ fn without_patience_the_write_lock_comes_first() {
     let phases = Arc::new(Mutex::new(Vec::new()));
     let noted = phases.clone();
     meanwhile(&mut database, &app, move |_, locked| lock(&noted).push(locked));
-    assert_eq!(database.delete(&insistent(&[plan(&seen)]), &mut || Ok(())).unwrap().deleted, ROWS);
+    assert_eq!(database.delete(&insistent(&[plan(&seen)]), &mut |_| Ok(())).unwrap().deleted, ROWS);
     let phases = lock(&phases);
     assert!(!phases.is_empty() && phases.iter().all(|locked| *locked), "{phases:?}");
 }
@@ -199,7 +199,7 @@ fn a_row_that_a_trigger_of_another_table_rewrites_meanwhile_stays() {
         let in_a = look_in(&mut database, a, Start::Lowest, budget(9)).unwrap().1;
         let in_b = look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1;
         let plans = [plan_of(b, &in_b), plan_of(a, &in_a)];
-        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut || Ok(())).unwrap();
+        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| Ok(())).unwrap();
         let key = |rowid| RowKey { outbox: b, rowid };
         assert_eq!((deletion.deleted, deletion.changed, deletion.gone), (3, vec![key(2)], vec![key(3)]), "{yields}");
         assert_eq!(app.run("SELECT id, payload FROM b;"), "2|new");

@@ -207,7 +207,7 @@ pub(super) fn insistent(plans: &[Arc<Plan>]) -> DeleteOrder<'_> {
 }
 
 pub(super) fn delete(database: &mut Database, seen: &[Seen]) -> Result<crate::model::Deletion, SourceError> {
-    database.delete(&order(&[plan(seen)]), &mut || Ok(()))
+    database.delete(&order(&[plan(seen)]), &mut |_| Ok(()))
 }
 
 pub(super) fn rowids(seen: &[Seen]) -> Vec<i64> {

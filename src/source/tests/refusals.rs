@@ -141,7 +141,7 @@ fn one_unfit_outbox_does_not_stop_the_others() {
     let third = look_in(&mut database, crate::model::OutboxIx(2), Start::Lowest, budget(1));
     assert!(matches!(third, Err(SourceError::NotThere(_))));
     let plans = [plan_of(crate::model::OutboxIx(1), &seen), plan_of(crate::model::OutboxIx(2), &seen), plan(&seen)];
-    let deletion = database.delete(&order(&plans), &mut || Ok(())).unwrap();
+    let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
     assert_eq!((deletion.deleted, deletion.changed.len(), deletion.gone.len()), (1, 1, 1));
 }
 

@@ -65,7 +65,7 @@ fn drain(mode: &str) {
         for attempt in 0.. {
             // As the relay: the others first, but not for ever.
             let order = if attempt % 8 == 7 { insistent(&plans) } else { order(&plans) };
-            match database.delete(&order, &mut || Ok(())) {
+            match database.delete(&order, &mut |_| Ok(())) {
                 Ok(deletion) => {
                     assert_eq!(deletion.deleted, seen.len(), "{mode}: {deletion:?}");
                     break;
