@@ -204,7 +204,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
     pub(super) fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
-        let Flight { plan, seen, .. } = flight;
+        let Flight { plan, seen, disowned, .. } = flight;
         self.plans.remove(&plan.id);
         let (id, run) = (plan.id, plan.run);
         let rows = take_rows(plan);
@@ -219,6 +219,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if let Some(older) = lane.replacing.replace(id) {
             self.settling.forget(older);
+        }
+        if disowned {
+            self.drop_disowned(ix, rows);
+            return;
         }
         let topic = lane.topic as usize;
         let count = rows.len();
@@ -253,6 +257,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.replace(ix, rows, run, seen, &pieces, &bad, why, now);
             }
         }
+    }
+
+    /// Rows of a file or table that is no more go nowhere: what is there now that looks like them is read as new, and is not theirs to
+    /// delete.
+    pub(super) fn drop_disowned(&mut self, ix: u32, rows: Rows) {
+        self.intake.forget_rows(rows);
+        self.forget_replaced(ix);
+        self.intake.make_ready(ix);
+        self.reading.room();
     }
 
     /// The pieces that remain of a batch whose `bad` records were rejected, and those of them that have no attempt left. One that has

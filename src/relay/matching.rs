@@ -23,8 +23,9 @@ const SKIPPED_ROWS_MAX: usize = 64;
 pub(super) enum Cause {
     /// The daemon has started.
     Start,
-    /// `another`: what is there now is another file or table, not the same one renumbered.
-    Replaced { another: bool },
+    /// `another`: what is there now is another file or table, not the same one renumbered. `doubtful`: plans of a delete whose
+    /// COMMIT may have happened, and that were still being looked for.
+    Replaced { another: bool, doubtful: Vec<PlanId> },
     /// The COMMIT of this delete may have happened. `plans`: those it took whose rows can come back alike.
     CommitUnknown { delete: u64, plans: Vec<PlanId> },
 }

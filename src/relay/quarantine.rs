@@ -9,7 +9,7 @@ use crate::model::{
     Action, Budget, Fault, Flow, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey, RowMark, RowMeta, Rows, Span,
     Start, Target, Triple, Why,
 };
-use crate::ports::{Change, Clock, Journal, Sink, Source};
+use crate::ports::{Change, Clock, Journal, Sink, Source, SourceError};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -164,13 +164,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Err(error) => self.journal_trouble.happened(now, &error.to_string()),
             }
             if self.source.is_open() {
-                self.look_at_quarantined();
+                self.look_at_quarantined(now);
             }
+        }
+        if self.quarantine.has_notes() && !self.is_quiet_pipeline() && self.dispatch_at.is_none() {
+            // Batches may wait for their broker for hours, and somebody for an answer.
+            self.record(now);
         }
     }
 
     /// A few rows, in turn: what the application removed needs no place here.
-    fn look_at_quarantined(&mut self) {
+    fn look_at_quarantined(&mut self, now: Instant) {
         let (mut at, mut from) = self.quarantine.position;
         for _ in 0..LOOKED_AT {
             let Some(outbox) = self.intake.outboxes.get(at) else {
@@ -192,9 +196,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if look.is_ok() && !there {
                 self.intake.outbox(ix).ledger.forget_aside(rowid);
                 self.quarantine.release(RowKey { outbox: ix, rowid });
-            } else if look.is_err() {
+            }
+            match look {
+                Ok(_) => {}
+                // Said once, to whoever asks first.
+                Err(SourceError::Replaced { text, another }) => {
+                    self.replaced(&text, another, now);
+                    break;
+                }
                 // Whatever it is, the next look for news meets it and says so.
-                break;
+                Err(_) => break,
             }
         }
         self.quarantine.position = (at, from);

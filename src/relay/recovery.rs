@@ -14,10 +14,10 @@ use super::route::recut;
 use super::verdict::{Facts, Verdict};
 use super::{Fatal, Producer};
 use crate::model::{
-    Booked, Evidence, Fault, Fingerprint, Left, LeftPlan, OutboxIx, Plan, PlanId, PlanState, RowKey, RowMark, RowMeta,
-    Rows, Sought, Span, Target, Triple, Why,
+    Booked, Deletion, Evidence, Fault, Fingerprint, Left, LeftPlan, OutboxIx, Plan, PlanId, PlanState, Quarantined,
+    RowKey, RowMark, RowMeta, Rows, Sought, Span, Target, Triple, Why,
 };
-use crate::ports::{Clock, Journal, Sink, Source};
+use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -85,12 +85,25 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             for plan in &mut left.plans {
                 plan.other_file |= another;
             }
+            if another {
+                let (gone, kept) = std::mem::take(&mut left.quarantine)
+                    .into_iter()
+                    .partition(|row: &Quarantined| row.fault == Fault::Undeletable);
+                left.quarantine = kept;
+                for row in gone {
+                    self.quarantine.release(row.key);
+                }
+            }
             self.begin_recovery(now);
             return;
         }
-        let another = another
-            || matches!(&self.reading.matching, Some(Matching { cause: Cause::Replaced { another: true }, .. }));
-        self.look_for_planned(Cause::Replaced { another }, now);
+        // What an unfinished search was for is not forgotten.
+        let (before, doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {
+            Some(Cause::Replaced { another, doubtful }) => (another, doubtful),
+            Some(Cause::CommitUnknown { plans, .. }) => (false, plans),
+            Some(Cause::Start) | None => (false, Vec::new()),
+        };
+        self.look_for_planned(Cause::Replaced { another: another || before, doubtful }, now);
         for outbox in &mut self.intake.outboxes {
             outbox.columns_noted = false;
         }
@@ -157,12 +170,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(mut matching) = self.reading.matching.take() else { return };
         match std::mem::replace(&mut matching.cause, Cause::Start) {
             Cause::Start => self.recovered(matching, now),
-            Cause::Replaced { another } => {
+            Cause::Replaced { another, doubtful } => {
                 // A batch rejected meanwhile left rows under the rowids they had.
                 self.forget_unplanned();
                 let total = matching.sought();
                 log::info!("{}: {} of {total} rows were found again", self.figures.database, matching.found.len());
-                self.go_on(&matching, another, now);
+                self.go_on(&matching, another, &doubtful, now);
             }
             Cause::CommitUnknown { delete, plans } => self.settle_unknown(&matching, delete, plans, now),
         }
@@ -170,7 +183,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// While running: flights, acknowledged plans and suspects learn where their rows are now.
-    fn go_on(&mut self, matching: &Matching, another: bool, now: Instant) {
+    fn go_on(&mut self, matching: &Matching, another: bool, doubtful: &[PlanId], now: Instant) {
         let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
         let mut disowned = 0;
         for ix in 0..self.intake.lanes.len() {
@@ -197,6 +210,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 hold(&mut held, &suspect.row.meta);
             }
         }
+        if another {
+            for (plan, errand) in self.settling.take_errands() {
+                if !self.is_bare(&plan.rows.meta) {
+                    self.settling.errand(plan, errand, now);
+                    continue;
+                }
+                // What they were about is gone with the file.
+                let gone = plan.rows.meta.iter().map(|meta| meta.key).collect();
+                self.errand_done(&plan, &errand, &Deletion { gone, ..Deletion::default() });
+                self.intake.forget_rows(take_rows(plan));
+            }
+        }
         self.settling.renumber_errands(|plan| {
             let plan = renumbered(plan, matching);
             hold(&mut held, &plan.rows.meta);
@@ -204,21 +229,22 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         });
         for (plan, offset) in self.settling.take_acknowledged() {
             let facts = self.facts_of(&plan, matching, PlanState::Acknowledged { offset }, !another);
+            // A delete of it may have been committed: as if in another file, a row of a bare table that looks alike may be new.
+            let facts = Facts { continuous: facts.continuous && !doubtful.contains(&plan.id), ..facts };
             match facts.verdict() {
                 Verdict::Delete => {
                     let plan = renumbered(&plan, matching);
                     hold(&mut held, &plan.rows.meta);
                     self.settling.acknowledged(plan, offset, now);
                 }
-                verdict => self.not_deleted(
-                    &plan,
-                    matching,
-                    verdict,
-                    "file or table are others, and its rows can come back alike",
-                ),
+                verdict => {
+                    let why = "file or table are others, and its rows can come back alike";
+                    self.not_deleted(&plan, matching, verdict, why);
+                    self.settling.leave_noted(plan.id);
+                }
             }
         }
-        let aside = self.aside_again(matching);
+        let aside = self.aside_again(matching, another);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
             outbox.ledger.restart(held, aside);
         }
@@ -259,6 +285,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Ok(booked) => booked,
             Err(error) => {
                 self.commit_unknown(delete, doubtful, now);
+                if let SourceError::Replaced { text, another } = error {
+                    // Said once, to whoever asks first.
+                    self.replaced(&text, another, now);
+                    return;
+                }
                 if let Some(matching) = &mut self.reading.matching {
                     matching.not_before = now + super::reading::RETRY_EVERY;
                 }
@@ -289,6 +320,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Some(verdict) => {
                     self.let_be(&plan);
                     self.not_deleted(&plan, matching, verdict, "whether its delete was committed is not known");
+                    // Its note stays: taken for a plan whose delete was never tried, its rows would be deleted after a crash,
+                    // and they may be new ones.
+                    self.settling.leave_noted(plan.id);
                 }
             }
         }
@@ -311,7 +345,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The quarantine where it is now; what is no longer there is released.
-    fn aside_again(&mut self, matching: &Matching) -> Vec<BTreeMap<i64, Aside>> {
+    ///
+    /// In another file a row that looks like one that was published may be another event, and would never be sent.
+    fn aside_again(&mut self, matching: &Matching, another: bool) -> Vec<BTreeMap<i64, Aside>> {
         let mut again = Vec::with_capacity(self.intake.outboxes.len());
         for at in 0..self.intake.outboxes.len() {
             let outbox = OutboxIx(at as u16);
@@ -319,7 +355,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let before: Vec<(i64, Aside)> = self.intake.outboxes[at].ledger.asides(i64::MIN).collect();
             for (rowid, aside) in before {
                 let key = RowKey { outbox, rowid };
-                match matching.found.get(&(key, aside.print)) {
+                match matching.found.get(&(key, aside.print)).filter(|_| !(another && aside.published)) {
                     Some(now) if *now == rowid => drop(rows.insert(rowid, aside)),
                     Some(now) => {
                         rows.insert(*now, aside);
@@ -365,6 +401,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             told.note(&self.figures.database, plan, &findings, verdict);
             if plan.rows_elsewhere > 0 {
                 self.settling.keep(plan.id);
+            }
+            if findings.facts.booked == Some(true) {
+                self.settling.booked_before(plan.id);
             }
             match verdict {
                 Verdict::Forget => self.settling.forget(plan.id),
@@ -712,7 +751,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The rows in a batch of their own, one epoch higher: its append fences late copies of the old one.
     pub(super) fn next_epoch(&mut self, ix: u32, flight: Flight) {
-        let Flight { plan, seen, next_epoch, .. } = flight;
+        let Flight { plan, seen, next_epoch, disowned, .. } = flight;
         self.plans.remove(&plan.id);
         let (old, old_triple, run) = (plan.id, plan.triple, plan.run);
         let rows = take_rows(plan);
@@ -729,8 +768,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.producer = Producer::Unknown;
                 }
             }
+            if disowned {
+                self.drop_disowned(ix, rows);
+                return;
+            }
             lane.pieces.push_front(Batch { rows, run, seen });
             self.intake.make_ready(ix);
+            return;
+        }
+        if disowned {
+            self.drop_disowned(ix, rows);
             return;
         }
         // An earlier run's producer id: fenced by one epoch more, and used for nothing else.

@@ -166,9 +166,28 @@ impl Settling {
         }
     }
 
+    /// Errands, taken out.
+    pub(super) fn take_errands(&mut self) -> Vec<(Arc<Plan>, Errand)> {
+        let (errands, plans): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.acknowledged).into_iter().partition(|entry| entry.errand.is_some());
+        self.acknowledged = plans;
+        self.rows = self.acknowledged.iter().map(|entry| entry.plan.rows.len()).sum();
+        errands.into_iter().filter_map(|entry| Some((entry.plan, entry.errand?))).collect()
+    }
+
     /// The plan has rows that are none of this run's business.
     pub(super) fn keep(&mut self, plan: PlanId) {
         self.lasting.insert(plan);
+    }
+
+    /// Whether this plan's delete was committed stays in doubt, also in the state file.
+    pub(super) fn leave_noted(&mut self, plan: PlanId) {
+        self.noted.retain(|noted| *noted != plan);
+    }
+
+    /// An earlier run deleted the plan and booked it, and the state file still holds it: the next delete books it again.
+    pub(super) fn booked_before(&mut self, plan: PlanId) {
+        self.booked.push(plan);
     }
 
     /// What was acknowledged and is no plan of an operator's, taken out: its rows have to be found again first.
@@ -197,8 +216,8 @@ impl Settling {
 
     /// The state file was synced: what it has forgotten it will not remember after a power cut.
     pub(super) fn state_synced(&mut self) {
-        let (settled, deleted) = (&self.settled, &self.deleted);
-        self.booked.retain(|plan| settled.contains(plan) || deleted.contains(plan));
+        let (settled, deleted, lasting) = (&self.settled, &self.deleted, &self.lasting);
+        self.booked.retain(|plan| settled.contains(plan) || deleted.contains(plan) || lasting.contains(plan));
     }
 
     /// What the state file does not know yet.
@@ -307,7 +326,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.makes_way(rows_max, now) {
             return Ok(());
         }
-        let unrecorded = self.settling.acknowledged.iter().any(|entry| !entry.recorded) || self.quarantine.has_notes();
+        // Also what is settled: that an earlier run deleted it may be known from a row that this delete takes away or rewrites.
+        let unrecorded = self.settling.acknowledged.iter().any(|entry| !entry.recorded)
+            || !self.settling.settled.is_empty()
+            || self.quarantine.has_notes();
         if unrecorded && !self.record(now) {
             self.settling.retry_at = Some(now + FAILED_RETRY);
             return Ok(());

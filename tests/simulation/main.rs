@@ -4,6 +4,7 @@
 
 mod broker;
 mod crashes;
+mod directed;
 mod planted;
 mod ports;
 mod state;

@@ -57,6 +57,9 @@ impl SimSource {
     fn renumbered(&mut self) -> Result<(), SourceError> {
         let renumbered = std::mem::take(&mut self.world.borrow_mut().renumbered);
         self.traits = self.world.borrow().traits.clone();
+        if std::mem::take(&mut self.world.borrow_mut().another) {
+            return Err(SourceError::Replaced { text: "another file".to_owned(), another: true });
+        }
         if renumbered { Err(SourceError::Replaced { text: "renumbered".to_owned(), another: false }) } else { Ok(()) }
     }
 
@@ -77,7 +80,8 @@ impl Source for SimSource {
         self.alive()?;
         self.open();
         self.renumbered()?;
-        if self.world.borrow_mut().chance(40) {
+        let locked = self.world.borrow().elapsed < self.world.borrow().locked_until;
+        if locked || self.world.borrow_mut().chance(40) {
             return Err(SourceError::Busy("a lock".to_owned()));
         }
         if self.world.borrow_mut().chance(400) {
@@ -181,8 +185,9 @@ impl Source for SimSource {
         if world.chance(40) {
             return Err(SourceError::Busy("COMMIT met a reader".to_owned()));
         }
-        let unknown = world.chance(50);
-        if unknown && world.random.bool() {
+        let forced = std::mem::take(&mut world.unknown);
+        let unknown = forced || world.chance(50);
+        if unknown && !forced && world.random.bool() {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
         }
         world.deletes += 1;
@@ -197,11 +202,20 @@ impl Source for SimSource {
             plans.extend(order.plans.iter().map(|plan| plan.id));
             plans.sort_unstable();
             plans.dedup();
+            for plan in world.db.booked.iter().flat_map(|booked| &booked.plans) {
+                let open = world.state.plans.contains_key(plan);
+                assert!(!open || plans.contains(plan), "plan {} is booked as long as the state file holds it", plan.0);
+            }
             let before = world.db.booked.as_ref().map_or(PlanId(0), |booked| booked.highest);
             let highest = plans.last().copied().unwrap_or(before).max(before);
             world.db.booked = Some(Booked { plans, highest });
         }
         world.deleted();
+        if forced {
+            world.come_back_alike(0);
+            world.fuse = world.fuse_then.take();
+            world.renumbered = std::mem::take(&mut world.renumbered_then);
+        }
         if unknown {
             // Nobody heard that a trigger keeps these; of a bare table they look like new ones.
             let kept =
@@ -297,6 +311,9 @@ impl Journal for SimJournal {
                 assert!(sync, "a plan must survive a power cut before it is sent");
             }
             world.state.apply(change);
+            if let Change::Answered { request, .. } = change {
+                world.answers.push(*request);
+            }
         }
         if sync && world.power_cut_comes {
             world.state_synced = world.state.clone();
@@ -305,7 +322,7 @@ impl Journal for SimJournal {
     }
 
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
-        Ok(Vec::new())
+        Ok(std::mem::take(&mut self.0.borrow_mut().requests))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::broker::{Log, Question};
 use crate::state::State;
-use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Rows, SinkEvent, TableTraits};
+use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Request, Rows, SinkEvent, TableTraits};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -153,11 +153,24 @@ pub struct World {
     pub deletes: u64,
     /// Rowids have changed (VACUUM), and the source has not said so yet.
     pub renumbered: bool,
+    /// It is another file, and the source has not said so yet.
+    pub another: bool,
     pub mode: JournalMode,
     /// The versions of each batch that was handed over.
     pub sent: HashMap<PlanId, Vec<u64>>,
     /// Versions that may be published a second time after a restart.
     pub again: BTreeSet<u64>,
+    /// Looks meet a lock until then.
+    pub locked_until: Duration,
+    /// The next COMMIT of a delete answers an I/O error and has happened, and rows that look like those that went come at once.
+    pub unknown: bool,
+    /// The daemon has so many more steps from then on.
+    pub fuse_then: Option<u32>,
+    /// Rowids have changed by then.
+    pub renumbered_then: bool,
+    /// What an operator asks next, and what was answered.
+    pub requests: Vec<Request>,
+    pub answers: Vec<i64>,
     /// Rows sent again that were counted as unsure, by daemons that are dead.
     pub unsure_rows: u64,
 }
@@ -204,6 +217,13 @@ impl World {
             closed_out: BTreeSet::new(),
             deletes: 0,
             renumbered: false,
+            another: false,
+            locked_until: Duration::ZERO,
+            unknown: false,
+            fuse_then: None,
+            renumbered_then: false,
+            requests: Vec::new(),
+            answers: Vec::new(),
             mode,
             sent: HashMap::new(),
             again: BTreeSet::new(),
@@ -363,6 +383,20 @@ impl World {
             let version = self.version(table, Some(key));
             let rowid = self.db.tables[table].keys().next_back().copied().unwrap_or(0) + 1;
             self.db.tables[table].insert(rowid, version);
+        }
+        self.committed();
+    }
+
+    /// The table's first rows are gone, and the application inserts what looks like them.
+    pub fn come_back_alike(&mut self, table: usize) {
+        let gone = self.versions.values().filter(|(of, _)| *of == table).map(|(_, version)| version);
+        let mut gone: Vec<(u64, Option<String>)> =
+            gone.filter(|version| self.fates[&version.uid].deleted_by_us).map(|v| (v.uid, v.key.clone())).collect();
+        gone.sort_unstable();
+        for (rowid, (_, key)) in (1..).zip(gone) {
+            let version = self.version(table, key);
+            let before = self.db.tables[table].insert(rowid, version);
+            assert!(before.is_none(), "all of them were deleted together");
         }
         self.committed();
     }

@@ -1,0 +1,217 @@
+//! Schedules that chance hardly ever comes to, each set up on purpose.
+
+use crate::world::{Kind, Version, World};
+use crate::{Run, TABLES};
+use outboxd::kafka::partitioner::partition_for_key;
+use outboxd::model::{Action, Booked, LeftPlan, LeftRow, OutboxIx, PlanId, PlanState, Request, RowKey, RunId};
+use outboxd::model::{Target, Triple, Wake};
+use outboxd::relay::Event;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+const END: Duration = Duration::from_secs(300);
+
+fn calm(seed: u64, kind: Kind) -> Run {
+    let run = Run::new(seed);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.kind = kind;
+        world.traits.bare = kind != Kind::Sure;
+        world.weather.faults = false;
+    }
+    run
+}
+
+/// A key whose records go to this partition.
+fn key_of(partition: i32) -> String {
+    let there = |key: &String| partition_for_key(key.as_bytes(), 3) == partition;
+    (0..).map(|at| format!("k{at}")).find(there).expect("murmur2 reaches every partition")
+}
+
+/// A delete that happened and whose COMMIT said nothing, and new rows that look like the ones that are gone.
+fn come_back_alike(seed: u64) -> Run {
+    let run = calm(seed, Kind::Bare);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, std::iter::repeat_n(key_of(1), 6));
+        world.unknown = true;
+    }
+    run
+}
+
+#[test]
+fn the_doubt_about_a_delete_outlives_a_crash() {
+    for steps in 1..30 {
+        let mut run = come_back_alike(u64::from(steps));
+        run.world.borrow_mut().fuse_then = Some(steps);
+        run.ends_by(Duration::from_secs(3));
+        let mut run = run.again(true);
+        run.until(END);
+        run.check();
+    }
+}
+
+#[test]
+fn the_doubt_about_a_delete_outlives_a_vacuum() {
+    for seed in 0..10 {
+        let mut run = come_back_alike(seed);
+        run.world.borrow_mut().renumbered_then = true;
+        run.until(END);
+        run.check();
+    }
+}
+
+#[test]
+fn what_an_earlier_run_booked_stays_booked_as_long_as_the_state_file_holds_it() {
+    let world = Rc::new(RefCell::new(World::new(1, TABLES)));
+    {
+        let world = &mut *world.borrow_mut();
+        world.kind = Kind::Booked;
+        world.traits.bare = true;
+        world.weather.faults = false;
+        let key = key_of(0);
+        // Plan 1 was deleted and its row has come back alike; plan 2 was not deleted yet.
+        world.insert(0, [key.clone(), key].into_iter());
+        // The one that came back was inserted last.
+        world.fates.values_mut().for_each(|fate| fate.out_of_order = true);
+        let log = world.logs.entry(("users".to_owned(), 0)).or_default();
+        let _ = log.append(&[2], 7, 0, 0);
+        for rowid in 1..=2 {
+            let row: Version = world.db.tables[0][&rowid].clone();
+            let plan = LeftPlan {
+                id: PlanId(rowid as u64),
+                target: Target { topic: "users".into(), partition: 0 },
+                triple: Triple { producer_id: 7, epoch: 0, first_sequence: rowid as i32 - 1 },
+                run: RunId(99),
+                noted_offset: 0,
+                leader_epoch: 0,
+                first_attempt: SystemTime::UNIX_EPOCH,
+                state: PlanState::Acknowledged { offset: 0 },
+                rows: vec![LeftRow {
+                    key: RowKey { outbox: OutboxIx(0), rowid },
+                    print: world.print(rowid, &row),
+                    message: rowid as u64,
+                }],
+                rows_elsewhere: 0,
+                other_file: false,
+            };
+            world.state.plans.insert(plan.id, plan);
+        }
+        world.state.last_plan = 2;
+        world.db.booked = Some(Booked { plans: vec![PlanId(1)], highest: PlanId(2) });
+    }
+    let mut run = Run::on(world, 1, true);
+    run.until(END);
+    run.check();
+}
+
+#[test]
+fn a_request_is_answered_while_batches_wait_for_their_broker() {
+    let mut run = calm(1, Kind::Sure);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.weather.silent = Some((1, Duration::from_secs(60)));
+        world.insert(0, std::iter::once(key_of(1)));
+    }
+    run.until(Duration::from_secs(3));
+    let request = Request { id: 5, action: Action::Retry, outbox: OutboxIx(0), rowid: None };
+    run.world.borrow_mut().requests.push(request);
+    for second in 4..20 {
+        // The application goes on, so that the database is not let go.
+        run.world.borrow_mut().insert(0, std::iter::once(key_of(1)));
+        run.until(Duration::from_secs(second));
+    }
+    assert_eq!(run.world.borrow().answers, [5]);
+    run.until(END);
+    run.check();
+}
+
+#[test]
+fn a_rejected_batch_of_a_file_that_is_no_more_deletes_nothing_of_the_next_one() {
+    for seed in 0..20 {
+        let mut run = calm(seed, Kind::Bare);
+        let silent_until = Duration::from_secs(2);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.weather.silent = Some((1, silent_until));
+            world.weather.closed_until = Some(silent_until + Duration::from_millis(8));
+            let key = key_of(1);
+            world.insert(0, std::iter::repeat_n(key, 8));
+        }
+        run.until(Duration::from_secs(1) + Duration::from_millis(500));
+        {
+            let world = &mut *run.world.borrow_mut();
+            for row in std::mem::take(&mut world.db.tables[0]).into_values() {
+                world.fates.get_mut(&row.uid).expect("every version has a fate").withdrawn = true;
+            }
+            let key = key_of(1);
+            world.insert(0, std::iter::repeat_n(key, 8));
+            for fate in world.fates.values_mut() {
+                fate.out_of_order = true;
+            }
+            world.another = true;
+        }
+        run.until(END);
+        run.check();
+    }
+}
+
+#[test]
+fn what_was_published_and_stays_is_not_looked_for_in_another_file() {
+    let mut run = calm(1, Kind::Bare);
+    let put = |run: &Run| {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, std::iter::once(key_of(1)));
+        let row = world.db.tables[0].values_mut().next().expect("just inserted");
+        row.uid
+    };
+    let kept = put(&run);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.db.tables[0].values_mut().for_each(|row| row.kept = true);
+    }
+    run.until(Duration::from_secs(2));
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.db.tables[0].clear();
+        world.fates.get_mut(&kept).expect("every version has a fate").withdrawn = true;
+        world.another = true;
+    }
+    put(&run);
+    run.until(END);
+    run.check();
+}
+
+#[test]
+fn renumbered_rows_are_found_again_when_the_quarantine_hears_of_it_first() {
+    for seed in 0..20 {
+        let mut run = calm(seed, Kind::Sure);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.weather.faults = false;
+            world.weather.silent = Some((1, Duration::from_secs(60)));
+            world.insert(0, (0..40).map(|at| format!("k{}", at % 12)));
+            let last = world.db.tables[0]
+                .values_mut()
+                .find(|row| row.key.as_ref().is_some_and(|key| partition_for_key(key.as_bytes(), 3) == 0));
+            let row = last.expect("some key goes there");
+            row.kept = true;
+            let uid = row.uid;
+            world.versions.get_mut(&uid).expect("every version is known").1.kept = true;
+        }
+        // The net and the looks at the quarantine drift apart when a look meets a lock.
+        run.until(Duration::from_millis(990));
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.locked_until = Duration::from_millis(1_001 + seed);
+            world.insert(0, std::iter::once(key_of(2)));
+        }
+        let seen = run.world.borrow().now();
+        run.note(Event::Wake(Wake { seen }));
+        run.until(Duration::from_millis(3_995));
+        run.world.borrow_mut().renumber(0);
+        run.until(Duration::from_secs(200));
+        run.check();
+    }
+}
