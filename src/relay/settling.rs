@@ -379,7 +379,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let bare = self.bare(&plans);
         let notes = !self.source.books();
         let number = self.settling.number;
-        let wall = self.clock.wall();
+        let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
         let (journal, noted) = (&mut self.journal, &mut self.settling.noted);
         let result = self.source.delete(&order, &mut |deletion| {
             // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
@@ -393,7 +393,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if changes.is_empty() {
                 return Ok(());
             }
-            journal.record(&changes, false)?;
+            // Rare enough to be synced under the application's lock.
+            journal.record(&changes, power_loss && !kept.is_empty())?;
             if notes {
                 noted.clone_from(&bare);
             }
