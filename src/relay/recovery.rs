@@ -18,7 +18,7 @@ use crate::model::{
     RowKey, RowMark, RowMeta, Rows, Sought, Span, Target, Triple, Why,
 };
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -387,7 +387,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.state_is_older(&mut left, booked);
         }
         let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
-        let findings = self.findings(&left, &matching, booked.as_ref());
+        let mut findings = self.findings(&left, &matching, booked.as_ref());
+        // Named before a delete that did not commit after all: published, and to be left alone.
+        let kept = left.quarantine.iter().filter(|row| row.fault == Fault::Undeletable);
+        let kept: HashSet<(RowKey, Fingerprint)> = kept.map(|row| (row.key, row.print)).collect();
+        let stored = left.plans.iter().zip(&mut findings).filter(|(plan, _)| plan.state != PlanState::Planned);
+        for (plan, findings) in stored {
+            let row = |at: usize| (plan.rows[at].key, plan.rows[at].print);
+            findings.there.retain(|(at, _)| !kept.contains(&row(*at)));
+        }
         let highest = highest_epochs(&left.plans);
         let mut told = Told::default();
         let drafts = std::mem::take(&mut matching.drafts);
@@ -407,6 +415,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             match verdict {
                 Verdict::Forget => self.settling.forget(plan.id),
+                Verdict::Delete if findings.there.is_empty() => self.settling.forget(plan.id),
                 Verdict::Delete => self.delete_left(plan, &findings, &mut held, now),
                 Verdict::SendAnew => {
                     let rows = findings.there.iter().map(|(at, rowid)| {
@@ -605,6 +614,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         rows: Vec<(RowKey, Fingerprint, u64)>,
         why: &str,
     ) {
+        if rows.is_empty() {
+            self.settling.forget(plan);
+            return;
+        }
         self.count_unsure(&target.to_string(), rows.len(), why);
         self.recovery.again.insert(plan, rows.len());
         for (key, print, message) in rows {

@@ -526,7 +526,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let others = [&deletion.changed, &deletion.kept, &deletion.gone];
         let others = others.iter().flat_map(|keys| keys.iter()).filter(|key| key.outbox == outbox).count();
         self.figures.outboxes[usize::from(outbox.0)].deleted.fetch_add((rowids.len() - others) as u64, Relaxed);
-        self.intake.outbox(outbox).ledger.removed(&rowids);
+        let ledger = &mut self.intake.outbox(outbox).ledger;
+        ledger.removed(&rowids);
+        // A batch with a row that was rejected before may have been stored after all.
+        let aside: Vec<i64> = rowids.into_iter().filter(|rowid| ledger.forget_aside(*rowid).is_some()).collect();
+        for rowid in aside {
+            self.quarantine.release(RowKey { outbox, rowid });
+        }
     }
 
     fn exceptions(&mut self, plans: &[Arc<Plan>], deletion: &Deletion, errands: &[(Arc<Plan>, Errand)]) {
