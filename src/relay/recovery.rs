@@ -418,7 +418,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Verdict::Delete if findings.there.is_empty() => self.settling.forget(plan.id),
                 Verdict::Delete => self.delete_left(plan, &findings, &mut held, now),
                 Verdict::SendAnew => {
-                    let rows = findings.there.iter().map(|(at, rowid)| {
+                    // What is in quarantine stays there.
+                    let there = findings.there.iter().filter(|(at, _)| {
+                        let row = plan.rows[*at];
+                        !left.quarantine.iter().any(|aside| (aside.key, aside.print) == (row.key, row.print))
+                    });
+                    let rows = there.map(|(at, rowid)| {
                         let row = plan.rows[*at];
                         (RowKey { rowid: *rowid, ..row.key }, row.print, row.message)
                     });
