@@ -11,6 +11,7 @@
 mod answers;
 mod backoff;
 mod breaker;
+mod evidence;
 mod intake;
 pub mod lanes;
 pub mod ledger;
@@ -19,10 +20,12 @@ pub mod planted;
 mod quarantine;
 mod reading;
 mod recovery;
+mod replaced;
 pub mod route;
 mod run;
 mod sending;
 mod settling;
+mod told;
 mod verdict;
 
 pub use run::{Channels, run};

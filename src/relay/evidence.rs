@@ -1,0 +1,181 @@
+//! What a partition's leader says of a batch that answers alone can't settle, and what follows from it.
+//!
+//! Promises: rows of such a batch are never sent under another triple before the leader was asked (I3); what can't be proved is
+//! counted. Does not know: how a leader is asked.
+
+use super::answers::take_rows;
+use super::lanes::{Batch, Doubt, EPOCH_MAX, Flight, Phase, Standing};
+use super::planted::{self, Bug};
+use super::{Fatal, Producer, Relay};
+use crate::model::{Evidence, Plan, PlanId, Sought, Triple, Why};
+use crate::ports::{Clock, Journal, Sink, Source};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A leader that we may not ask still knows a producer for a day; a batch older than half of it is not resent as certain.
+const KNOWN_FOR: Duration = Duration::from_secs(12 * 60 * 60);
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// What became of the batch can't be told from answers alone: nothing is sent to its lane before the leader has said.
+    pub(super) fn ask(&mut self, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
+        let plan = flight.plan.clone();
+        self.ask_about(&plan, ix, flight, doubt, sought);
+    }
+
+    pub(super) fn ask_about(&mut self, asked: &Arc<Plan>, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
+        self.sink.look_up(asked, sought);
+        let lane = &mut self.intake.lanes[ix as usize];
+        lane.standing = Standing::Asking;
+        lane.flight = Some(Flight { phase: Phase::Asking, doubt: Some(doubt), ..flight });
+        self.in_trouble(ix);
+        self.reading.room();
+    }
+
+    pub(super) fn on_evidence(&mut self, plan: PlanId, evidence: Evidence, now: Instant) -> Result<(), Fatal> {
+        let Some(ix) = self.plans.get(&plan).copied() else {
+            return Err(Fatal(format!("the sink told of plan {}, which is not in flight", plan.0)));
+        };
+        let Some(flight) = self.intake.lanes[ix as usize].flight.take() else {
+            return Err(Fatal(format!("the sink told of plan {} and its lane has nothing in flight", plan.0)));
+        };
+        if flight.plan.id != plan || flight.phase != Phase::Asking {
+            return Err(Fatal(format!("the sink told of plan {} in phase {:?}", plan.0, flight.phase)));
+        }
+        let topic = self.intake.lanes[ix as usize].topic as usize;
+        self.intake.topics[topic].trouble.over(now);
+        log::info!(
+            "{}: what became of a batch of {} rows (producer id {}, epoch {}, sequence {}): {}",
+            flight.plan.target,
+            flight.plan.rows.len(),
+            flight.plan.triple.producer_id,
+            flight.plan.triple.epoch,
+            flight.plan.triple.first_sequence,
+            in_words(&evidence)
+        );
+        if self.draining.is_some() && !matches!(evidence, Evidence::StoredAt(_)) {
+            // The next start asks again.
+            self.intake.lanes[ix as usize].flight = Some(flight);
+            return Ok(());
+        }
+        self.intake.lanes[ix as usize].standing = Standing::Running;
+        match evidence {
+            Evidence::StoredAt(offset) => self.stored(ix, flight, offset, now, now),
+            Evidence::Remembered if planted::is(Bug::DeleteOnTheLeadersMemory) => self.stored(ix, flight, -1, now, now),
+            Evidence::Remembered => self.same_again(ix, flight),
+            Evidence::Absent => self.not_there(ix, flight, None, now),
+            Evidence::Incomplete(why) => self.not_there(ix, flight, Some(&why), now),
+            Evidence::Forbidden(why) => {
+                let age = self.clock.wall().duration_since(flight.plan.first_attempt).unwrap_or_default();
+                // The same triple is dropped by a leader that still knows us.
+                let known = flight.doubt == Some(Doubt::Left { whole: true }) && age < KNOWN_FOR;
+                self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
+            }
+            Evidence::PartitionGone(why) => self.partition_gone(ix, &flight, &why),
+        }
+        Ok(())
+    }
+
+    /// The same rows under the same triple.
+    fn same_again(&mut self, ix: u32, flight: Flight) {
+        self.waiting.push(ix);
+        self.intake.lanes[ix as usize].flight =
+            Some(Flight { phase: Phase::Unsent, out_of_sequence: 0, doubt: None, ..flight });
+    }
+
+    /// It was not found in the log. `doubt`: and that proves nothing.
+    fn not_there(&mut self, ix: u32, flight: Flight, doubt: Option<&Why>, now: Instant) {
+        let (target, rows) = (flight.plan.target.to_string(), flight.plan.rows.len());
+        let because = |otherwise: &str| doubt.map_or_else(|| otherwise.to_owned(), ToString::to_string);
+        match flight.doubt.clone() {
+            Some(Doubt::Left { whole: true }) | None => {
+                if let Some(why) = doubt {
+                    self.count_unsure(&target, rows, &why.to_string());
+                }
+                self.same_again(ix, flight);
+            }
+            Some(Doubt::Left { whole: false }) => {
+                self.count_unsure(
+                    &target,
+                    rows,
+                    &because("the application changed or removed rows of the batch meanwhile"),
+                );
+                self.next_epoch(ix, flight);
+            }
+            Some(Doubt::OutOfSequence(answer)) => {
+                self.count_unsure(&target, rows, &because(&answer.to_string()));
+                self.next_epoch(ix, flight);
+            }
+            Some(Doubt::Rejected { why, records }) => {
+                // Not stored before: now the rejection can be believed.
+                self.count_unsure(&target, rows, &because("a record was rejected after an attempt without an answer"));
+                self.rejected(ix, Flight { unsure: false, ..flight }, &why, records, now);
+            }
+        }
+    }
+
+    /// The rows in a batch of their own, one epoch higher: its append fences late copies of the old one.
+    pub(super) fn next_epoch(&mut self, ix: u32, flight: Flight) {
+        let Flight { plan, seen, next_epoch, disowned, .. } = flight;
+        self.plans.remove(&plan.id);
+        let (old, old_triple, run) = (plan.id, plan.triple, plan.run);
+        let rows = take_rows(plan);
+        let lane = &mut self.intake.lanes[ix as usize];
+        if let Some(older) = lane.replacing.replace(old) {
+            self.settling.forget(older);
+        }
+        let lane = &mut self.intake.lanes[ix as usize];
+        let ours = lane.is_known_as(old_triple.producer_id);
+        if ours || next_epoch > EPOCH_MAX {
+            if ours {
+                lane.bump_epoch();
+                if !lane.has_identity() {
+                    self.producer = Producer::Unknown;
+                }
+            }
+            if disowned {
+                self.drop_disowned(ix, rows);
+                return;
+            }
+            lane.pieces.push_front(Batch { rows, run, seen });
+            self.intake.make_ready(ix);
+            return;
+        }
+        if disowned {
+            self.drop_disowned(ix, rows);
+            return;
+        }
+        // An earlier run's producer id: fenced by one epoch more, and used for nothing else.
+        let triple = Triple { producer_id: old_triple.producer_id, epoch: next_epoch, first_sequence: 0 };
+        let first_attempt = self.clock.wall();
+        let plan = self.new_plan(ix, triple, run, first_attempt, rows);
+        self.fly(ix, Flight::new(plan, seen));
+    }
+
+    /// There is nobody to ask and nowhere to send it: its rows are routed anew.
+    fn partition_gone(&mut self, ix: u32, flight: &Flight, why: &Why) {
+        let plan = flight.plan.clone();
+        self.plans.remove(&plan.id);
+        if flight.disowned {
+            self.settling.forget(plan.id);
+            self.intake.forget_rows(take_rows(plan));
+            return;
+        }
+        let rows = plan.rows.meta.iter().map(|meta| (meta.key, meta.print, meta.message)).collect();
+        self.send_anew(plan.id, plan.run, &plan.target, rows, &why.to_string());
+        let lane = &mut self.intake.lanes[ix as usize];
+        lane.trouble = false;
+        self.intake.give_back_rows(ix, take_rows(plan));
+        self.reading.room();
+    }
+}
+
+fn in_words(evidence: &Evidence) -> String {
+    match evidence {
+        Evidence::StoredAt(offset) => format!("it is stored at offset {offset}"),
+        Evidence::Remembered => "its leader remembers our producer, so that the same batch is stored once".to_owned(),
+        Evidence::Absent => "it is not in the log".to_owned(),
+        Evidence::Incomplete(why) => format!("it was not found, and that is no proof: {why}"),
+        Evidence::Forbidden(why) => format!("its leader can't be asked: {why}"),
+        Evidence::PartitionGone(why) => format!("its partition is gone: {why}"),
+    }
+}

@@ -1,0 +1,335 @@
+//! While running: file or table were replaced, or whether a COMMIT happened is not known.
+//!
+//! Promises: nothing is deleted by a rowid that was read from another file; a planned row that is there again, under whatever rowid, is
+//! not published a second time without being counted. Does not know: why it was replaced.
+
+use super::Relay;
+use super::answers::take_rows;
+use super::intake::Behind;
+use super::ledger::Aside;
+use super::matching::{Cause, Matching};
+use super::reading::RETRY_EVERY;
+use super::verdict::{Facts, Verdict};
+use crate::model::{Deletion, Fault, OutboxIx, Plan, PlanId, PlanState, Quarantined, RowKey, RowMark, RowMeta, Rows};
+use crate::ports::{Clock, Journal, Sink, Source, SourceError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// File or table are not what they were: what was collected is read again, what is planned or in quarantine is looked for.
+    pub(super) fn replaced(&mut self, text: &str, another: bool, now: Instant) {
+        log::warn!("{}: {text}; what is there now is read from the start", self.figures.database);
+        if let Some(left) = &mut self.recovery.left {
+            for plan in &mut left.plans {
+                plan.other_file |= another;
+            }
+            if another {
+                let (gone, kept) = std::mem::take(&mut left.quarantine)
+                    .into_iter()
+                    .partition(|row: &Quarantined| row.fault == Fault::Undeletable);
+                left.quarantine = kept;
+                for row in gone {
+                    self.quarantine.release(row.key);
+                }
+            }
+            self.begin_recovery(now);
+            return;
+        }
+        // What an unfinished search was for is not forgotten.
+        let (before, doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {
+            Some(Cause::Replaced { another, doubtful }) => (another, doubtful),
+            Some(Cause::CommitUnknown { plans, .. }) => (false, plans),
+            Some(Cause::Start) | None => (false, Vec::new()),
+        };
+        self.look_for_planned(Cause::Replaced { another: another || before, doubtful }, now);
+        for outbox in &mut self.intake.outboxes {
+            outbox.columns_noted = false;
+        }
+        self.reading.look_soon(now);
+    }
+
+    /// Whether the COMMIT of this delete happened is not known. Where rows come back alike, that has to be told from all of its rows
+    /// before the next delete; elsewhere the guards tell.
+    pub(super) fn commit_unknown(&mut self, delete: u64, plans: Vec<PlanId>, now: Instant) {
+        if plans.is_empty() {
+            return;
+        }
+        let outboxes = self.intake.outboxes.len();
+        let wanted = self.settling.plans().filter(|plan| plans.contains(&plan.id)).collect::<Vec<_>>();
+        let mut matching = Matching::new(Cause::CommitUnknown { delete, plans }, outboxes, now);
+        for meta in wanted.iter().flat_map(|plan| &plan.rows.meta) {
+            matching.seek(meta.key, meta.print);
+        }
+        matching.begin();
+        self.reading.matching = Some(matching);
+    }
+
+    fn look_for_planned(&mut self, cause: Cause, now: Instant) {
+        self.forget_unplanned();
+        let mut matching = Matching::new(cause, self.intake.outboxes.len(), now);
+        let suspects = self.intake.topics.iter().flat_map(|topic| topic.breaker.suspects());
+        let suspects: Vec<RowMeta> = suspects.map(|suspect| suspect.row.meta[0]).collect();
+        for meta in suspects {
+            matching.seek(meta.key, meta.print);
+        }
+        for plan in self.flying().chain(self.settling.plans()) {
+            for meta in &plan.rows.meta {
+                matching.seek(meta.key, meta.print);
+            }
+        }
+        for (at, outbox) in self.intake.outboxes.iter_mut().enumerate() {
+            let outbox_ix = OutboxIx(at as u16);
+            for (rowid, aside) in outbox.ledger.asides(i64::MIN) {
+                matching.seek(RowKey { outbox: outbox_ix, rowid }, aside.print);
+            }
+            outbox.more = Behind::Ready;
+        }
+        matching.begin();
+        self.reading.matching = Some(matching);
+    }
+
+    fn flying(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
+        self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref()).map(|flight| flight.plan.clone())
+    }
+
+    /// What is collected and not in a plan is read again.
+    fn forget_unplanned(&mut self) {
+        for ix in 0..self.intake.lanes.len() as u32 {
+            self.intake.give_back(ix);
+        }
+    }
+
+    /// Every row was looked for.
+    pub(super) fn matched(&mut self, now: Instant) {
+        let Some(mut matching) = self.reading.matching.take() else { return };
+        match std::mem::replace(&mut matching.cause, Cause::Start) {
+            Cause::Start => self.recovered(matching, now),
+            Cause::Replaced { another, doubtful } => {
+                // A batch rejected meanwhile left rows under the rowids they had.
+                self.forget_unplanned();
+                let total = matching.sought();
+                log::info!("{}: {} of {total} rows were found again", self.figures.database, matching.found.len());
+                self.go_on(&matching, another, &doubtful, now);
+            }
+            Cause::CommitUnknown { delete, plans } => self.settle_unknown(&matching, delete, plans, now),
+        }
+        self.reading.room();
+    }
+
+    /// While running: flights, acknowledged plans and suspects learn where their rows are now.
+    fn go_on(&mut self, matching: &Matching, another: bool, doubtful: &[PlanId], now: Instant) {
+        let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
+        let mut disowned = 0;
+        for ix in 0..self.intake.lanes.len() {
+            let Some(mut flight) = self.intake.lanes[ix].flight.take() else { continue };
+            // In another file rows that look alike are other rows: read as new, nothing is deleted for this batch.
+            flight.disowned |= another && self.is_bare(&flight.plan.rows.meta);
+            if flight.disowned {
+                disowned += flight.plan.rows.meta.iter().filter(|meta| matching.at(meta).is_some()).count();
+            } else {
+                flight.plan = renumbered(&flight.plan, matching);
+                hold(&mut held, &flight.plan.rows.meta);
+            }
+            self.intake.lanes[ix].flight = Some(flight);
+        }
+        if disowned > 0 {
+            let why = "file or table are others, and its rows can come back alike";
+            self.count_unsure(&self.figures.database.clone(), disowned, why);
+        }
+        for topic in 0..self.intake.topics.len() {
+            for suspect in self.intake.topics[topic].breaker.renumber(|meta| matching.at(meta)) {
+                self.intake.forget_rows(suspect.row);
+            }
+            for suspect in self.intake.topics[topic].breaker.suspects() {
+                hold(&mut held, &suspect.row.meta);
+            }
+        }
+        if another {
+            for (plan, errand) in self.settling.take_errands() {
+                if !self.is_bare(&plan.rows.meta) {
+                    self.settling.errand(plan, errand, now);
+                    continue;
+                }
+                // What they were about is gone with the file.
+                let gone = plan.rows.meta.iter().map(|meta| meta.key).collect();
+                self.errand_done(&plan, &errand, &Deletion { gone, ..Deletion::default() });
+                self.intake.forget_rows(take_rows(plan));
+            }
+        }
+        self.settling.renumber_errands(|plan| {
+            let plan = renumbered(plan, matching);
+            hold(&mut held, &plan.rows.meta);
+            plan
+        });
+        for (plan, offset) in self.settling.take_acknowledged() {
+            let facts = self.facts_of(&plan, matching, PlanState::Acknowledged { offset }, !another);
+            // A delete of it may have been committed: as if in another file, a row of a bare table that looks alike may be new.
+            let facts = Facts { continuous: facts.continuous && !doubtful.contains(&plan.id), ..facts };
+            match facts.verdict() {
+                Verdict::Delete => {
+                    let plan = renumbered(&plan, matching);
+                    hold(&mut held, &plan.rows.meta);
+                    self.settling.acknowledged(plan, offset, now);
+                }
+                verdict => {
+                    let why = "file or table are others, and its rows can come back alike";
+                    self.not_deleted(&plan, matching, verdict, why);
+                    self.settling.leave_noted(plan.id);
+                }
+            }
+        }
+        let aside = self.aside_again(matching, another);
+        for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
+            outbox.ledger.restart(held, aside);
+        }
+    }
+
+    fn facts_of(&self, plan: &Plan, matching: &Matching, state: PlanState, continuous: bool) -> Facts {
+        let there = plan.rows.meta.iter().filter(|meta| matching.at(meta).is_some()).count();
+        let disproved = |meta: &RowMeta| matching.at(meta).is_some() && !self.bare_outbox(meta.key.outbox);
+        Facts {
+            state,
+            whole: there == plan.rows.len(),
+            none: there == 0,
+            bare: self.is_bare(&plan.rows.meta),
+            continuous,
+            booked: None,
+            delete_whole: there == plan.rows.len(),
+            delete_disproved: plan.rows.meta.iter().any(disproved),
+        }
+    }
+
+    /// An acknowledged plan whose rows are not to be deleted any more.
+    fn not_deleted(&mut self, plan: &Plan, matching: &Matching, verdict: Verdict, why: &str) {
+        self.intake.held_rows -= plan.rows.len();
+        if verdict == Verdict::SendAnew {
+            let rows = plan.rows.meta.iter().filter_map(|meta| {
+                let rowid = matching.at(meta)?;
+                Some((RowKey { rowid, ..meta.key }, meta.print, meta.message))
+            });
+            self.send_anew(plan.id, plan.run, &plan.target, rows.collect(), why);
+        } else {
+            self.settling.forget(plan.id);
+        }
+    }
+
+    /// Whether the delete happened shows in its rows, or in what the database itself says.
+    fn settle_unknown(&mut self, matching: &Matching, delete: u64, doubtful: Vec<PlanId>, now: Instant) {
+        let booked = match self.source.booked() {
+            Ok(booked) => booked,
+            Err(error) => {
+                self.commit_unknown(delete, doubtful, now);
+                if let SourceError::Replaced { text, another } = error {
+                    // Said once, to whoever asks first.
+                    self.replaced(&text, another, now);
+                    return;
+                }
+                if let Some(matching) = &mut self.reading.matching {
+                    matching.not_before = now + RETRY_EVERY;
+                }
+                log::debug!("{}: {error}", self.figures.database);
+                return;
+            }
+        };
+        let state = PlanState::Deleting { delete };
+        let mut cases: Vec<(PlanId, Facts)> = self
+            .settling
+            .plans()
+            .filter(|plan| doubtful.contains(&plan.id))
+            .map(|plan| (plan.id, self.facts_of(&plan, matching, state, true)))
+            .collect();
+        let whole = cases.iter().all(|(_, facts)| facts.delete_whole);
+        let disproved = cases.iter().any(|(_, facts)| facts.delete_disproved);
+        for (plan, facts) in &mut cases {
+            (facts.delete_whole, facts.delete_disproved) = (whole, disproved);
+            // Our own deletes are booked, or noted, never both.
+            let deleted = booked.as_ref().is_some_and(|booked| booked.plans.binary_search(plan).is_ok());
+            facts.booked = self.source.books().then_some(deleted);
+        }
+        for (plan, offset) in self.settling.take_acknowledged() {
+            let verdict = cases.iter().find(|(id, _)| *id == plan.id).map(|(_, facts)| facts.verdict());
+            log::debug!("batch {} of a delete whose COMMIT is not known: {verdict:?}", plan.id.0);
+            match verdict {
+                None | Some(Verdict::Delete) => self.settling.acknowledged(plan, offset, now),
+                Some(verdict) => {
+                    self.let_be(&plan);
+                    self.not_deleted(&plan, matching, verdict, "whether its delete was committed is not known");
+                    // Its note stays: taken for a plan whose delete was never tried, its rows would be deleted after a crash,
+                    // and they may be new ones.
+                    self.settling.leave_noted(plan.id);
+                }
+            }
+        }
+        self.did_not_commit();
+    }
+
+    /// The plan's rows are held no longer; what lies under their rowids is looked at again.
+    fn let_be(&mut self, plan: &Plan) {
+        for ix in self.outboxes() {
+            let metas = plan.rows.meta.iter().filter(|meta| meta.key.outbox == ix);
+            let mut rowids: Vec<i64> = metas.map(|meta| meta.key.rowid).collect();
+            rowids.sort_unstable();
+            let outbox = self.intake.outbox(ix);
+            outbox.ledger.removed(&rowids);
+            for rowid in rowids.first().into_iter().chain(rowids.last()) {
+                outbox.ledger.revisit(*rowid);
+            }
+            outbox.again = true;
+        }
+    }
+
+    /// The quarantine where it is now; what is no longer there is released.
+    ///
+    /// In another file a row that looks like one that was published may be another event, and would never be sent.
+    fn aside_again(&mut self, matching: &Matching, another: bool) -> Vec<BTreeMap<i64, Aside>> {
+        let mut again = Vec::with_capacity(self.intake.outboxes.len());
+        for at in 0..self.intake.outboxes.len() {
+            let outbox = OutboxIx(at as u16);
+            let mut rows = BTreeMap::new();
+            let before: Vec<(i64, Aside)> = self.intake.outboxes[at].ledger.asides(i64::MIN).collect();
+            for (rowid, aside) in before {
+                let key = RowKey { outbox, rowid };
+                match matching.found.get(&(key, aside.print)).filter(|_| !(another && aside.published)) {
+                    Some(now) if *now == rowid => drop(rows.insert(rowid, aside)),
+                    Some(now) => {
+                        rows.insert(*now, aside);
+                        self.quarantine.moved(key, RowKey { outbox, rowid: *now });
+                    }
+                    None => self.quarantine.release(key),
+                }
+            }
+            again.push(rows);
+        }
+        again
+    }
+}
+
+impl Matching {
+    /// Where the row is now, if it is there as it was.
+    fn at(&self, meta: &RowMeta) -> Option<i64> {
+        self.found.get(&(meta.key, meta.print)).copied()
+    }
+}
+
+pub(super) fn hold(held: &mut [Vec<RowMark>], meta: &[RowMeta]) {
+    for meta in meta {
+        held[usize::from(meta.key.outbox.0)].push(RowMark { rowid: meta.key.rowid, print: meta.print });
+    }
+}
+
+/// The plan with the rowids under which its rows are found now. A row that was not found keeps its old one: the guarded delete
+/// finds it gone, or finds another row there and leaves it.
+fn renumbered(plan: &Arc<Plan>, matching: &Matching) -> Arc<Plan> {
+    let moved = plan.rows.meta.iter().any(|meta| matching.at(meta).is_some_and(|rowid| rowid != meta.key.rowid));
+    if !moved {
+        return plan.clone();
+    }
+    let mut meta = plan.rows.meta.clone();
+    for meta in &mut meta {
+        if let Some(rowid) = matching.at(meta) {
+            meta.key.rowid = rowid;
+        }
+    }
+    Arc::new(plan.with_rows(Rows { bytes: plan.rows.bytes.clone(), meta }))
+}
