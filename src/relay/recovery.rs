@@ -104,6 +104,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             findings.there.retain(|(at, _)| !kept.contains(&row(*at)));
         }
         let highest = highest_epochs(&left.plans);
+        let planned = left.plans.iter().filter(|plan| plan.state == PlanState::Planned);
+        let newest: HashMap<Target, PlanId> = planned.map(|plan| (plan.target.clone(), plan.id)).collect();
         let mut told = Told::default();
         let drafts = std::mem::take(&mut matching.drafts);
         // Drafts were begun from the last plan to the first.
@@ -111,6 +113,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let verdict = match findings.facts.verdict() {
                 Verdict::Ask(_) if planted::is(Bug::DeletePlannedBecauseIdentical) => Verdict::Delete,
                 Verdict::Ask(_) if planted::is(Bug::RerouteAfterGrowth) => Verdict::Forget,
+                // What is left of a batch that was being sent anew: the later one of its lane has its lower rows.
+                Verdict::Ask(_) if newest.get(&plan.target).is_some_and(|newest| *newest != plan.id) => {
+                    Verdict::SendAnew
+                }
                 verdict => verdict,
             };
             told.note(&self.figures.database, plan, &findings, verdict);
