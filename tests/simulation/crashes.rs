@@ -164,3 +164,14 @@ fn crashes_lose_nothing_and_double_nothing_that_is_not_counted() {
     assert!(!planted::any());
     crate::schedules("OUTBOXD_CRASH_SEED", crate::schedule_count(), crash_and_recover);
 }
+
+/// Each of these broke a promise once: a kept row whose name was lost, a batch that was never forgotten, a row that overtook others of
+/// its key.
+const ONCE_BROKEN: &[u64] = &[775_761_751_979, 20_555, 20_449, 21_284, 23_374, 904_307_989_548];
+
+#[test]
+fn schedules_that_once_broke_a_promise_keep_it() {
+    for seed in ONCE_BROKEN {
+        crash_and_recover(*seed);
+    }
+}
