@@ -13,6 +13,13 @@ pub type Topic = Arc<str>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OutboxIx(pub u16);
 
+/// A file by device and inode: paths through symlinks and hard links to one file are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    pub device: u64,
+    pub inode: u64,
+}
+
 /// Where a row lives: its outbox and SQLite's rowid there. Ids are reused, so a key alone never identifies an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowKey {

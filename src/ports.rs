@@ -3,7 +3,7 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Backlog, Booked, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey,
+    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey,
     RowView, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
@@ -57,6 +57,9 @@ pub trait Source {
 
     fn is_open(&self) -> bool;
 
+    /// The file that is locked, also while it is let go; `None` before there was one.
+    fn file(&self) -> Option<FileId>;
+
     /// While let go: whether database or -wal differ (inode, size, mtime) from what they were after closing. One or two `stat`.
     fn stirred(&mut self) -> bool;
 }
@@ -109,6 +112,9 @@ pub enum SourceError {
 
 /// outboxd's own memory: the state file.
 pub trait Journal {
+    /// The file that the rows of what is recorded next were read from, and are in. A path would lead to another one soon.
+    fn reads_from(&mut self, file: Option<FileId>);
+
     /// Writes all changes in one transaction; `sync`: it must survive a power cut before this returns.
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError>;
 
@@ -130,13 +136,18 @@ pub enum Change<'a> {
         plan: PlanId,
         offset: i64,
     },
-    /// Inside the write transaction that deletes the plan, just before its COMMIT. `None`: that one did not commit.
+    /// These plans are about to be deleted: written inside the write transaction that does it, just before its COMMIT, in the place of
+    /// what was noted of the same delete before. None: it did not commit, or they are all settled.
     Deleting {
-        plan: PlanId,
-        delete: Option<u64>,
+        delete: u64,
+        plans: &'a [PlanId],
     },
     /// The plan's delete is durable (or it was dropped with a reason): forget it.
     Settled {
+        plan: PlanId,
+    },
+    /// The same of a plan that has rows of outboxes which are no longer configured: only those are kept.
+    SettledHere {
         plan: PlanId,
     },
     /// The row is passed over from now on; one already there under the same rowid is replaced.

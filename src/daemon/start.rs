@@ -7,11 +7,11 @@ use super::supervise::Relays;
 use super::{DaemonError, Output, wiring};
 use crate::config::{self, Config};
 use crate::model::{Left, OutboxIx, PlanId, SinkEvent, Wake};
-use crate::ports::{Journal, Sink, SystemClock};
+use crate::ports::{Journal, Sink, Source, SystemClock};
 use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
 use crate::sink::kafka::KafkaSink;
 use crate::sink::stdout::StdoutSink;
-use crate::source::{Database, Watch, WatchError, file_id};
+use crate::source::{Database, Watch, WatchError};
 use crate::state::{NullJournal, StateError, StateFile, Visitor};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::health::Health;
@@ -91,8 +91,7 @@ pub fn start(
             for ((database, mut source), figures) in starts {
                 let tables: Vec<&str> = database.outboxes.iter().map(|outbox| outbox.table.as_str()).collect();
                 let path = config::resolve(&database.path);
-                let file = file_id(&database.path).ok().flatten().map(|file| (file.device, file.inode));
-                let left = state.left(&path, &tables, file)?;
+                let left = state.left(&path, &tables, source.file())?;
                 source.keep_books(state.id());
                 for (at, columns) in left.columns.iter().enumerate() {
                     if let Some(columns) = columns {

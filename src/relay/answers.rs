@@ -9,7 +9,7 @@ use super::ledger::Leaver;
 use super::planted::{self, Bug};
 use super::route::recut;
 use super::{Fatal, Producer, Relay};
-use crate::model::{Fault, Outcome, Plan, PlanId, RowMark, Rows, RunId, SinkEvent, Sought, Why};
+use crate::model::{Fault, Outcome, Plan, PlanId, RowMark, Rows, SinkEvent, Sought, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -194,17 +194,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.reading.room();
     }
 
-    /// The plan is dropped, its rows go back to the table.
+    /// At the end: nothing is waited for that no broker can have got. Its rows stay in the table.
     pub(super) fn drop_flight(&mut self, flight: &Flight) {
         self.plans.remove(&flight.plan.id);
-        if flight.phase != Phase::Unrecorded {
+        if flight.again {
+            // Its rows may have been published in another batch: the next start goes on with this one, and with its message ids.
+            self.summary.left_in_flight += flight.plan.rows.len() as u64;
+        } else if flight.phase != Phase::Unrecorded {
             self.settling.forget(flight.plan.id);
         }
     }
 
     /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
     pub(super) fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
-        let Flight { plan, seen, disowned, .. } = flight;
+        let Flight { plan, seen, disowned, unsure, again, .. } = flight;
+        let again = again || unsure;
         self.plans.remove(&plan.id);
         let (id, run) = (plan.id, plan.run);
         let rows = take_rows(plan);
@@ -242,19 +246,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
-            self.intake.give_back_rows(ix, rows);
+            self.intake.give_back_rows(ix, rows, again.then_some(run));
             self.trip(topic, why, now);
             return;
         }
+        let rejected = Batch { rows, run, again, seen };
         match records {
-            None if count > 1 => self.split(ix, rows, run, seen, why),
+            None if count > 1 => self.split(ix, rejected, why),
             _ => {
                 let mut bad: Vec<usize> =
                     records.map_or_else(|| vec![0], |at| at.iter().map(|at| *at as usize).collect());
                 bad.sort_unstable();
                 bad.dedup();
-                let (pieces, bad) = self.another_attempt(&rows, &bad);
-                self.replace(ix, rows, run, seen, &pieces, &bad, why, now);
+                let (pieces, bad) = self.another_attempt(&rejected.rows, &bad);
+                self.replace(ix, rejected, &pieces, &bad, why, now);
             }
         }
     }
@@ -296,7 +301,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// No record was named: halves are tried.
-    fn split(&mut self, ix: u32, rows: Rows, run: RunId, seen: Instant, why: &Why) {
+    fn split(&mut self, ix: u32, rejected: Batch, why: &Why) {
+        let rows = &rejected.rows;
         let half = rows.len() / 2;
         if why.code == Some(MESSAGE_TOO_LARGE) {
             let topic = self.intake.lanes[ix as usize].topic as usize;
@@ -309,22 +315,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let (first, second) = ((0..half).collect::<Vec<_>>(), (half..rows.len()).collect::<Vec<_>>());
         let now = self.clock.now();
-        self.replace(ix, rows, run, seen, &[first, second], &[], why, now);
+        self.replace(ix, rejected, &[first, second], &[], why, now);
     }
 
     /// The rejected batch becomes pieces, to be sent first and in order, and suspects.
-    #[allow(clippy::too_many_arguments)] // the parts of one rejection
     fn replace(
         &mut self,
         ix: u32,
-        rows: Rows,
-        run: RunId,
-        seen: Instant,
+        rejected: Batch,
         pieces: &[Vec<usize>],
         bad: &[usize],
         why: &Why,
         now: Instant,
     ) {
+        let keep = rejected.keeps();
+        let Batch { rows, run, again, seen } = rejected;
         let pieces: Vec<Rows> =
             pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| recut(&rows, piece.iter().copied())).collect();
         let suspects: Vec<Rows> = bad.iter().map(|at| recut(&rows, [*at])).collect();
@@ -333,12 +338,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.forget_rows(rows);
         let lane = &mut self.intake.lanes[ix as usize];
         for rows in pieces.into_iter().rev() {
-            lane.pieces.push_front(Batch { rows, run, seen });
+            lane.pieces.push_front(Batch { rows, run, again, seen });
         }
         let topic = lane.topic as usize;
         let mut verdict = Verdict::Wait;
         for row in suspects {
-            verdict = self.intake.topics[topic].breaker.suspect(ix, row, why.clone(), now);
+            verdict = self.intake.topics[topic].breaker.suspect(ix, row, keep, why.clone(), now);
         }
         if verdict == Verdict::Trip {
             self.trip(topic, why, now);
@@ -371,7 +376,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let lanes = &self.intake.lanes;
         for suspect in state.breaker.trip(why.code, now, |ix| lanes[ix as usize].flight.is_some()) {
-            self.intake.give_back_rows(suspect.lane, suspect.row);
+            self.intake.give_back_rows(suspect.lane, suspect.row, suspect.keep);
         }
         let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();
         for ix in lanes {

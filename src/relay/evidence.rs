@@ -108,7 +108,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Some(Doubt::Rejected { why, records }) => {
                 // Not stored before: now the rejection can be believed.
                 self.count_unsure(&target, rows, &because("a record was rejected after an attempt without an answer"));
-                self.rejected(ix, Flight { unsure: false, ..flight }, &why, records, now);
+                self.rejected(ix, Flight { unsure: true, ..flight }, &why, records, now);
             }
         }
     }
@@ -136,7 +136,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.drop_disowned(ix, rows);
                 return;
             }
-            lane.pieces.push_front(Batch { rows, run, seen });
+            lane.pieces.push_front(Batch { rows, run, again: true, seen });
             self.intake.make_ready(ix);
             return;
         }
@@ -148,7 +148,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let triple = Triple { producer_id: old_triple.producer_id, epoch: next_epoch, first_sequence: 0 };
         let first_attempt = self.clock.wall();
         let plan = self.new_plan(ix, triple, run, first_attempt, rows);
-        self.fly(ix, Flight::new(plan, seen));
+        self.fly(ix, Flight { again: true, ..Flight::new(plan, seen) });
     }
 
     /// There is nobody to ask and nowhere to send it: its rows are routed anew.
@@ -164,7 +164,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.send_anew(plan.id, plan.run, &plan.target, rows, &why.to_string());
         let lane = &mut self.intake.lanes[ix as usize];
         lane.trouble = false;
-        self.intake.give_back_rows(ix, take_rows(plan));
+        self.intake.give_back_rows(ix, take_rows(plan), None);
         self.reading.room();
     }
 }

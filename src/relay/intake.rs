@@ -90,8 +90,8 @@ pub struct Resent {
     pub print: Fingerprint,
     pub run: RunId,
     pub message: u64,
-    /// The plan it was in. That one stays in the state file until all of its rows are in plans again.
-    pub plan: PlanId,
+    /// The plan that the state file keeps until all of its rows are in plans again, if that is how the message id outlives a crash.
+    pub plan: Option<PlanId>,
 }
 
 /// One topic that rows were routed to.
@@ -454,8 +454,9 @@ impl Intake {
         let batch = lane.collecting.get_or_insert_with(|| {
             let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_STEP_BYTES));
             let run = again.map_or(self.run, |(run, _)| run);
-            Batch { rows: Rows { bytes, meta: Vec::new() }, run, seen }
+            Batch { rows: Rows { bytes, meta: Vec::new() }, run, again: false, seen }
         });
+        batch.again |= again.is_some();
         batch.seen = batch.seen.min(seen);
         let before = batch.rows.bytes.len();
         let bound = self.outboxes[usize::from(ix.0)].route.record_bytes_bound(row);
@@ -519,12 +520,24 @@ impl Intake {
         let lane = &mut self.lanes[ix as usize];
         let batches: Vec<Batch> = lane.pieces.drain(..).chain(lane.collecting.take()).collect();
         for batch in batches {
-            self.give_back_rows(ix, batch.rows);
+            let keep = batch.keeps();
+            self.give_back_rows(ix, batch.rows, keep);
         }
     }
 
-    /// These rows of the lane go back to the table.
-    pub fn give_back_rows(&mut self, ix: u32, rows: Rows) {
+    /// These rows of the lane go back to the table. `keep`: with the message ids they have from this run.
+    pub fn give_back_rows(&mut self, ix: u32, rows: Rows, keep: Option<RunId>) {
+        if let Some(run) = keep {
+            for meta in &rows.meta {
+                // One that has a plan in the state file keeps it.
+                self.resent.entry(meta.key).or_insert(Resent {
+                    print: meta.print,
+                    run,
+                    message: meta.message,
+                    plan: None,
+                });
+            }
+        }
         for at in 0..self.outboxes.len() {
             let outbox = OutboxIx(at as u16);
             let mut marks: Vec<RowMark> = rows

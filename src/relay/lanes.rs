@@ -23,8 +23,17 @@ pub struct Batch {
     pub rows: Rows,
     /// Whose message ids the rows carry: this run's, or those of an earlier one for rows that are sent again.
     pub run: RunId,
+    /// Rows among them may have been published before: wherever they go, they keep their message ids.
+    pub again: bool,
     /// When the earliest commit among the rows was noticed.
     pub seen: Instant,
+}
+
+impl Batch {
+    /// The run whose message ids the rows keep.
+    pub fn keeps(&self) -> Option<RunId> {
+        self.again.then_some(self.run)
+    }
 }
 
 /// Where the one batch in flight stands.
@@ -67,6 +76,8 @@ pub struct Flight {
     pub seen: Instant,
     /// Any attempt may have been appended (I3: sticks).
     pub unsure: bool,
+    /// Rows of it may have been published before, in another batch.
+    pub again: bool,
     /// Answers 45, 47 or 59 in a row.
     pub out_of_sequence: u32,
     /// What is asked of the leader, or was.
@@ -85,6 +96,7 @@ impl Flight {
             phase: Phase::Unrecorded,
             seen,
             unsure: false,
+            again: false,
             out_of_sequence: 0,
             doubt: None,
             next_epoch,

@@ -16,6 +16,7 @@ mod intake;
 pub mod lanes;
 pub mod ledger;
 mod matching;
+mod notes;
 pub mod planted;
 mod quarantine;
 mod reading;

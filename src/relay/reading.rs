@@ -7,7 +7,7 @@ use super::intake::Behind;
 use super::matching::Matching;
 use super::{Fatal, Relay};
 use crate::failpoint;
-use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Wake, Why};
+use crate::model::{Budget, Fault, FileId, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Wake, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -80,6 +80,8 @@ pub(super) struct Reading {
     empty_looks: u32,
     spacing: Duration,
     version: Option<Version>,
+    /// The file that was read last.
+    pub(super) file: Option<FileId>,
     /// The last connection, whether or not it is still open.
     connection: Option<u64>,
     net_at: Instant,
@@ -110,6 +112,7 @@ impl Reading {
             empty_looks: 0,
             spacing: LOOK_EVERY,
             version: None,
+            file: None,
             connection: None,
             net_at: now + NET_EVERY,
             last_use: now,
@@ -425,6 +428,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Ok(look) = &result {
             self.figures.longest_read_us.fetch_max(look.held.as_micros() as u64, Relaxed);
             self.reading.saw(look.version, now);
+            self.reading.file = self.source.file();
             self.reading.not_busy();
             // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five
             // seconds without a row would mean opening and closing for every look.

@@ -126,6 +126,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if findings.facts.booked == Some(true) {
                 self.settling.booked_before(plan.id);
             }
+            if let (Verdict::Delete, PlanState::Deleting { delete }) = (verdict, plan.state) {
+                self.settling.not_deleted_before(delete);
+            }
             match verdict {
                 Verdict::Forget => self.settling.forget(plan.id),
                 Verdict::Delete if findings.there.is_empty() => self.settling.forget(plan.id),
@@ -324,7 +327,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.count_unsure(&target.to_string(), rows.len(), why);
         self.recovery.again.insert(plan, rows.len());
         for (key, print, message) in rows {
-            self.intake.resent.insert(key, Resent { print, run, message, plan });
+            self.intake.resent.insert(key, Resent { print, run, message, plan: Some(plan) });
         }
     }
 
@@ -337,11 +340,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let known = self.intake.resent.get(&meta.key).filter(|resent| resent.print == meta.print);
             let Some(resent) = known.copied() else { continue };
             self.intake.resent.remove(&meta.key);
-            let Some(left) = self.recovery.again.get_mut(&resent.plan) else { continue };
+            let Some(before) = resent.plan else { continue };
+            let Some(left) = self.recovery.again.get_mut(&before) else { continue };
             *left -= 1;
             if *left == 0 {
-                self.recovery.again.remove(&resent.plan);
-                self.settling.forget(resent.plan);
+                self.recovery.again.remove(&before);
+                self.settling.forget(before);
             }
         }
     }

@@ -103,6 +103,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Every row was looked for.
     pub(super) fn matched(&mut self, now: Instant) {
         let Some(mut matching) = self.reading.matching.take() else { return };
+        self.reading.file = self.source.file();
         match std::mem::replace(&mut matching.cause, Cause::Start) {
             Cause::Start => self.recovered(matching, now),
             Cause::Replaced { another, doubtful } => {
@@ -174,10 +175,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 }
                 verdict => {
                     let why = "file or table are others, and its rows can come back alike";
-                    self.not_deleted(&plan, matching, verdict, why);
                     self.settling.leave_noted(plan.id);
+                    if verdict == Verdict::SendAnew {
+                        self.settling.doubt(plan.id, offset);
+                    }
+                    self.not_deleted(&plan, matching, verdict, why);
                 }
             }
+        }
+        if self.settling.has_doubts() {
+            // If it can't be written now, it is with the next plan.
+            self.record(now);
         }
         let aside = self.aside_again(matching, another);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {

@@ -85,8 +85,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let triple = lane.number(batch.rows.len());
             let (topic, partition) = (lane.topic, lane.target.partition);
             let plan = self.new_plan(ix, triple, batch.run, first_attempt, batch.rows);
-            self.planned_again(&plan);
-            self.fly(ix, Flight::new(plan, batch.seen));
+            self.fly(ix, Flight { again: batch.again, ..Flight::new(plan, batch.seen) });
             self.intake.turn_null_partition(topic, partition);
             self.figures.batches.fetch_add(1, Relaxed);
         }
@@ -148,6 +147,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // Acknowledgements alone need no sync: lost in a power cut, the broker is asked again.
         let sync = self.intake.limits.power_loss && !unrecorded.is_empty();
+        self.journal.reads_from(self.reading.file);
         if let Err(error) = self.journal.record(&changes, sync) {
             self.journal_trouble.happened(now, &error.to_string());
             self.dispatch_at = Some(now + DISPATCH_RETRY);
@@ -169,7 +169,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if sync || !self.intake.limits.power_loss {
             self.settling.state_synced();
         }
-        for (ix, ..) in unrecorded {
+        for (ix, _, plan) in unrecorded {
+            // What it was in before is forgotten by the next transaction: this one may have failed.
+            self.planned_again(&plan[0]);
             let lane = &mut self.intake.lanes[ix as usize];
             lane.replacing = None;
             if let Some(flight) = &mut lane.flight {

@@ -4,6 +4,7 @@
 //! within their spacing while somebody else uses the database. Does not know: how a delete is done.
 
 use super::intake::Behind;
+use super::notes::Notes;
 use super::planted::{self, Bug};
 use super::{Fatal, Relay};
 use crate::failpoint;
@@ -87,10 +88,14 @@ pub(super) struct Settling {
     settled: Vec<PlanId>,
     /// Deleted plans that the state file may still hold: a record of theirs that was not synced does not count.
     booked: Vec<PlanId>,
-    /// Plans with rows of outboxes that are no longer configured: never forgotten.
+    /// Plans with rows of outboxes that are no longer configured as well: the state file keeps those.
     lasting: BTreeSet<PlanId>,
-    /// Plans that are noted as being deleted, and the delete did not commit.
-    noted: Vec<PlanId>,
+    notes: Notes,
+    /// Acknowledged plans that nobody may delete, because their rows may be others by now: to be noted as a delete that may have
+    /// happened. Its number, and the plans with their offsets.
+    doubtful: (u64, Vec<PlanId>, Vec<i64>),
+    /// Deletes of an earlier run that did not happen.
+    undone: Vec<u64>,
     last_delete: Option<Instant>,
     /// Not before, because somebody else was there.
     retry_at: Option<Instant>,
@@ -116,7 +121,9 @@ impl Settling {
             settled: Vec::new(),
             booked: Vec::new(),
             lasting: BTreeSet::new(),
-            noted: Vec::new(),
+            notes: Notes::default(),
+            doubtful: (0, Vec::new(), Vec::new()),
+            undone: Vec::new(),
             last_delete: None,
             retry_at: None,
             polite_since: None,
@@ -182,7 +189,28 @@ impl Settling {
 
     /// Whether this plan's delete was committed stays in doubt, also in the state file.
     pub(super) fn leave_noted(&mut self, plan: PlanId) {
-        self.noted.retain(|noted| *noted != plan);
+        self.notes.doubt(plan);
+    }
+
+    /// The plan was acknowledged, and its rows are not to be deleted any more: they may be others. After a crash they would be.
+    pub(super) fn doubt(&mut self, plan: PlanId, offset: i64) {
+        if self.doubtful.1.is_empty() {
+            self.number += 1;
+            self.doubtful.0 = self.number;
+        }
+        self.doubtful.1.push(plan);
+        self.doubtful.2.push(offset);
+    }
+
+    pub(super) fn has_doubts(&self) -> bool {
+        !self.doubtful.1.is_empty()
+    }
+
+    /// A delete that an earlier run noted did not happen.
+    pub(super) fn not_deleted_before(&mut self, delete: u64) {
+        if !self.undone.contains(&delete) {
+            self.undone.push(delete);
+        }
     }
 
     /// An earlier run deleted the plan and booked it, and the state file still holds it: the next delete books it again.
@@ -199,11 +227,9 @@ impl Settling {
         plans.into_iter().map(|entry| (entry.plan, entry.offset)).collect()
     }
 
-    /// A plan that was never appended is dropped.
+    /// What was to be done about the plan is done.
     pub(super) fn forget(&mut self, plan: PlanId) {
-        if !self.lasting.contains(&plan) {
-            self.settled.push(plan);
-        }
+        self.settled.push(plan);
     }
 
     /// A sync of the database began after every delete so far had returned, and has ended.
@@ -216,15 +242,25 @@ impl Settling {
 
     /// The state file was synced: what it has forgotten it will not remember after a power cut.
     pub(super) fn state_synced(&mut self) {
-        let (settled, deleted, lasting) = (&self.settled, &self.deleted, &self.lasting);
-        self.booked.retain(|plan| settled.contains(plan) || deleted.contains(plan) || lasting.contains(plan));
+        let (settled, deleted) = (&self.settled, &self.deleted);
+        self.booked.retain(|plan| settled.contains(plan) || deleted.contains(plan));
     }
 
     /// What the state file does not know yet.
-    pub(super) fn changes<'a>(&self) -> Vec<Change<'a>> {
+    pub(super) fn changes(&self) -> Vec<Change<'_>> {
         let acknowledged = self.acknowledged.iter().filter(|entry| !entry.recorded);
         let acknowledged = acknowledged.map(|entry| Change::Acknowledged { plan: entry.plan.id, offset: entry.offset });
-        acknowledged.chain(self.settled.iter().map(|plan| Change::Settled { plan: *plan })).collect()
+        let (delete, plans, offsets) = &self.doubtful;
+        let doubtful = plans.iter().zip(offsets);
+        let doubtful = doubtful.map(|(plan, offset)| Change::Acknowledged { plan: *plan, offset: *offset });
+        let doubt = (!plans.is_empty()).then_some(Change::Deleting { delete: *delete, plans });
+        let settled = self.settled.iter().map(|plan| match self.lasting.contains(plan) {
+            true => Change::SettledHere { plan: *plan },
+            false => Change::Settled { plan: *plan },
+        });
+        let over = self.undone.iter().copied().chain(self.notes.over(&self.settled));
+        let over = over.map(|delete| Change::Deleting { delete, plans: &[] });
+        acknowledged.chain(doubtful).chain(doubt).chain(over).chain(settled).collect()
     }
 
     /// The state file knows everything that [`Settling::changes`] named.
@@ -232,7 +268,15 @@ impl Settling {
         for entry in &mut self.acknowledged {
             entry.recorded = true;
         }
-        self.settled.clear();
+        self.undone.clear();
+        self.notes.settled(&self.settled);
+        for plan in self.settled.drain(..) {
+            self.lasting.remove(&plan);
+        }
+        let (delete, plans, _) = std::mem::take(&mut self.doubtful);
+        if !plans.is_empty() {
+            self.notes.doubtful(delete, &plans);
+        }
     }
 
     pub(super) fn wants_forgetting(&self, now: Instant) -> bool {
@@ -380,30 +424,31 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let notes = !self.source.books();
         let number = self.settling.number;
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
-        let (journal, noted) = (&mut self.journal, &mut self.settling.noted);
+        let (journal, noted) = (&mut self.journal, &mut self.settling.notes);
         let result = self.source.delete(&order, &mut |deletion| {
             // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
             let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
             let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
+            let before = noted.to_take_back().filter(|_| notes);
             if notes && !bare.is_empty() {
-                let others = noted.iter().filter(|plan| !bare.contains(plan));
-                changes.extend(others.map(|plan| Change::Deleting { plan: *plan, delete: None }));
-                changes.extend(bare.iter().map(|plan| Change::Deleting { plan: *plan, delete: Some(number) }));
+                changes.extend(before.iter().map(|(delete, plans)| Change::Deleting { delete: *delete, plans }));
+                changes.push(Change::Deleting { delete: number, plans: &bare });
             }
             if changes.is_empty() {
                 return Ok(());
             }
             // Rare enough to be synced under the application's lock.
             journal.record(&changes, power_loss && !kept.is_empty())?;
-            if notes {
-                noted.clone_from(&bare);
+            if notes && !bare.is_empty() {
+                noted.taken_back();
+                noted.noted(number, &bare);
             }
             failpoint::hit("deleting");
             Ok(())
         });
         match result {
             Ok(deletion) => {
-                self.settling.noted.clear();
+                self.settling.notes.committed();
                 self.deleted(plans.len(), rows, &deletion)?;
                 failpoint::hit("deleted");
             }
@@ -452,14 +497,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The note about a delete that was rolled back is taken back at once: after a crash it would cost exactness.
     pub(super) fn did_not_commit(&mut self) {
-        if self.settling.noted.is_empty() {
-            return;
-        }
-        let changes: Vec<Change<'_>> =
-            self.settling.noted.iter().map(|plan| Change::Deleting { plan: *plan, delete: None }).collect();
+        let Some((delete, plans)) = self.settling.notes.to_take_back() else { return };
         // If it can't be, the next delete's note does it.
-        if self.journal.record(&changes, false).is_ok() {
-            self.settling.noted.clear();
+        if self.journal.record(&[Change::Deleting { delete, plans: &plans }], false).is_ok() {
+            self.settling.notes.taken_back();
         }
     }
 

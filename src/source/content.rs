@@ -8,9 +8,9 @@
 
 use super::database::{Database, Link, Replaced};
 use super::durability::Salts;
-use super::lock::{FileId, Glance, Header, Lock};
+use super::lock::{Glance, Header, Lock};
 use super::outbox::Outbox;
-use crate::model::JournalMode;
+use crate::model::{FileId, JournalMode};
 use crate::ports::SourceError;
 use rusqlite::Connection;
 use std::time::{Duration, Instant};

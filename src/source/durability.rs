@@ -2,8 +2,8 @@
 //!
 //! Promises: opens none of the files SQLite locks. Does not know: which rows were read.
 
-use super::lock::{FileId, file_id};
-use crate::model::JournalMode;
+use super::lock::file_id;
+use crate::model::{FileId, JournalMode};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::io;

@@ -3,7 +3,7 @@
 //! Promises: a descriptor of a database is never closed while a connection of this process has that file open (POSIX locks
 //! belong to the process, one close drops all of SQLite's). Does not know: SQL.
 
-use crate::model::JournalMode;
+use crate::model::{FileId, JournalMode};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -11,23 +11,14 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// A file by device and inode: paths through symlinks and hard links to one file are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileId {
-    pub device: u64,
-    pub inode: u64,
-}
-
-impl FileId {
-    fn of_stat(stat: &rustix::fs::Stat) -> Self {
-        FileId { device: stat.st_dev, inode: stat.st_ino }
-    }
+fn id_of(stat: &rustix::fs::Stat) -> FileId {
+    FileId { device: stat.st_dev, inode: stat.st_ino }
 }
 
 /// The file a path leads to, symlinks followed; `None` when there is none (yet).
 pub fn file_id(path: &Path) -> std::io::Result<Option<FileId>> {
     match rustix::fs::stat(path) {
-        Ok(stat) => Ok(Some(FileId::of_stat(&stat))),
+        Ok(stat) => Ok(Some(id_of(&stat))),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -117,7 +108,7 @@ impl Lock {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let descriptor = rustix::fs::open(path, flags, Mode::empty()).map_err(of_errno)?;
         let stat = rustix::fs::fstat(&descriptor).map_err(of_errno)?;
-        let lock = Lock { descriptor: Some(descriptor), file: FileId::of_stat(&stat) };
+        let lock = Lock { descriptor: Some(descriptor), file: id_of(&stat) };
         if exclusive {
             match rustix::fs::flock(lock.fd(), FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}

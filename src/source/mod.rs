@@ -28,7 +28,7 @@ pub mod watch;
 mod tests;
 
 pub use database::Database;
-pub use lock::{FileId, file_id, same_file};
+pub use lock::{file_id, same_file};
 pub use own_commits::OwnCommits;
 pub use watch::{Watch, WatchError};
 

@@ -4,8 +4,9 @@
 
 use super::database::Database;
 use super::handle;
+use super::lock::Lock;
 use crate::model::{
-    Backlog, Booked, Budget, Deletion, Flow, JournalMode, Look, OutboxIx, RowView, Start, TableTraits, Version, Why,
+    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, RowView, Start, TableTraits, Version, Why,
 };
 use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
 
@@ -89,6 +90,10 @@ impl Source for Database {
 
     fn is_open(&self) -> bool {
         self.link.is_some()
+    }
+
+    fn file(&self) -> Option<FileId> {
+        self.lock.as_ref().map(Lock::file)
     }
 
     fn stirred(&mut self) -> bool {

@@ -3,10 +3,10 @@
 //! Promises: a commit made while the watch runs is followed by a wake, except when the kernel or the file system gives no events
 //! (then the relay's own look at `data_version` is the net); opens only the -wal. Does not know: rows, SQL.
 
-use super::lock::{self, FileId};
+use super::lock;
 use super::own_commits::OwnCommits;
 use super::wal::{Follower, News, ReadAt};
-use crate::model::Wake;
+use crate::model::{FileId, Wake};
 use crossbeam_channel::Sender;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};

@@ -5,18 +5,18 @@
 
 use super::plans::{self, RELAY_SHIFT};
 use super::{Shared, StateError, StateFile, codec, millis, quarantine, requests, upkeep};
-use crate::model::{Plan, PlanId, Request};
+use crate::model::{FileId, Plan, PlanId, Request};
 use crate::ports::{Change, Journal, JournalError};
 use rusqlite::{Transaction, TransactionBehavior, params};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// One relay's part of the state file.
 #[derive(Debug)]
 pub struct StateJournal {
     file: StateFile,
-    database: PathBuf,
+    /// Where the rows of what is recorded are.
+    database: Option<FileId>,
     /// The file's number of this relay.
     relay: i64,
     /// The file's numbers of its outboxes, by their place.
@@ -34,7 +34,7 @@ impl StateJournal {
         let (relay, outboxes, first_plan) = numbers.map_err(file.sqlite("written"))?;
         Ok(StateJournal {
             file,
-            database: database.to_owned(),
+            database: None,
             relay,
             outboxes,
             first_plan: PlanId(first_plan as u64),
@@ -60,29 +60,24 @@ impl StateJournal {
             *synchronous_full = sync;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // The database as it is now; a source that found another one since says so itself.
-        let mut identity = None;
-        let mut identity = || {
-            *identity.get_or_insert_with(|| {
-                std::fs::metadata(&self.database).map_or((0, 0), |meta| (meta.dev() as i64, meta.ino() as i64))
-            })
-        };
+        // No file has the number 0.
+        let file = self.database.unwrap_or(FileId { device: 0, inode: 0 });
         let mut highest = 0;
-        let mut plan = |plan: &Plan, identity: (i64, i64)| {
+        let mut plan = |plan: &Plan| {
             highest = highest.max(plan.id.0 as i64);
             blob.clear();
             codec::encode(&plan.rows, &self.outboxes, blob);
-            insert(&transaction, self.id(plan.id), identity, plan, blob)
+            insert(&transaction, self.id(plan.id), file, plan, blob)
         };
         let outbox = |ix: crate::model::OutboxIx| self.outboxes[usize::from(ix.0)];
         let mut deletes = false;
         for change in changes {
             match *change {
-                Change::Planned(new) => plan(new, identity())?,
+                Change::Planned(new) => plan(new)?,
                 Change::Replaced { old, new } => {
                     plans::delete(&transaction, self.id(old))?;
                     for new in new {
-                        plan(new, identity())?;
+                        plan(new)?;
                     }
                 }
                 Change::Acknowledged { plan, offset } => {
@@ -90,14 +85,13 @@ impl StateJournal {
                         .prepare_cached("UPDATE plan SET acknowledged = 1, acknowledged_offset = ? WHERE id = ?")?
                         .execute(params![offset, self.id(plan)])?;
                 }
-                Change::Deleting { plan, delete } => {
-                    deletes |= delete.is_some();
-                    transaction
-                        .prepare_cached("UPDATE plan SET deleting = ? WHERE id = ?")?
-                        .execute(params![delete.map(|number| number as i64), self.id(plan)])?;
+                Change::Deleting { delete, plans } => {
+                    deletes |= !plans.is_empty();
+                    plans::note(&transaction, self.relay, delete, plans)?;
                 }
                 Change::Settled { plan } => plans::delete(&transaction, self.id(plan))?,
-                Change::Quarantined(row) => quarantine::insert(&transaction, outbox(row.key.outbox), identity(), row)?,
+                Change::SettledHere { plan } => plans::settle_here(&transaction, self.id(plan), &self.outboxes)?,
+                Change::Quarantined(row) => quarantine::insert(&transaction, outbox(row.key.outbox), file, row)?,
                 Change::Released { key } => {
                     quarantine::delete(&transaction, outbox(key.outbox), key.rowid)?;
                 }
@@ -140,13 +134,17 @@ impl StateJournal {
 }
 
 impl Journal for StateJournal {
+    fn reads_from(&mut self, file: Option<FileId>) {
+        self.database = file;
+    }
+
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
         if changes.is_empty() && !sync {
             return Ok(());
         }
         let mut shared = self.file.shared();
         // Not while an application waits for the lock that we hold in its database.
-        if !changes.iter().any(|change| matches!(change, Change::Deleting { .. })) {
+        if !changes.iter().any(|change| matches!(change, Change::Deleting { plans: [_, ..], .. })) {
             shared.look_after(&self.file.path);
             shared
                 .refuse_to_grow()
@@ -194,7 +192,7 @@ fn intern(
 fn insert(
     transaction: &Transaction<'_>,
     id: i64,
-    (device, inode): (i64, i64),
+    file: FileId,
     plan: &Plan,
     blob: &[u8],
 ) -> rusqlite::Result<()> {
@@ -205,8 +203,8 @@ fn insert(
         )?
         .execute(params![
             id,
-            device,
-            inode,
+            file.device as i64,
+            file.inode as i64,
             &*plan.target.topic,
             plan.target.partition,
             plan.triple.producer_id,
@@ -227,6 +225,8 @@ fn insert(
 pub struct NullJournal;
 
 impl Journal for NullJournal {
+    fn reads_from(&mut self, _: Option<FileId>) {}
+
     fn record(&mut self, _: &[Change<'_>], _: bool) -> Result<(), JournalError> {
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use super::codec::{Damaged, OpenRow};
 use super::{StateFile, plans, quarantine, same_table};
-use crate::model::{Fault, Left, LeftPlan, LeftRow, OutboxIx, Quarantined, RowKey};
+use crate::model::{Fault, FileId, Left, LeftPlan, LeftRow, OutboxIx, Quarantined, RowKey};
 use rusqlite::{Transaction, TransactionBehavior};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,13 +13,14 @@ use std::path::Path;
 /// Plans that are named one by one.
 const NAMED_MAX: usize = 20;
 
-/// `now`: device and inode of the database; `None` while it is not there.
-pub fn read(file: &StateFile, database: &Path, tables: &[&str], now: Option<(u64, u64)>) -> rusqlite::Result<Left> {
+/// `now`: the database's file; `None` while it is not there.
+pub fn read(file: &StateFile, database: &Path, tables: &[&str], now: Option<FileId>) -> rusqlite::Result<Left> {
     let mut shared = file.shared();
     let transaction = shared.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let reader = Reader { transaction: &transaction, database, tables, now, numbers: numbers(&transaction, database)? };
     let mut left = Left { same_boot: file.same_boot, ..Left::default() };
     reader.plans(&mut left)?;
+    plans::forget_notes(&transaction)?;
     for (ix, table) in tables.iter().enumerate() {
         let outbox = OutboxIx(ix as u16);
         let mut columns = None;
@@ -45,7 +46,7 @@ struct Reader<'a> {
     transaction: &'a Transaction<'a>,
     database: &'a Path,
     tables: &'a [&'a str],
-    now: Option<(u64, u64)>,
+    now: Option<FileId>,
     /// The file's numbers of the database's outboxes, and their tables.
     numbers: Vec<(i64, String)>,
 }
@@ -55,7 +56,8 @@ impl Reader<'_> {
         let (mut elsewhere, mut damaged) = (0, 0);
         let path = self.database.display();
         for plan in plans::open_plans(self.transaction)?.into_iter().filter(|plan| plan.database == self.database) {
-            let rows = plans::rows(self.transaction, &plan)?.and_then(|rows| self.sort(&rows, plan.row_count));
+            let settled = plans::settled_here(self.transaction, plan.id)?;
+            let rows = plans::rows(self.transaction, &plan)?.and_then(|rows| self.sort(&rows, plan.row_count, &settled));
             let (rows, rows_elsewhere) = match rows {
                 Ok(sorted) => sorted,
                 Err(error) => {
@@ -80,8 +82,8 @@ impl Reader<'_> {
                 elsewhere += 1;
                 if elsewhere <= NAMED_MAX {
                     log::warn!(
-                        "{path}: an earlier run left {rows_elsewhere} rows for {} in flight, and their outbox is no longer \
-                         configured; the plan is kept",
+                        "{path}: an earlier run left rows for {} in flight, and their outbox is no longer configured; they are \
+                         kept in mind",
                         plan.target
                     );
                 }
@@ -98,7 +100,7 @@ impl Reader<'_> {
                 state: plan.state,
                 rows,
                 rows_elsewhere,
-                other_file: self.now != Some((plan.device, plan.inode)),
+                other_file: self.now != Some(plan.file),
             });
         }
         for (count, what) in
@@ -111,8 +113,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The rows of configured outboxes, and how many others there are.
-    fn sort(&self, rows: &[OpenRow], count: usize) -> Result<(Vec<LeftRow>, usize), Damaged> {
+    /// The rows of configured outboxes that are not dealt with, and how many others there are.
+    fn sort(&self, rows: &[OpenRow], count: usize, settled: &[u64]) -> Result<(Vec<LeftRow>, usize), Damaged> {
         if rows.len() != count {
             return Err(Damaged("another number of rows than was noted"));
         }
@@ -120,6 +122,9 @@ impl Reader<'_> {
         for stretch in rows.chunk_by(|a, b| a.outbox == b.outbox) {
             let table = self.numbers.iter().find(|(number, _)| *number as u64 == stretch[0].outbox);
             let (_, table) = table.ok_or(Damaged("rows of an outbox that was never noted"))?;
+            if settled.contains(&stretch[0].outbox) {
+                continue;
+            }
             let Some(ix) = self.tables.iter().position(|name| same_table(name, table)) else { continue };
             let outbox = OutboxIx(ix as u16);
             kept.extend(stretch.iter().map(|row| LeftRow {

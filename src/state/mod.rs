@@ -29,7 +29,7 @@ pub use journal::{NullJournal, StateJournal};
 pub use plans::OpenPlan;
 pub use visit::{Answer, Entry, Visitor};
 
-use crate::model::{Left, RunId};
+use crate::model::{FileId, Left, RunId};
 use lock::Lock;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::ffi::OsString;
@@ -219,10 +219,10 @@ impl StateFile {
         Arc::clone(&self.shared().upkeep.size_bytes)
     }
 
-    /// Everything that earlier runs left for one database. `tables`: of its outboxes, by their place; `now`: device and inode of
-    /// the database, `None` while it is not there (then what comes is another file). Plans with damaged rows are named and
+    /// Everything that earlier runs left for one database. `tables`: of its outboxes, by their place; `now`: the
+    /// database's file, `None` while it is not there (then what comes is another one). Plans with damaged rows are named and
     /// dropped. To be called once, before the database's journal is used.
-    pub fn left(&self, database: &Path, tables: &[&str], now: Option<(u64, u64)>) -> Result<Left, StateError> {
+    pub fn left(&self, database: &Path, tables: &[&str], now: Option<FileId>) -> Result<Left, StateError> {
         left::read(self, database, tables, now).map_err(self.sqlite("read"))
     }
 

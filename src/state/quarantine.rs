@@ -3,7 +3,7 @@
 //! Promises: one entry for each row; texts of a bounded length. Does not know: when a row is quarantined or released.
 
 use super::{bounded, millis};
-use crate::model::{Fault, Fingerprint, OutboxIx, Quarantined, RowKey, Why};
+use crate::model::{Fault, FileId, Fingerprint, OutboxIx, Quarantined, RowKey, Why};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, Row, Transaction, params};
 
@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 pub fn insert(
     transaction: &Transaction<'_>,
     outbox: i64,
-    (device, inode): (i64, i64),
+    file: FileId,
     row: &Quarantined,
 ) -> rusqlite::Result<()> {
     transaction
@@ -30,8 +30,8 @@ pub fn insert(
             row.attempts,
             millis::of_time(row.first),
             millis::of_time(row.last),
-            device,
-            inode,
+            file.device as i64,
+            file.inode as i64,
         ])?;
     Ok(())
 }
@@ -48,12 +48,12 @@ pub fn renumber(transaction: &Transaction<'_>, outbox: i64, from: i64, to: i64) 
     Ok(())
 }
 
-/// One outbox's, by rowid, each with device and inode of the database at that time.
+/// One outbox's, by rowid, each with the file that was the database at that time.
 pub fn of_outbox(
     connection: &Connection,
     number: i64,
     outbox: OutboxIx,
-) -> rusqlite::Result<Vec<(Quarantined, (u64, u64))>> {
+) -> rusqlite::Result<Vec<(Quarantined, FileId)>> {
     let mut statement = connection.prepare(
         "SELECT rowid, print, fault, code, text, hint, attempts, first_ms, last_ms, device, inode
          FROM quarantine WHERE outbox = ? ORDER BY rowid",
@@ -68,7 +68,7 @@ pub fn of_outbox(
             first: millis::to_time(row.get(7)?),
             last: millis::to_time(row.get(8)?),
         };
-        Ok((entry, (row.get::<_, i64>(9)? as u64, row.get::<_, i64>(10)? as u64)))
+        Ok((entry, FileId { device: row.get::<_, i64>(9)? as u64, inode: row.get::<_, i64>(10)? as u64 }))
     };
     statement.query_map([number], each)?.collect()
 }

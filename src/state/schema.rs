@@ -59,8 +59,20 @@ const STEPS: &[&str] = &[
     ALTER TABLE relay ADD COLUMN last_plan INTEGER NOT NULL DEFAULT 0;
     UPDATE relay SET last_plan =
         coalesce((SELECT max(plan.id) & 0xffffffffffff FROM plan WHERE plan.id >> 48 = relay.id), 0);
-    -- The number of the delete that was about to commit.
-    ALTER TABLE plan ADD COLUMN deleting INTEGER;
+    -- A delete that was about to commit, by its number, and its plans: their numbers, 8 bytes each, little-endian. One small write,
+    -- because it happens while the application's database is locked.
+    CREATE TABLE deleting (
+        relay INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        plans BLOB NOT NULL,
+        PRIMARY KEY (relay, number)
+    ) WITHOUT ROWID;
+    -- Outboxes whose rows in the plan are dealt with, while rows of others, which were no longer configured, are not.
+    CREATE TABLE settled_here (
+        plan INTEGER NOT NULL,
+        outbox INTEGER NOT NULL,
+        PRIMARY KEY (plan, outbox)
+    ) WITHOUT ROWID;
     -- What fingerprints of an outbox's rows are made of, in this order.
     CREATE TABLE fingerprint_column (
         outbox INTEGER NOT NULL REFERENCES outbox,

@@ -207,20 +207,20 @@ def old_state(matrix, folder, name, number, seed):
 
 
 def freeze_behind(kafka, stage, leader, others):
-    """Freezes the followers when the leader of partition 0 has what they have not: it is lost with the leader."""
-    for _ in range(50):
-        for node in others:
-            kafka.freeze(node)
-        deadline = time.monotonic() + 0.2
-        while time.monotonic() < deadline:
-            if kafka.has_tail(leader, others, stage.topic):
-                return
-            time.sleep(0.005)
-        # They had fetched all of it, and only their next request would say so: no batch follows before that.
-        for node in others:
-            kafka.thaw(node)
-        stage.progress(20)
-    raise KAFKA.Failure("the followers of partition 0 never lack anything")
+    """Freezes the followers and has the leader of partition 0 take what they have not: it is lost with the leader.
+
+    A follower's request that waits on the leader would be answered with the next batch, to be read from the socket when the follower
+    is thawed. Such a request waits for half a second at most (replica.fetch.wait.max.ms), and so long nothing is sent.
+    """
+    stage.process.send_signal(signal.SIGSTOP)
+    # What had been sent is replicated first; frozen followers could not tell the leader that they have it.
+    KAFKA.until(10, "what was sent is replicated", lambda: not kafka.has_tail(leader, others, stage.topic))
+    time.sleep(0.2)
+    for node in others:
+        kafka.freeze(node)
+    time.sleep(0.8)
+    stage.process.send_signal(signal.SIGCONT)
+    KAFKA.until(10, "the leader has what its followers have not", lambda: kafka.has_tail(leader, others, stage.topic))
 
 
 def leader_killed(matrix, folder, name, number, seed):

@@ -4,7 +4,7 @@ use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Backlog, Booked, Budget, Deletion, Evidence, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart,
+    Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart,
     Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
@@ -263,6 +263,10 @@ impl Source for SimSource {
         self.world.borrow().open
     }
 
+    fn file(&self) -> Option<FileId> {
+        None
+    }
+
     fn stirred(&mut self) -> bool {
         self.world.borrow().disk_changed
     }
@@ -300,6 +304,8 @@ fn compare(world: &World, order: &DeleteOrder<'_>) -> (Deletion, Vec<RowKey>) {
 pub struct SimJournal(pub Shared);
 
 impl Journal for SimJournal {
+    fn reads_from(&mut self, _: Option<FileId>) {}
+
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
         let world = &mut *self.0.borrow_mut();
         let full = || JournalError { path: "state.db".to_owned(), text: "database or disk is full".to_owned() };

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub plans: BTreeMap<PlanId, LeftPlan>,
+    /// Deletes that were about to commit.
+    pub notes: BTreeMap<u64, Vec<PlanId>>,
     pub quarantine: BTreeMap<RowKey, Quarantined>,
     pub last_plan: u64,
 }
@@ -22,17 +24,22 @@ impl State {
                 }
             }
             Change::Acknowledged { plan, offset } => self.state(plan, PlanState::Acknowledged { offset }),
-            Change::Deleting { plan, delete: Some(delete) } => {
-                assert_ne!(self.plans[&plan].state, PlanState::Planned, "only what was acknowledged is deleted");
-                self.state(plan, PlanState::Deleting { delete });
+            Change::Deleting { delete, plans: [] } => {
+                assert!(self.notes.remove(&delete).is_some(), "delete {delete} was noted");
             }
-            Change::Deleting { plan, delete: None } => {
-                if self.plans.contains_key(&plan) {
-                    self.state(plan, PlanState::Acknowledged { offset: -1 });
+            Change::Deleting { delete, plans } => {
+                for plan in plans {
+                    assert_ne!(self.plans[plan].state, PlanState::Planned, "only what was acknowledged is deleted");
                 }
+                self.notes.insert(delete, plans.to_vec());
             }
             Change::Settled { plan } => {
                 assert!(self.plans.remove(&plan).is_some(), "plan {} is forgotten once", plan.0);
+            }
+            Change::SettledHere { plan } => {
+                let plan = self.plans.get_mut(&plan).expect("only a recorded plan is settled");
+                plan.rows_elsewhere += plan.rows.len();
+                plan.rows.clear();
             }
             Change::Quarantined(row) => drop(self.quarantine.insert(row.key, row.clone())),
             Change::Released { key } => drop(self.quarantine.remove(&key)),
@@ -75,8 +82,15 @@ impl State {
     }
 
     pub fn left(&self, same_boot: bool) -> Left {
+        let noted = |plan: &PlanId| self.notes.iter().rev().find(|(_, plans)| plans.contains(plan));
+        let plans = self.plans.values().filter(|plan| !plan.rows.is_empty()).cloned().map(|mut plan| {
+            if let Some((delete, _)) = noted(&plan.id) {
+                plan.state = PlanState::Deleting { delete: *delete };
+            }
+            plan
+        });
         Left {
-            plans: self.plans.values().cloned().collect(),
+            plans: plans.collect(),
             quarantine: self.quarantine.values().cloned().collect(),
             columns: vec![None; 2],
             same_boot,

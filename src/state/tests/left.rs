@@ -10,6 +10,7 @@ fn a_start_is_told_everything_of_its_database() {
     {
         let file = place.open();
         let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(identity(&database));
         let columns = ["id".to_owned(), "payload".to_owned()];
         let other = file.journal(&place.path(), &TABLES).unwrap();
         let mut others = other;
@@ -20,7 +21,7 @@ fn a_start_is_told_everything_of_its_database() {
                     Change::Planned(&plan(7, 3)),
                     Change::Planned(&plan(8, 1)),
                     Change::Acknowledged { plan: PlanId(8), offset: 99 },
-                    Change::Deleting { plan: PlanId(8), delete: Some(4) },
+                    Change::Deleting { delete: 4, plans: &[PlanId(8)] },
                     Change::Quarantined(&quarantined(1, 5, Fault::Undeletable)),
                     Change::Quarantined(&quarantined(0, -9, Fault::Rejected)),
                     Change::Columns { outbox: OutboxIx(0), columns: &columns },
@@ -57,6 +58,7 @@ fn rows_of_outboxes_no_longer_configured_are_counted_and_kept() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(identity(&database));
     journal
         .record(
             &[
@@ -84,11 +86,31 @@ fn rows_of_outboxes_no_longer_configured_are_counted_and_kept() {
 }
 
 #[test]
+fn what_was_dealt_with_beside_an_outbox_no_longer_configured_is_not_dealt_with_again() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.record(&[Change::Planned(&plan(1, 3)), Change::Planned(&plan(2, 1))], false).unwrap();
+    let mut first = file.journal(&database, &TABLES[..1]).unwrap();
+    first.record(&[Change::SettledHere { plan: PlanId(1) }, Change::SettledHere { plan: PlanId(2) }], false).unwrap();
+    let left = |tables: &[&str]| file.left(&database, tables, identity(&database)).unwrap().plans;
+    assert!(left(&TABLES[..1]).is_empty(), "a row that looks like one of them is another");
+    let both = left(&TABLES);
+    assert_eq!(left_ids(&both), [1], "of the second nothing is left");
+    let keys: Vec<_> = both[0].rows.iter().map(|row| row.key).collect();
+    assert_eq!((keys, both[0].rows_elsewhere), (vec![RowKey { outbox: OutboxIx(1), rowid: 11 }], 2));
+    journal.record(&[Change::SettledHere { plan: PlanId(1) }], false).unwrap();
+    assert_eq!(file.open_plans().unwrap(), []);
+}
+
+#[test]
 fn a_plan_that_cannot_be_read_is_dropped() {
     let place = Place::new();
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(identity(&database));
     let plans: Vec<_> = (1..=6).map(|id| plan(id, 2)).collect();
     let changes: Vec<_> = plans.iter().map(|plan| Change::Planned(plan)).collect();
     journal.record(&changes, false).unwrap();
@@ -113,6 +135,7 @@ fn another_database_under_the_name_is_told() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(identity(&database));
     let changes = [
         Change::Planned(&plan(1, 1)),
         Change::Quarantined(&quarantined(0, 1, Fault::Rejected)),
@@ -136,6 +159,7 @@ fn a_quarantined_row_has_one_entry_until_it_is_released() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(identity(&database));
     let read = || file.left(&database, &TABLES, identity(&database)).unwrap().quarantine;
     let first = quarantined(0, 1, Fault::Rejected);
     let mut second = Quarantined { fault: Fault::Unroutable, attempts: u32::MAX, ..first.clone() };
@@ -157,6 +181,7 @@ fn columns_are_kept_as_long_as_a_fingerprint_is() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(identity(&database));
     let mut note = |changes: &[Change<'_>]| journal.record(changes, false).unwrap();
     let read = || file.left(&database, &TABLES, identity(&database)).unwrap().columns;
     let (old, new) = (["a".to_owned(), "b".to_owned()], ["b".to_owned()]);
@@ -195,7 +220,7 @@ fn a_file_of_the_first_version_moves_forward() {
     let database = place.database();
     let connection = Connection::open(place.path()).unwrap();
     connection.execute_batch(VERSION_1).unwrap();
-    let (device, inode) = identity(&place.path()).unwrap();
+    let FileId { device, inode } = identity(&place.path()).unwrap();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let meta = rusqlite::params![device as i64, inode as i64, boot.trim(), RUN.0.to_be_bytes()];
     connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?)", meta).unwrap();
@@ -203,7 +228,7 @@ fn a_file_of_the_first_version_moves_forward() {
     connection.execute_batch("INSERT INTO outbox VALUES (1, 1, 'users_outbox'), (2, 1, 'orders_outbox')").unwrap();
     for (id, acknowledged) in [(7, 0), (20, 1)] {
         let id = 1i64 << 48 | id;
-        let (device, inode) = identity(&database).unwrap();
+        let FileId { device, inode } = identity(&database).unwrap();
         let values = rusqlite::params![id, device as i64, inode as i64, RUN.0.to_be_bytes(), acknowledged];
         let sql = "INSERT INTO plan VALUES (?1, ?2, ?3, 'users', 3, 4711, 2, 9, ?4, 55, -1, 123, 3, ?5, 66)";
         connection.execute(sql, values).unwrap();
@@ -222,8 +247,9 @@ fn a_file_of_the_first_version_moves_forward() {
     assert_eq!((left.plans[0].rows.len(), left.plans[0].other_file), (3, false));
     assert_eq!((left.quarantine.len(), left.columns), (0, vec![None, None]));
     let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(identity(&database));
     assert_eq!(journal.first_plan(), PlanId(21), "above what the first version left");
-    journal.record(&[Change::Deleting { plan: PlanId(20), delete: Some(1) }], false).unwrap();
+    journal.record(&[Change::Deleting { delete: 1, plans: &[PlanId(20)] }], false).unwrap();
     let id = file.id();
     drop((journal, file));
     let file = place.open();

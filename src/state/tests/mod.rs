@@ -83,10 +83,10 @@ fn time(ms: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
-/// Device and inode of a file that is there.
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// The file that is there.
+fn identity(path: &Path) -> Option<FileId> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+    std::fs::metadata(path).ok().map(|meta| FileId { device: meta.dev(), inode: meta.ino() })
 }
 
 fn quarantined(outbox: u16, rowid: i64, fault: Fault) -> Quarantined {

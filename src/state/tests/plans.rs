@@ -6,9 +6,9 @@ use super::*;
 fn a_plan_survives_as_it_was_written() {
     let place = Place::new();
     let database = place.database();
-    let meta = std::fs::metadata(&database).unwrap();
     let file = place.open();
     let mut journal = file.journal(&database, &["users_outbox", "orders_outbox"]).unwrap();
+    journal.reads_from(identity(&database));
     assert_eq!(journal.first_plan(), PlanId(1));
     journal.record(&[Change::Planned(&plan(7, 3)), Change::Planned(&plan(8, 1))], true).unwrap();
     journal.record(&[Change::Acknowledged { plan: PlanId(8), offset: 99 }], false).unwrap();
@@ -21,10 +21,7 @@ fn a_plan_survives_as_it_was_written() {
     let first = &plans[0];
     assert_eq!(first.plan, PlanId(7));
     assert_eq!(first.database, database);
-    {
-        use std::os::unix::fs::MetadataExt;
-        assert_eq!((first.device, first.inode), (meta.dev(), meta.ino()));
-    }
+    assert_eq!(Some(first.file), identity(&database));
     assert_eq!(first.target, Target { topic: "users".into(), partition: 3 });
     assert_eq!(first.triple, Triple { producer_id: 4711, epoch: 2, first_sequence: i32::MAX });
     assert_eq!(first.run, RUN);
@@ -96,7 +93,7 @@ fn relays_share_a_file_without_meeting() {
     let plans = file.open_plans().unwrap();
     assert_eq!(plans.len(), 1);
     assert_eq!(plans[0].database, other);
-    assert_eq!((plans[0].device, plans[0].inode), (0, 0), "a database that is not there has no identity");
+    assert_eq!(plans[0].file, FileId { device: 0, inode: 0 }, "nothing was read from a file yet");
 }
 
 #[test]
@@ -109,11 +106,11 @@ fn how_far_a_plan_had_come_is_kept() {
     assert_eq!(state(), PlanState::Planned);
     journal.record(&[Change::Acknowledged { plan: PlanId(1), offset: 99 }], false).unwrap();
     assert_eq!(state(), PlanState::Acknowledged { offset: 99 });
-    journal.record(&[Change::Deleting { plan: PlanId(1), delete: Some(7) }], false).unwrap();
+    journal.record(&[Change::Deleting { delete: 7, plans: &[PlanId(1)] }], false).unwrap();
     assert_eq!(state(), PlanState::Deleting { delete: 7 });
-    journal.record(&[Change::Deleting { plan: PlanId(1), delete: None }], false).unwrap();
+    journal.record(&[Change::Deleting { delete: 7, plans: &[] }], false).unwrap();
     assert_eq!(state(), PlanState::Acknowledged { offset: 99 }, "that delete did not commit");
-    journal.record(&[Change::Deleting { plan: PlanId(1), delete: Some(0) }], false).unwrap();
+    journal.record(&[Change::Deleting { delete: 0, plans: &[PlanId(1)] }], false).unwrap();
     assert_eq!(state(), PlanState::Deleting { delete: 0 });
 }
 

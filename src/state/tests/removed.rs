@@ -104,9 +104,9 @@ fn an_older_copy_in_place_is_not_believed() {
     start(&[Change::Quarantined(&quarantined(0, 1, Fault::Rejected))]);
     std::fs::copy(&copy, place.path()).unwrap();
     assert_eq!((start(&[]), place.open().open_plans().unwrap().len()), (id, 1));
-    start(&[Change::Deleting { plan: PlanId(1), delete: Some(1) }]);
+    start(&[Change::Deleting { delete: 1, plans: &[PlanId(1)] }]);
     assert_eq!(place.open().open_plans().unwrap().len(), 1, "in order, nothing is dropped");
-    start(&[Change::Deleting { plan: PlanId(1), delete: Some(2) }]);
+    start(&[Change::Deleting { delete: 2, plans: &[PlanId(1)] }]);
     // `fs::copy` writes into the file that is there, as `cp` does: device and inode stay.
     let inode = identity(&place.path());
     std::fs::copy(&copy, place.path()).unwrap();

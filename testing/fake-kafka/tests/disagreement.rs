@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{Batch, Client, LONG, flat, topic_name};
+use common::{Batch, Client, LONG, fetch_request, flat, topic_name};
 use fake_kafka::{BatchHeader, FakeKafka};
 use kafka_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
@@ -215,6 +215,17 @@ impl Script<'_> {
         }
     }
 
+    /// Until no request of a frozen follower waits on the leader: the answer would carry the next batch to the follower's socket, to
+    /// be read there when it is thawed. Followers wait for half a second (`replica.fetch.wait.max.ms`), this for a whole one, both by
+    /// the leader's clock.
+    fn outwait_followers(&self, leader: i32) {
+        let mut client = self.client(leader);
+        let (_, end, _) = client.list_offset(TOPIC, 0, -1);
+        let request = fetch_request(&[(TOPIC, 0, end, -1, 1 << 20)], 1 << 20, 0).with_max_wait_ms(1000);
+        let found = client.fetch(&request).responses[0].partitions[0].clone();
+        assert_eq!((found.error_code, found.records.map_or(0, |records| records.len())), (0, 0));
+    }
+
     fn offsets(&mut self, question: &str, broker: i32) {
         for timestamp in [-1, -2, 1 << 45] {
             let (error, offset, _) = self.client(broker).list_offset(TOPIC, 0, timestamp);
@@ -254,6 +265,7 @@ impl Script<'_> {
 
         self.nodes.freeze(1);
         self.nodes.freeze(3);
+        self.outwait_followers(2);
         self.produce("all followers lag", 2, &self.batch(2).tagged("lost"), SHORT_MS);
         self.describe("all followers lag", &[2]);
         self.offsets("all followers lag", 2);
