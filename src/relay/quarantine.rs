@@ -41,6 +41,7 @@ struct Pending {
     changed: usize,
     gone: usize,
     kept: usize,
+    unknown: usize,
 }
 
 /// See the module's words.
@@ -249,7 +250,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         let chunks = errand.chunks(ERRAND_ROWS);
-        let pending = Pending { errands: chunks.len(), deleted: 0, changed: 0, gone: 0, kept: 0 };
+        let pending = Pending { errands: chunks.len(), deleted: 0, changed: 0, gone: 0, kept: 0, unknown: 0 };
         self.quarantine.pending.insert(request.id, pending);
         for chunk in chunks {
             let meta = chunk.iter().map(|(key, aside)| RowMeta {
@@ -292,26 +293,58 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let count = |keys: &[RowKey]| keys.iter().filter(|key| errand.published.contains_key(key)).count();
         let (changed, gone) = (count(&deletion.changed), count(&deletion.gone));
-        let Some(pending) = self.quarantine.pending.get_mut(&errand.request) else { return };
+        if let Some(pending) = self.quarantine.pending.get_mut(&errand.request) {
+            pending.kept += kept;
+            pending.changed += changed;
+            pending.gone += gone;
+            pending.deleted += plan.rows.len() - kept - changed - gone;
+        }
+        self.errand_ended(errand.request);
+    }
+
+    /// Whether the rows of an errand were deleted is not known, and what is there now may be other rows that look alike. What was not
+    /// published is in quarantine as before, for whoever asked to look again; what was is sent again.
+    pub(super) fn errand_unknown(&mut self, plan: &Plan, errand: &Errand) {
+        let mut again = 0;
+        for meta in &plan.rows.meta {
+            let RowKey { outbox, rowid } = meta.key;
+            let outbox = self.intake.outbox(outbox);
+            if errand.published.get(&meta.key).copied().unwrap_or(true) {
+                outbox.ledger.removed(&[rowid]);
+                outbox.ledger.revisit(rowid);
+                outbox.again = true;
+                self.quarantine.release(meta.key);
+                again += 1;
+            } else {
+                outbox.set_aside(RowMark { rowid, print: meta.print }, false);
+            }
+        }
+        let database = self.figures.database.clone();
+        self.count_unsure(&database, again, "whether they were deleted, as an operator asked, is not known");
+        if let Some(pending) = self.quarantine.pending.get_mut(&errand.request) {
+            pending.unknown += plan.rows.len();
+        }
+        self.errand_ended(errand.request);
+    }
+
+    fn errand_ended(&mut self, request: i64) {
+        let Some(pending) = self.quarantine.pending.get_mut(&request) else { return };
         pending.errands -= 1;
-        pending.kept += kept;
-        pending.changed += changed;
-        pending.gone += gone;
-        pending.deleted += plan.rows.len() - kept - changed - gone;
         if pending.errands > 0 {
             return;
         }
-        let Some(done) = self.quarantine.pending.remove(&errand.request) else { return };
+        let Some(done) = self.quarantine.pending.remove(&request) else { return };
         let mut text = format!("{} deleted", rows(done.deleted));
         for (count, what) in [
             (done.changed, "had been changed and will be sent"),
             (done.gone, "had been removed already"),
             (done.kept, "can't be deleted: a trigger or a constraint keeps them"),
+            (done.unknown, "may have been deleted or not, the database did not say: see what is there now (outboxd dead list)"),
         ] {
             if count > 0 {
                 let _ = write!(text, "; {count} {what}");
             }
         }
-        self.quarantine.answer(errand.request, done.kept > 0, text);
+        self.quarantine.answer(request, done.kept + done.unknown > 0, text);
     }
 }

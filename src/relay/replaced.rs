@@ -36,6 +36,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.begin_recovery(now);
             return;
         }
+        if another {
+            // Before anything else: what looks like the rows of these batches is something else, also for who comes after a crash.
+            let plans = self.flying().chain(self.settling.plans()).filter(|plan| plan.id != PlanId(0));
+            let bare = plans.filter(|plan| self.is_bare(&plan.rows.meta)).map(|plan| plan.id).collect::<Vec<_>>();
+            if !bare.is_empty() {
+                self.settling.doubt(bare);
+                // If it can't be written now, it is with the next plan.
+                self.record(now);
+            }
+        }
         // What an unfinished search was for is not forgotten.
         let (before, doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {
             Some(Cause::Replaced { another, doubtful }) => (another, doubtful),
@@ -176,16 +186,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 verdict => {
                     let why = "file or table are others, and its rows can come back alike";
                     self.settling.leave_noted(plan.id);
-                    if verdict == Verdict::SendAnew {
-                        self.settling.doubt(plan.id, offset);
-                    }
                     self.not_deleted(&plan, matching, verdict, why);
                 }
             }
-        }
-        if self.settling.has_doubts() {
-            // If it can't be written now, it is with the next plan.
-            self.record(now);
         }
         let aside = self.aside_again(matching, another);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {

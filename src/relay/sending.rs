@@ -14,6 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// After a failed sync or a failed write of the state file.
 const DISPATCH_RETRY: Duration = Duration::from_millis(200);
+/// Beside an active application, so many times as long as a dispatch took nothing is dispatched after it, and no longer than this:
+/// each is two syncs, and lanes whose answers come one after the other share one.
+const PACE: u32 = 2;
+const PACE_MAX: Duration = Duration::from_millis(2);
 /// The sink's channel was full.
 const FULL_RETRY: Duration = Duration::from_millis(1);
 
@@ -38,6 +42,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.send_unsent(now);
             return;
         }
+        let begun = self.clock.now();
         if let Err(error) = self.source.make_durable() {
             self.could_not_sync(error, now);
             return;
@@ -49,6 +54,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if self.record(now) {
             self.send_unsent(now);
+            if !self.settling.is_alone() {
+                let ended = self.clock.now();
+                self.dispatch_at = Some(ended + (ended.duration_since(begun) * PACE).min(PACE_MAX));
+            }
         }
     }
 

@@ -29,8 +29,9 @@ const DELETE_WAIT: Duration = Duration::from_millis(20);
 /// in one transaction is the page freed instead of written, and lanes are acknowledged one after the other.
 const DELETE_ROWS_ALONE: usize = 24_000;
 const DELETE_WAIT_ALONE: Duration = Duration::from_millis(50);
-/// A write transaction is made to last no longer than this.
-const WRITE_TIME: Duration = Duration::from_millis(5);
+/// A write transaction is made to last no longer than this. Whom it refuses sleeps 1, then 2, then 5 ms (SQLite's own busy handler):
+/// one of 5 ms costs an application that never pauses 8.
+const WRITE_TIME: Duration = Duration::from_millis(2);
 /// The same while nobody else has used the database for `QUIET_AFTER`.
 const WRITE_TIME_QUIET: Duration = Duration::from_millis(50);
 const QUIET_AFTER: Duration = Duration::from_secs(1);
@@ -91,9 +92,9 @@ pub(super) struct Settling {
     /// Plans with rows of outboxes that are no longer configured as well: the state file keeps those.
     lasting: BTreeSet<PlanId>,
     notes: Notes,
-    /// Acknowledged plans that nobody may delete, because their rows may be others by now: to be noted as a delete that may have
-    /// happened. Its number, and the plans with their offsets.
-    doubtful: (u64, Vec<PlanId>, Vec<i64>),
+    /// Plans whose rows nobody may delete, because they may be others by now: to be noted as a delete that may have happened. Its
+    /// number, and the plans.
+    doubtful: (u64, Vec<PlanId>),
     /// Deletes of an earlier run that did not happen.
     undone: Vec<u64>,
     last_delete: Option<Instant>,
@@ -122,7 +123,7 @@ impl Settling {
             booked: Vec::new(),
             lasting: BTreeSet::new(),
             notes: Notes::default(),
-            doubtful: (0, Vec::new(), Vec::new()),
+            doubtful: (0, Vec::new()),
             undone: Vec::new(),
             last_delete: None,
             retry_at: None,
@@ -139,6 +140,11 @@ impl Settling {
 
     pub(super) fn is_empty(&self) -> bool {
         self.acknowledged.is_empty()
+    }
+
+    /// Nobody else uses the database.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// Acknowledged rows not yet deleted.
@@ -192,18 +198,11 @@ impl Settling {
         self.notes.doubt(plan);
     }
 
-    /// The plan was acknowledged, and its rows are not to be deleted any more: they may be others. After a crash they would be.
-    pub(super) fn doubt(&mut self, plan: PlanId, offset: i64) {
-        if self.doubtful.1.is_empty() {
-            self.number += 1;
-            self.doubtful.0 = self.number;
-        }
-        self.doubtful.1.push(plan);
-        self.doubtful.2.push(offset);
-    }
-
-    pub(super) fn has_doubts(&self) -> bool {
-        !self.doubtful.1.is_empty()
+    /// The rows of these plans are not to be deleted any more: they may be others. After a crash they would be.
+    pub(super) fn doubt(&mut self, plans: Vec<PlanId>) {
+        self.number += 1;
+        self.doubtful.0 = self.number;
+        self.doubtful.1.extend(plans);
     }
 
     /// A delete that an earlier run noted did not happen.
@@ -250,9 +249,7 @@ impl Settling {
     pub(super) fn changes(&self) -> Vec<Change<'_>> {
         let acknowledged = self.acknowledged.iter().filter(|entry| !entry.recorded);
         let acknowledged = acknowledged.map(|entry| Change::Acknowledged { plan: entry.plan.id, offset: entry.offset });
-        let (delete, plans, offsets) = &self.doubtful;
-        let doubtful = plans.iter().zip(offsets);
-        let doubtful = doubtful.map(|(plan, offset)| Change::Acknowledged { plan: *plan, offset: *offset });
+        let (delete, plans) = &self.doubtful;
         let doubt = (!plans.is_empty()).then_some(Change::Deleting { delete: *delete, plans });
         let settled = self.settled.iter().map(|plan| match self.lasting.contains(plan) {
             true => Change::SettledHere { plan: *plan },
@@ -260,7 +257,7 @@ impl Settling {
         });
         let over = self.undone.iter().copied().chain(self.notes.over(&self.settled));
         let over = over.map(|delete| Change::Deleting { delete, plans: &[] });
-        acknowledged.chain(doubtful).chain(doubt).chain(over).chain(settled).collect()
+        acknowledged.chain(doubt).chain(over).chain(settled).collect()
     }
 
     /// The state file knows everything that [`Settling::changes`] named.
@@ -273,7 +270,7 @@ impl Settling {
         for plan in self.settled.drain(..) {
             self.lasting.remove(&plan);
         }
-        let (delete, plans, _) = std::mem::take(&mut self.doubtful);
+        let (delete, plans) = std::mem::take(&mut self.doubtful);
         if !plans.is_empty() {
             self.notes.doubtful(delete, &plans);
         }
@@ -460,6 +457,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Err(SourceError::CommitUnknown(text)) => {
                 self.source_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
                 self.settling.retry_at = Some(now + FAILED_RETRY);
+                self.errands_unknown(&plans, now);
                 self.commit_unknown(number, bare, now);
             }
             Err(SourceError::Busy(_)) => {
@@ -488,6 +486,19 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         Ok(())
+    }
+
+    /// Errands of a delete whose COMMIT is not known: where rows come back alike it is not tried once more.
+    fn errands_unknown(&mut self, attempted: &[Arc<Plan>], now: Instant) {
+        for (plan, errand) in self.settling.take_errands() {
+            let tried = attempted.iter().any(|other| Arc::ptr_eq(other, &plan));
+            if !tried || !self.is_bare(&plan.rows.meta) {
+                self.settling.errand(plan, errand, now);
+                continue;
+            }
+            self.errand_unknown(&plan, &errand);
+            self.intake.forget_rows(take_rows(plan));
+        }
     }
 
     /// Those of these plans whose rows can come back alike.

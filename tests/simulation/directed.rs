@@ -159,6 +159,40 @@ fn a_rejected_batch_of_a_file_that_is_no_more_deletes_nothing_of_the_next_one() 
 }
 
 #[test]
+fn what_was_acknowledged_in_a_table_that_is_no_more_deletes_nothing_of_the_next_one_after_a_crash() {
+    for steps in 1..40 {
+        let mut run = calm(u64::from(steps), Kind::Bare);
+        // The topic is open by then.
+        run.until(Duration::from_secs(1));
+        run.world.borrow_mut().insert(0, std::iter::repeat_n(key_of(1), 6));
+        let seen = run.world.borrow().now();
+        run.note(Event::Wake(Wake { seen }));
+        run.until(Duration::from_millis(1_001));
+        let locked_until = Duration::from_millis(1_200);
+        run.world.borrow_mut().locked_until = locked_until;
+        run.until(Duration::from_millis(1_100));
+        assert!(run.world.borrow().state.plans.values().count() == 1, "acknowledged, and its delete has to wait");
+        {
+            let world = &mut *run.world.borrow_mut();
+            for row in std::mem::take(&mut world.db.tables[0]).into_values() {
+                world.fates.get_mut(&row.uid).expect("every version has a fate").withdrawn = true;
+            }
+            world.insert(0, std::iter::repeat_n(key_of(1), 6));
+            world.another = true;
+        }
+        run.until(Duration::from_millis(1_150));
+        assert!(!run.world.borrow().another, "it was heard of");
+        run.until(locked_until);
+        run.world.borrow_mut().fuse = Some(steps);
+        run.ends_by(Duration::from_secs(3));
+        // What file and table are is known by their numbers, which are the same.
+        let mut run = run.again(true);
+        run.until(END);
+        run.check();
+    }
+}
+
+#[test]
 fn what_was_published_and_stays_is_not_looked_for_in_another_file() {
     let mut run = calm(1, Kind::Bare);
     let put = |run: &Run| {
@@ -181,6 +215,31 @@ fn what_was_published_and_stays_is_not_looked_for_in_another_file() {
     }
     put(&run);
     run.until(END);
+    run.check();
+}
+
+#[test]
+fn what_an_operator_wanted_deleted_is_not_deleted_again_when_it_may_have_come_back_alike() {
+    let mut run = calm(1, Kind::Bare);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, std::iter::once(key_of(1)));
+        world.db.tables[0].values_mut().for_each(|row| row.kept = true);
+    }
+    run.until(Duration::from_secs(2));
+    {
+        let world = &mut *run.world.borrow_mut();
+        // The trigger is gone, and the delete's COMMIT happens and says nothing.
+        world.db.tables[0].values_mut().for_each(|row| row.kept = false);
+        world.unknown = true;
+        world.requests.push(Request { id: 5, action: Action::Discard, outbox: OutboxIx(0), rowid: None });
+        world.insert(1, std::iter::once(key_of(1)));
+    }
+    let seen = run.world.borrow().now();
+    run.note(Event::Wake(Wake { seen }));
+    run.until(END);
+    assert_eq!(run.world.borrow().answers, [5]);
+    assert!(!run.world.borrow().unknown, "the delete was tried");
     run.check();
 }
 

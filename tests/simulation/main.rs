@@ -161,7 +161,10 @@ impl Run {
                 Happening::LateCopy(parcel) => {
                     let world = &mut *self.world.borrow_mut();
                     let contents = contents(&parcel.rows);
-                    drop(append(world, &parcel, &contents));
+                    let appended = append(world, &parcel, &contents);
+                    if std::env::var_os("OUTBOXD_TRACE").is_some() {
+                        println!("{:?} a late copy of plan {}: {appended:?}", world.elapsed, parcel.plan.0);
+                    }
                     // Rejected meanwhile, with everything else, and not asked about again: nothing fences its late copy.
                     for (uid, _) in contents.iter().filter(|(uid, _)| world.closed_out.contains(uid)) {
                         world.fates.entry(*uid).or_default().out_of_order = true;
@@ -256,8 +259,9 @@ impl Run {
             let uids: Vec<u64> = contents(&parcel.rows).iter().map(|(uid, _)| *uid).collect();
             let rowids: Vec<i64> = parcel.rows.meta.iter().map(|meta| meta.key.rowid).collect();
             let elapsed = self.world.borrow().elapsed;
+            let messages: Vec<u64> = parcel.rows.meta.iter().map(|meta| meta.message).collect();
             println!(
-                "{elapsed:?} plan {} {}-{} epoch {} sequence {}: versions {uids:?} rowids {rowids:?}: {outcome:?}",
+                "{elapsed:?} plan {} {}-{} epoch {} sequence {}: versions {uids:?} rowids {rowids:?} messages {messages:?}: {outcome:?}",
                 parcel.plan.0, parcel.topic, parcel.partition, parcel.epoch, parcel.first
             );
         }
@@ -317,6 +321,10 @@ impl Run {
             doubled.len() as u64 <= unsure,
             "P2: {doubled:?} were published more than once, and {unsure} were counted as unsure (seed {seed})"
         );
+        if world.runs == 1 {
+            let renamed: Vec<&u64> = world.renamed.iter().filter(|uid| !world.again.contains(uid)).collect();
+            assert!(renamed.is_empty(), "{renamed:?} were sent again under other message ids (seed {seed})");
+        }
         let rows: usize = world.db.tables.iter().map(std::collections::BTreeMap::len).sum();
         assert_eq!(rows, left, "P6, P7: nothing else is left in the tables: {strays:?} (seed {seed})");
         let open: Vec<u64> = world.state.plans.keys().map(|plan| plan.0).collect();

@@ -168,7 +168,7 @@ impl Source for SimSource {
         self.renumbered()?;
         {
             let world = &mut *self.world.borrow_mut();
-            if world.chance(10) {
+            if world.elapsed < world.locked_until || world.chance(10) {
                 return Err(SourceError::Busy("a lock".to_owned()));
             }
             if order.yields && world.chance(10) {
@@ -278,7 +278,8 @@ fn compare(world: &World, order: &DeleteOrder<'_>) -> (Deletion, Vec<RowKey>) {
         (Deletion { held: Duration::from_micros(200), ..Deletion::default() }, Vec::new());
     for plan in order.plans {
         assert!(
-            planted::any() || world.state.is_acknowledged(plan.id),
+            // An operator's wish is no plan.
+            planted::any() || plan.id == PlanId(0) || world.state.is_acknowledged(plan.id),
             "plan {} is acknowledged in the state file before its delete",
             plan.id.0
         );
@@ -371,6 +372,7 @@ impl Sink for SimSink {
             producer: plan.triple.producer_id,
             epoch: plan.triple.epoch,
             first: plan.triple.first_sequence,
+            run: plan.run,
             rows: plan.rows.clone(),
         };
         world.sent.insert(plan.id, contents(&plan.rows).into_iter().map(|(uid, _)| uid).collect());
@@ -472,7 +474,17 @@ pub fn append(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> O
     }
     let uids: Vec<u64> = contents.iter().map(|(uid, _)| *uid).collect();
     let log = world.logs.entry((parcel.topic.clone(), parcel.partition)).or_default();
-    match log.append(&uids, parcel.producer, parcel.epoch, parcel.first) {
+    let before = log.entries.len();
+    let appended = log.append(&uids, parcel.producer, parcel.epoch, parcel.first);
+    if log.entries.len() > before {
+        for (uid, meta) in uids.iter().zip(&parcel.rows.meta) {
+            let id = (parcel.run, meta.message);
+            if world.message_ids.insert(*uid, id).is_some_and(|before| before != id) {
+                world.renamed.push(*uid);
+            }
+        }
+    }
+    match appended {
         Append::Stored(offset) => Outcome::Stored { offset },
         Append::Held => Outcome::Unsure(Why::new("REQUEST_TIMED_OUT").code(7)),
         Append::OutOfSequence(code) => Outcome::OutOfSequence(Why::new("sequence").code(code)),

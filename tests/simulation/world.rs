@@ -2,7 +2,7 @@
 
 use crate::broker::{Log, Question};
 use crate::state::State;
-use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Request, Rows, SinkEvent, TableTraits};
+use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Request, Rows, RunId, SinkEvent, TableTraits};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,7 @@ pub struct Parcel {
     pub producer: i64,
     pub epoch: i16,
     pub first: i32,
+    pub run: RunId,
     pub rows: Arc<Rows>,
 }
 
@@ -160,7 +161,11 @@ pub struct World {
     pub sent: HashMap<PlanId, Vec<u64>>,
     /// Versions that may be published a second time after a restart.
     pub again: BTreeSet<u64>,
-    /// Looks meet a lock until then.
+    /// Under which a version was last stored.
+    pub message_ids: HashMap<u64, (RunId, u64)>,
+    /// Versions that were stored under another message id before.
+    pub renamed: Vec<u64>,
+    /// Looks and deletes meet a lock until then.
     pub locked_until: Duration,
     /// The next COMMIT of a delete answers an I/O error and has happened, and rows that look like those that went come at once.
     pub unknown: bool,
@@ -218,6 +223,8 @@ impl World {
             deletes: 0,
             renumbered: false,
             another: false,
+            message_ids: HashMap::new(),
+            renamed: Vec::new(),
             locked_until: Duration::ZERO,
             unknown: false,
             fuse_then: None,
