@@ -3,8 +3,8 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey,
-    RowView, Sought, Start, TableTraits, Topic, Version, Why,
+    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined, Request,
+    RowKey, RowView, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

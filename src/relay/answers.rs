@@ -319,15 +319,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The rejected batch becomes pieces, to be sent first and in order, and suspects.
-    fn replace(
-        &mut self,
-        ix: u32,
-        rejected: Batch,
-        pieces: &[Vec<usize>],
-        bad: &[usize],
-        why: &Why,
-        now: Instant,
-    ) {
+    fn replace(&mut self, ix: u32, rejected: Batch, pieces: &[Vec<usize>], bad: &[usize], why: &Why, now: Instant) {
         let keep = rejected.keeps();
         let Batch { rows, run, again, seen } = rejected;
         let pieces: Vec<Rows> =

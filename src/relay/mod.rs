@@ -5,13 +5,14 @@
 //!
 //! The life of an event through the files here: `reading` (looks, the sweep) feeds `intake` (route, encode, which lane has room),
 //! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
-//! which rows are ours, `lanes` that of who is in flight, `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad.
+//! which rows are ours, `lanes` that of who is in flight, `notes` that of deletes about to commit, `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad.
 //! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges.
 
 mod answers;
 mod backoff;
 mod breaker;
 mod evidence;
+mod gauges;
 mod intake;
 pub mod lanes;
 pub mod ledger;
@@ -347,18 +348,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.summary.left_in_flight += self.recovery.left_rows() as u64;
         self.summary.left_acknowledged = self.settling.rows() as u64;
         true
-    }
-
-    fn update_figures(&mut self, now: Instant) {
-        self.figures.held_rows.store(self.intake.held_rows as u64, Relaxed);
-        self.figures.held_bytes.store(self.intake.held_bytes as u64, Relaxed);
-        if now < self.figures_at + FIGURES_EVERY {
-            return;
-        }
-        self.figures_at = now;
-        let stopped = self.intake.lanes.iter().filter(|lane| lane.standing != lanes::Standing::Running).count();
-        self.figures.lanes_stopped.store(stopped as u64, Relaxed);
-        self.update_backlog(now);
     }
 
     fn source_failed(&mut self, why: &Why, now: Instant) {

@@ -339,7 +339,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             (done.changed, "had been changed and will be sent"),
             (done.gone, "had been removed already"),
             (done.kept, "can't be deleted: a trigger or a constraint keeps them"),
-            (done.unknown, "may have been deleted or not, the database did not say: see what is there now (outboxd dead list)"),
+            (
+                done.unknown,
+                "may have been deleted or not, the database did not say: see what is there now (outboxd dead list)",
+            ),
         ] {
             if count > 0 {
                 let _ = write!(text, "; {count} {what}");

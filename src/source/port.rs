@@ -6,7 +6,8 @@ use super::database::Database;
 use super::handle;
 use super::lock::Lock;
 use crate::model::{
-    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, RowView, Start, TableTraits, Version, Why,
+    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, RowView, Start, TableTraits, Version,
+    Why,
 };
 use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
 

@@ -189,13 +189,7 @@ fn intern(
     Ok((relay, outboxes, first_plan))
 }
 
-fn insert(
-    transaction: &Transaction<'_>,
-    id: i64,
-    file: FileId,
-    plan: &Plan,
-    blob: &[u8],
-) -> rusqlite::Result<()> {
+fn insert(transaction: &Transaction<'_>, id: i64, file: FileId, plan: &Plan, blob: &[u8]) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
             "INSERT INTO plan (id, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,

@@ -57,7 +57,8 @@ impl Reader<'_> {
         let path = self.database.display();
         for plan in plans::open_plans(self.transaction)?.into_iter().filter(|plan| plan.database == self.database) {
             let settled = plans::settled_here(self.transaction, plan.id)?;
-            let rows = plans::rows(self.transaction, &plan)?.and_then(|rows| self.sort(&rows, plan.row_count, &settled));
+            let rows =
+                plans::rows(self.transaction, &plan)?.and_then(|rows| self.sort(&rows, plan.row_count, &settled));
             let (rows, rows_elsewhere) = match rows {
                 Ok(sorted) => sorted,
                 Err(error) => {

@@ -51,7 +51,11 @@ pub fn open_plans(connection: &Connection) -> rusqlite::Result<Vec<OpenPlan>> {
     statement.query_map([], |row| open_plan(row, &outboxes, &deletes))?.collect()
 }
 
-fn open_plan(row: &Row<'_>, outboxes: &[(i64, i64, String)], deletes: &HashMap<i64, u64>) -> rusqlite::Result<OpenPlan> {
+fn open_plan(
+    row: &Row<'_>,
+    outboxes: &[(i64, i64, String)],
+    deletes: &HashMap<i64, u64>,
+) -> rusqlite::Result<OpenPlan> {
     let id: i64 = row.get(0)?;
     let relay = id >> RELAY_SHIFT;
     Ok(OpenPlan {
@@ -129,9 +133,7 @@ pub fn settled_here(connection: &Connection, id: i64) -> rusqlite::Result<Vec<u6
 pub fn note(transaction: &Transaction<'_>, relay: i64, delete: u64, plans: &[PlanId]) -> rusqlite::Result<()> {
     let number = delete as i64;
     if plans.is_empty() {
-        transaction
-            .prepare_cached("DELETE FROM deleting WHERE relay = ? AND number = ?")?
-            .execute([relay, number])?;
+        transaction.prepare_cached("DELETE FROM deleting WHERE relay = ? AND number = ?")?.execute([relay, number])?;
         return Ok(());
     }
     let blob: Vec<u8> = plans.iter().flat_map(|plan| plan.0.to_le_bytes()).collect();

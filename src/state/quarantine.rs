@@ -8,12 +8,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, Row, Transaction, params};
 
 /// Replaces the entry of the same row, if there is one.
-pub fn insert(
-    transaction: &Transaction<'_>,
-    outbox: i64,
-    file: FileId,
-    row: &Quarantined,
-) -> rusqlite::Result<()> {
+pub fn insert(transaction: &Transaction<'_>, outbox: i64, file: FileId, row: &Quarantined) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO quarantine (outbox, rowid, print, fault, code, text, hint, attempts, first_ms, last_ms,

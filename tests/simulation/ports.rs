@@ -4,8 +4,9 @@ use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome, PartitionStart,
-    Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic, Version, Why,
+    Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome,
+    PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic,
+    Version, Why,
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
 use outboxd::relay::planted::{self, Bug};

@@ -10,7 +10,7 @@ fn a_start_is_told_everything_of_its_database() {
     {
         let file = place.open();
         let mut journal = file.journal(&database, &TABLES).unwrap();
-    journal.reads_from(identity(&database));
+        journal.reads_from(identity(&database));
         let columns = ["id".to_owned(), "payload".to_owned()];
         let other = file.journal(&place.path(), &TABLES).unwrap();
         let mut others = other;

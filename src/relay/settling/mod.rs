@@ -3,18 +3,16 @@
 //! Promises: a row is deleted only after its record was acknowledged and its plan is noted so in the state file; never two deletes
 //! within their spacing while somebody else uses the database. Does not know: how a delete is done.
 
-use super::intake::Behind;
-use super::notes::Notes;
-use super::planted::{self, Bug};
-use super::{Fatal, Relay};
+mod deleting;
+
 use crate::failpoint;
-use crate::model::{Deletion, Fault, JournalMode, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
-use crate::ports::{Change, Clock, DeleteOrder, Journal, Sink, Source, SourceError};
-use crate::relay::answers::take_rows;
+use crate::model::{JournalMode, Plan, PlanId, RowKey};
+use crate::ports::{Change, Clock, Journal, Sink, Source};
+use crate::relay::notes::Notes;
+use crate::relay::{Fatal, Relay};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Deletes are so far apart while others use the database. Each is some 50 us and 0.3 us a row in which an application without a
 /// busy timeout is turned away. The share of the time that the write lock is held, in thousandths, beside 1,000 transactions a
@@ -42,19 +40,12 @@ const POLITE_STEP: Duration = Duration::from_micros(50);
 const POLITE_FOR: Duration = Duration::from_secs(2);
 /// The same when two full deletes are waiting: else a fast application outruns us.
 const POLITE_FOR_BEHIND: Duration = Duration::from_millis(1);
-/// After a delete made way for someone who came while it ran: each attempt compares its rows anew, and may have held the write
-/// lock for a moment.
-const YIELD_STEP: Duration = Duration::from_millis(5);
-const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
-const BUSY_STEP_MAX: Duration = Duration::from_millis(20);
 /// After a failure that is not weather.
 const FAILED_RETRY: Duration = Duration::from_millis(500);
 /// Deleted plans are forgotten by the next dispatch; when there is none, by a sync of their own after this.
 const FORGET_AFTER: Duration = Duration::from_millis(100);
 /// Cost of a row in a write transaction before it was measured.
 const ROW_COST: Duration = Duration::from_micros(1);
-/// Why a published row stays.
-const KEPT: &str = "a trigger or a constraint keeps it";
 const PLAN_ROWS_MIN: usize = 64;
 const PLAN_ROWS_MAX: usize = 8_192;
 
@@ -251,9 +242,9 @@ impl Settling {
         let acknowledged = acknowledged.map(|entry| Change::Acknowledged { plan: entry.plan.id, offset: entry.offset });
         let (delete, plans) = &self.doubtful;
         let doubt = (!plans.is_empty()).then_some(Change::Deleting { delete: *delete, plans });
-        let settled = self.settled.iter().map(|plan| match self.lasting.contains(plan) {
-            true => Change::SettledHere { plan: *plan },
-            false => Change::Settled { plan: *plan },
+        let settled = self.settled.iter().map(|plan| {
+            let (plan, here) = (*plan, self.lasting.contains(plan));
+            if here { Change::SettledHere { plan } } else { Change::Settled { plan } }
         });
         let over = self.undone.iter().copied().chain(self.notes.over(&self.settled));
         let over = over.map(|delete| Change::Deleting { delete, plans: &[] });
@@ -327,25 +318,6 @@ impl Settling {
     }
 }
 
-/// Rows that were published and that something keeps in their table.
-fn kept_rows<'a>(
-    plans: &'a [Arc<Plan>],
-    deletion: &'a Deletion,
-    now: SystemTime,
-) -> impl Iterator<Item = Quarantined> + 'a {
-    let metas = plans.iter().filter(|plan| plan.id != PlanId(0)).flat_map(|plan| &plan.rows.meta);
-    let kept = metas.filter(|meta| !deletion.kept.is_empty() && deletion.kept.contains(&meta.key));
-    kept.map(move |meta| Quarantined {
-        key: meta.key,
-        print: meta.print,
-        fault: Fault::Undeletable,
-        why: Why::new(KEPT),
-        attempts: 0,
-        first: now,
-        last: now,
-    })
-}
-
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Deletes what was acknowledged, if it is time.
     pub(super) fn settle(&mut self, now: Instant) -> Result<(), Fatal> {
@@ -398,217 +370,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.settling.rows >= 2 * rows_max.min(DELETE_ROWS) { POLITE_FOR_BEHIND } else { POLITE_FOR }
     }
 
-    fn delete(&mut self, rows_max: usize, now: Instant) -> Result<(), Fatal> {
-        let mut plans: Vec<Arc<Plan>> = Vec::new();
-        let mut rows = 0;
-        for entry in &self.settling.acknowledged {
-            if !plans.is_empty() && rows + entry.plan.rows.len() > rows_max {
-                break;
-            }
-            rows += entry.plan.rows.len();
-            plans.push(entry.plan.clone());
-        }
-        self.settling.number += 1;
-        let order = DeleteOrder {
-            number: self.settling.number,
-            plans: &plans,
-            booked: &self.settling.booked,
-            yields: self.settling.polite_since.is_none_or(|since| now.duration_since(since) < self.patience(rows_max)),
-            commit_patience: COMMIT_PATIENCE,
-        };
-        // Rows of a bare table can come back alike, so that only this note tells a delete that happened from one that did not.
-        let bare = self.bare(&plans);
-        let notes = !self.source.books();
-        let number = self.settling.number;
-        let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
-        let (journal, noted) = (&mut self.journal, &mut self.settling.notes);
-        let result = self.source.delete(&order, &mut |deletion| {
-            // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
-            let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
-            let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
-            let before = noted.to_take_back().filter(|_| notes);
-            if notes && !bare.is_empty() {
-                changes.extend(before.iter().map(|(delete, plans)| Change::Deleting { delete: *delete, plans }));
-                changes.push(Change::Deleting { delete: number, plans: &bare });
-            }
-            if changes.is_empty() {
-                return Ok(());
-            }
-            // Rare enough to be synced under the application's lock.
-            journal.record(&changes, power_loss && !kept.is_empty())?;
-            if notes && !bare.is_empty() {
-                noted.taken_back();
-                noted.noted(number, &bare);
-            }
-            failpoint::hit("deleting");
-            Ok(())
-        });
-        match result {
-            Ok(deletion) => {
-                self.settling.notes.committed();
-                self.deleted(plans.len(), rows, &deletion)?;
-                failpoint::hit("deleted");
-            }
-            Err(SourceError::CommitUnknown(text)) if planted::is(Bug::HooksWithoutCommit) => {
-                log::debug!("{text}");
-                let deletion = Deletion { deleted: rows, ..Deletion::default() };
-                self.deleted(plans.len(), rows, &deletion)?;
-            }
-            Err(SourceError::CommitUnknown(text)) => {
-                self.source_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
-                self.settling.retry_at = Some(now + FAILED_RETRY);
-                self.errands_unknown(&plans, now);
-                self.commit_unknown(number, bare, now);
-            }
-            Err(SourceError::Busy(_)) => {
-                self.did_not_commit();
-                self.figures.busy.fetch_add(1, Relaxed);
-                self.settling.others_seen = now;
-                self.settling.retry_at = Some(now + self.settling.busy_step);
-                self.settling.busy_step = (self.settling.busy_step * 2).min(BUSY_STEP_MAX);
-            }
-            Err(SourceError::Yielded) => {
-                self.did_not_commit();
-                self.figures.yielded.fetch_add(1, Relaxed);
-                self.settling.others_seen = now;
-                self.settling.polite_since.get_or_insert(now);
-                self.settling.retry_at = Some(now + YIELD_STEP);
-            }
-            Err(SourceError::Replaced { text, another }) => {
-                self.did_not_commit();
-                self.replaced(&text, another, now);
-            }
-            Err(error) => {
-                self.did_not_commit();
-                // Nothing is lost by waiting: what was acknowledged stays noted, and the guards look again.
-                self.source_trouble.happened(now, &format!("sent rows could not be deleted: {error}"));
-                self.settling.retry_at = Some(now + FAILED_RETRY);
-            }
-        }
-        Ok(())
-    }
-
-    /// Errands of a delete whose COMMIT is not known: where rows come back alike it is not tried once more.
-    fn errands_unknown(&mut self, attempted: &[Arc<Plan>], now: Instant) {
-        for (plan, errand) in self.settling.take_errands() {
-            let tried = attempted.iter().any(|other| Arc::ptr_eq(other, &plan));
-            if !tried || !self.is_bare(&plan.rows.meta) {
-                self.settling.errand(plan, errand, now);
-                continue;
-            }
-            self.errand_unknown(&plan, &errand);
-            self.intake.forget_rows(take_rows(plan));
-        }
-    }
-
-    /// Those of these plans whose rows can come back alike.
-    fn bare(&self, plans: &[Arc<Plan>]) -> Vec<PlanId> {
-        plans.iter().filter(|plan| plan.id != PlanId(0) && self.is_bare(&plan.rows.meta)).map(|plan| plan.id).collect()
-    }
-
-    /// The note about a delete that was rolled back is taken back at once: after a crash it would cost exactness.
-    pub(super) fn did_not_commit(&mut self) {
-        let Some((delete, plans)) = self.settling.notes.to_take_back() else { return };
-        // If it can't be, the next delete's note does it.
-        if self.journal.record(&[Change::Deleting { delete, plans: &plans }], false).is_ok() {
-            self.settling.notes.taken_back();
-        }
-    }
-
-    fn deleted(&mut self, plans_count: usize, rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
-        let accounted = deletion.deleted + deletion.changed.len() + deletion.kept.len() + deletion.gone.len();
-        if accounted != rows {
-            return Err(Fatal(format!("a delete of {rows} rows accounts for {accounted}: {deletion:?}")));
-        }
-        let now = self.clock.now();
-        let settling = &mut self.settling;
-        log::debug!(
-            "deleted {rows} rows of {plans_count} plans in {:?}, under the write lock for {:?}",
-            deletion.took,
-            deletion.held
-        );
-        settling.measured(rows, deletion.took);
-        settling.rows -= rows;
-        let (mut plans, mut errands) = (Vec::with_capacity(plans_count), Vec::new());
-        for entry in settling.acknowledged.drain(..plans_count) {
-            match entry.errand {
-                None => settling.deleted.push(entry.plan.id),
-                Some(errand) => errands.push((entry.plan.clone(), errand)),
-            }
-            plans.push(entry.plan);
-        }
-        if self.source.books() {
-            settling.booked.extend(&settling.deleted);
-            settling.booked.sort_unstable();
-            settling.booked.dedup();
-        }
-        settling.deleted_at = Some(now);
-        settling.last_delete = Some(now);
-        settling.retry_at = None;
-        settling.polite_since = None;
-        settling.busy_step = POLITE_STEP;
-        // A delete takes whole plans, and their rows lie interleaved: the plans of all busy lanes are to fit into one.
-        let lanes = self.plans.len() + plans.len();
-        self.intake.limits.batch_rows_max =
-            (self.settling.rows_in(self.settling.write_time()) / lanes.max(1)).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
-        self.summary.deleted += deletion.deleted as u64;
-        self.figures.longest_write_us.fetch_max(deletion.held.as_micros() as u64, Relaxed);
-        self.source_trouble.over(now);
-        self.reading.used(now);
-        for outbox in self.outboxes() {
-            self.release(outbox, &plans, deletion);
-        }
-        self.exceptions(&plans, deletion, &errands);
-        for (plan, errand) in &errands {
-            self.errand_done(plan, errand, deletion);
-        }
-        drop(errands);
-        for plan in plans {
-            self.intake.forget_rows(take_rows(plan));
-        }
-        self.reading.room();
-        Ok(())
-    }
-
-    /// The outbox's rows of these plans are no longer held.
-    fn release(&mut self, outbox: OutboxIx, plans: &[Arc<Plan>], deletion: &Deletion) {
-        let metas = plans.iter().flat_map(|plan| &plan.rows.meta).filter(|meta| meta.key.outbox == outbox);
-        let mut rowids: Vec<i64> = metas.map(|meta| meta.key.rowid).collect();
-        rowids.sort_unstable();
-        let others = [&deletion.changed, &deletion.kept, &deletion.gone];
-        let others = others.iter().flat_map(|keys| keys.iter()).filter(|key| key.outbox == outbox).count();
-        self.figures.outboxes[usize::from(outbox.0)].deleted.fetch_add((rowids.len() - others) as u64, Relaxed);
-        let ledger = &mut self.intake.outbox(outbox).ledger;
-        ledger.removed(&rowids);
-        // A batch with a row that was rejected before may have been stored after all.
-        let aside: Vec<i64> = rowids.into_iter().filter(|rowid| ledger.forget_aside(*rowid).is_some()).collect();
-        for rowid in aside {
-            self.quarantine.release(RowKey { outbox, rowid });
-        }
-    }
-
-    fn exceptions(&mut self, plans: &[Arc<Plan>], deletion: &Deletion, errands: &[(Arc<Plan>, Errand)]) {
-        for key in &deletion.changed {
-            let outbox = self.intake.outbox(key.outbox);
-            outbox.ledger.revisit(key.rowid);
-            log::debug!(
-                "outbox {}: rowid {} was rewritten on its way; the new version follows",
-                outbox.route.name,
-                key.rowid
-            );
-            self.figures.outboxes[usize::from(key.outbox.0)].changed.fetch_add(1, Relaxed);
-        }
-        for key in &deletion.kept {
-            let asked_for = errands.iter().any(|(_, errand)| errand.published.contains_key(key));
-            let meta = plans.iter().flat_map(|plan| &plan.rows.meta).find(|meta| meta.key == *key);
-            if let (Some(meta), false) = (meta, asked_for) {
-                let mark = RowMark { rowid: key.rowid, print: meta.print };
-                let why = Why::new(KEPT);
-                self.quarantine(*key, mark, Fault::Undeletable, &why, 0);
-            }
-        }
-    }
-
     /// Plans whose deletes are durable leave the state file.
     pub(super) fn forget_settled(&mut self, now: Instant, last: bool) {
         if self.settling.deleted.is_empty() && self.settling.changes().is_empty() && !self.quarantine.has_notes() {
@@ -626,37 +387,5 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         failpoint::hit("durable");
         self.settling.synced();
         self.record(now);
-    }
-
-    pub(super) fn update_backlog(&mut self, now: Instant) {
-        for ix in self.outboxes() {
-            let at = usize::from(ix.0);
-            let outbox = &self.intake.outboxes[at];
-            let figures = self.figures.clone();
-            let figures = &figures.outboxes[at];
-            let caught_up = outbox.more == Behind::No && !outbox.ledger.has_marks() && outbox.retry_at.is_none();
-            let held = outbox.ledger.held_rows() as u64;
-            let behind = outbox.behind_since;
-            if caught_up {
-                figures.backlog_rows.store(held, Relaxed);
-                figures.backlog_exact.store(true, Relaxed);
-            } else if self.source.is_open() && self.draining.is_none() {
-                match self.source.backlog(ix) {
-                    Ok(backlog) => {
-                        figures.backlog_rows.store(backlog.rows, Relaxed);
-                        figures.backlog_exact.store(backlog.exact, Relaxed);
-                    }
-                    // Said once, to whoever asks first.
-                    Err(SourceError::Replaced { text, another }) => return self.replaced(&text, another, now),
-                    Err(_) => {}
-                }
-            }
-            let flights = self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref().map(|flight| flight.seen));
-            let collected =
-                self.intake.lanes.iter().filter_map(|lane| lane.collecting.as_ref().map(|batch| batch.seen));
-            let oldest = if held > 0 { flights.chain(collected).chain(behind).min() } else { behind };
-            let age = oldest.map_or(-1, |at| now.saturating_duration_since(at).as_millis() as i64);
-            figures.oldest_seen_ms.store(age, Relaxed);
-        }
     }
 }

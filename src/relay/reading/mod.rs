@@ -3,12 +3,13 @@
 //! Promises: looks for news are at least 500 us apart, the first after a pause immediate; a wake's promised commit is waited for;
 //! an idle database is let go. Does not know: how rows are routed, what SQL a look is.
 
-use super::intake::Behind;
-use super::matching::Matching;
-use super::{Fatal, Relay};
-use crate::failpoint;
-use crate::model::{Budget, Fault, FileId, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Wake, Why};
+mod looking;
+
+use crate::model::{FileId, OutboxIx, Version, Wake};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
+use crate::relay::intake::Behind;
+use crate::relay::matching::Matching;
+use crate::relay::{Fatal, Relay};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -27,19 +28,9 @@ const PROMISE_FOR: Duration = Duration::from_secs(2);
 const NET_EVERY: Duration = Duration::from_secs(1);
 /// An idle WAL connection still keeps a SHARED lock: it is closed after this.
 const LET_GO_AFTER: Duration = Duration::from_secs(5);
-/// A look's share of a turn.
-const LOOK_ROWS: usize = 8_192;
-const LOOK_TIME: Duration = Duration::from_millis(4);
-/// A SELECT in a rollback-journal mode keeps the application's COMMIT out.
-const LOOK_TIME_ROLLBACK: Duration = Duration::from_millis(1);
-const SWEEP_ROWS: usize = 1_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// A sweep over a large backlog may take this fraction of the time: one twentieth.
-const SWEEP_PAUSE_FACTOR: u32 = 20;
 /// How often an outbox that is not there, or can't be read, is tried again.
 pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// A read that is BUSY for longer is mentioned.
-const BUSY_MENTIONED_AFTER: Duration = Duration::from_secs(5);
 
 /// A commit that was announced and is not visible yet.
 #[derive(Debug)]
@@ -339,195 +330,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             // Said once, to whoever asks first.
             Err(SourceError::Replaced { text, another }) => self.replaced(&text, another, now),
             Err(_) => self.reading.look_soon(now),
-        }
-    }
-
-    /// One slice of one outbox. False: the database can't be read at the moment.
-    fn look(&mut self, ix: OutboxIx, now: Instant) -> Result<bool, Fatal> {
-        let low = {
-            let ledger = &self.intake.outboxes[usize::from(ix.0)].ledger;
-            ledger.lowest_mark(|leaver| self.intake.has_room(leaver))
-        };
-        let start = self.intake.outboxes[usize::from(ix.0)].ledger.start(low);
-        let outbox = self.intake.outbox(ix);
-        if !outbox.ledger.resumes() {
-            outbox.again = false;
-        }
-        outbox.ledger.begin_look(start);
-        let (result, last) = self.slice(ix, start, LOOK_ROWS, None, now);
-        let seen_to = match &result {
-            Ok(Look { end: LookEnd::End, .. }) => Some(i64::MAX),
-            _ => last,
-        };
-        let goes_on = matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
-        let outbox = self.intake.outbox(ix);
-        outbox.ledger.end_look(seen_to, goes_on);
-        let look = match result {
-            Ok(look) => look,
-            Err(error) => {
-                outbox.again = true;
-                return self.look_failed(ix, error, now).map(|()| false);
-            }
-        };
-        outbox.retry_at = None;
-        if !outbox.columns_noted
-            && let Some(traits) = self.source.traits(ix)
-        {
-            outbox.columns_noted = true;
-            self.quarantine.columns(ix, traits.columns.clone());
-        }
-        let outbox = self.intake.outbox(ix);
-        outbox.version = Some(look.version);
-        outbox.trouble.over(now);
-        outbox.more = match look.end {
-            LookEnd::End => Behind::No,
-            LookEnd::Budget { .. } => Behind::Ready,
-            LookEnd::Stopped => Behind::Full,
-            LookEnd::MarkGone => {
-                outbox.ledger.forget_cursor();
-                Behind::Ready
-            }
-        };
-        if outbox.more == Behind::No && !outbox.ledger.has_marks() {
-            outbox.behind_since = None;
-        } else {
-            outbox.behind_since.get_or_insert(self.reading.seen.unwrap_or(now));
-        }
-        self.log_unroutable();
-        Ok(true)
-    }
-
-    /// One read transaction, its rows given to the intake. Returns the last row that was dealt with.
-    fn slice(
-        &mut self,
-        ix: OutboxIx,
-        start: Start,
-        rows: usize,
-        before: Option<i64>,
-        now: Instant,
-    ) -> (Result<Look, SourceError>, Option<i64>) {
-        let time = match self.source.journal_mode() {
-            JournalMode::Wal => LOOK_TIME,
-            JournalMode::Rollback => LOOK_TIME_ROLLBACK,
-        };
-        let seen = self.reading.seen.unwrap_or(now);
-        let mut last = None;
-        let intake = &mut self.intake;
-        let result = self.source.look(ix, start, Budget { rows, time, before }, &mut |row| {
-            failpoint::hit("seen");
-            let flow = intake.take(ix, row, seen, now);
-            if flow == Flow::Continue {
-                last = Some(row.rowid);
-            }
-            flow
-        });
-        self.figures.looks.fetch_add(1, Relaxed);
-        if last.is_some() {
-            failpoint::hit("routed");
-        }
-        if let Ok(look) = &result {
-            self.figures.longest_read_us.fetch_max(look.held.as_micros() as u64, Relaxed);
-            self.reading.saw(look.version, now);
-            self.reading.file = self.source.file();
-            self.reading.not_busy();
-            // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five
-            // seconds without a row would mean opening and closing for every look.
-            self.reading.used(now);
-            self.figures.source_ready.store(true, Relaxed);
-            self.source_trouble.over(now);
-        }
-        (result, last)
-    }
-
-    fn log_unroutable(&mut self) {
-        for (ix, mark, reason) in std::mem::take(&mut self.intake.unroutable) {
-            let key = RowKey { outbox: ix, rowid: mark.rowid };
-            self.quarantine(key, mark, Fault::Unroutable, &Why::new(reason.to_string()), 0);
-        }
-    }
-
-    pub(super) fn look_failed(&mut self, ix: OutboxIx, error: SourceError, now: Instant) -> Result<(), Fatal> {
-        match error {
-            SourceError::Busy(text) => {
-                self.busy(&text, now);
-                return Ok(());
-            }
-            SourceError::Yielded => self.reading.look_soon(now),
-            SourceError::Replaced { text, another } => self.replaced(&text, another, now),
-            SourceError::NotThere(why) | SourceError::NotAnOutbox { why, .. } => {
-                let outbox = self.intake.outbox(ix);
-                outbox.trouble.happened(now, &why.to_string());
-                outbox.retry_at = Some(now + RETRY_EVERY);
-                outbox.more = Behind::No;
-                self.figures.wait_for(Some("an outbox that can't be read"));
-            }
-            SourceError::Failed(why) => {
-                self.source_failed(&why, now);
-                self.intake.outbox(ix).retry_at = Some(now + RETRY_EVERY);
-            }
-            other @ (SourceError::CommitUnknown(_) | SourceError::Journal(_)) => {
-                return Err(Fatal(format!("a look answered as only a delete can: {other}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// Someone holds a lock: the same look again, soon.
-    pub(super) fn busy(&mut self, text: &str, now: Instant) {
-        self.figures.busy.fetch_add(1, Relaxed);
-        let since = *self.reading.busy_since.get_or_insert(now);
-        if now.duration_since(since) >= BUSY_MENTIONED_AFTER {
-            self.source_failed(&Why::new(text), now);
-        }
-        self.reading.look_at = Some(now + self.reading.busy_step);
-        self.reading.busy_step = (self.reading.busy_step * 2).min(PROMISE_STEP_MAX);
-    }
-
-    /// A slice of the sweep from the lowest row to the cursor: it finds rows that were inserted below the cursor.
-    fn sweep(&mut self, now: Instant) -> Result<(), Fatal> {
-        let sweep = &mut self.reading.sweep;
-        let (at, from) = match sweep.running {
-            Some(position) => position,
-            None if sweep.wanted && sweep.not_before <= now => {
-                sweep.wanted = false;
-                sweep.spent = Duration::ZERO;
-                (0, i64::MIN)
-            }
-            None => return Ok(()),
-        };
-        let Some(outbox) = self.intake.outboxes.get(at) else {
-            let pause = self.reading.sweep.spent.saturating_mul(SWEEP_PAUSE_FACTOR).max(SWEEP_EVERY);
-            self.reading.sweep.running = None;
-            self.reading.sweep.not_before = now + pause;
-            return Ok(());
-        };
-        self.reading.sweep.running = Some((at + 1, i64::MIN));
-        let Some(cursor) = outbox.ledger.cursor() else { return Ok(()) };
-        if outbox.retry_at.is_some() {
-            self.reading.sweep.again(now);
-            return Ok(());
-        }
-        if outbox.paused {
-            return Ok(());
-        }
-        let ix = OutboxIx(at as u16);
-        let (result, _) = self.slice(ix, Start::From(from), SWEEP_ROWS, Some(cursor.rowid), now);
-        self.log_unroutable();
-        match result {
-            Ok(look) => {
-                self.reading.sweep.spent += look.held;
-                match look.end {
-                    LookEnd::Budget { last } => self.reading.sweep.running = Some((at, last.saturating_add(1))),
-                    // No room for a row found below the cursor: begin again when there is.
-                    LookEnd::Stopped => self.reading.sweep.again(now),
-                    LookEnd::End | LookEnd::MarkGone => {}
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.reading.sweep.again(now);
-                self.look_failed(ix, error, now)
-            }
         }
     }
 
