@@ -8,10 +8,10 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::lanes::{Batch, Lane, Phase, Standing};
 use super::ledger::{Known, Leaver, Ledger};
+use super::resends::{Resend, Resends};
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
-    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, PlanId, RowKey, RowMark, RowView, Rows, RunId, Target, Topic,
-    Version,
+    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowView, Rows, RunId, Target, Topic, Version,
 };
 use crate::telemetry::trouble::Trouble;
 use std::collections::HashMap;
@@ -84,16 +84,6 @@ impl Outbox {
     }
 }
 
-/// A row that goes again under the message id it had: whether it was published can't be proved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resent {
-    pub print: Fingerprint,
-    pub run: RunId,
-    pub message: u64,
-    /// The plan that the state file keeps until all of its rows are in plans again, if that is how the message id outlives a crash.
-    pub plan: Option<PlanId>,
-}
-
 /// One topic that rows were routed to.
 #[derive(Debug)]
 pub struct TopicState {
@@ -145,8 +135,7 @@ pub struct Intake {
     pub ready: Vec<u32>,
     /// Rows set aside since the relay last looked, to be logged and counted.
     pub unroutable: Vec<(OutboxIx, RowMark, Unroutable)>,
-    /// Rows of earlier plans that go again under their message ids.
-    pub resent: HashMap<RowKey, Resent>,
+    pub resends: Resends,
     /// Rows that were rejected and have attempts left: how many were made.
     pub attempts: HashMap<RowKey, (Fingerprint, u32)>,
     pub encoder: Encoder,
@@ -186,7 +175,7 @@ impl Intake {
             to_open: Vec::new(),
             ready: Vec::new(),
             unroutable: Vec::new(),
-            resent: HashMap::new(),
+            resends: Resends::default(),
             attempts: HashMap::new(),
             encoder: Encoder::new(run),
             run,
@@ -309,11 +298,10 @@ impl Intake {
 
     /// The message id of a row that goes again, if this is one.
     fn resent_as(&self, ix: OutboxIx, row: &RowView<'_>) -> Option<(RunId, u64)> {
-        if self.resent.is_empty() {
+        if self.resends.is_empty() {
             return None;
         }
-        let resent = self.resent.get(&RowKey { outbox: ix, rowid: row.rowid })?;
-        (resent.print == row.print).then_some((resent.run, resent.message))
+        self.resends.of(RowKey { outbox: ix, rowid: row.rowid }, row.print)
     }
 
     fn place(&mut self, ix: OutboxIx, row: &RowView<'_>, now: Instant) -> Place {
@@ -529,13 +517,7 @@ impl Intake {
     pub fn give_back_rows(&mut self, ix: u32, rows: Rows, keep: Option<RunId>) {
         if let Some(run) = keep {
             for meta in &rows.meta {
-                // One that has a plan in the state file keeps it.
-                self.resent.entry(meta.key).or_insert(Resent {
-                    print: meta.print,
-                    run,
-                    message: meta.message,
-                    plan: None,
-                });
+                self.resends.keep(meta.key, Resend { print: meta.print, run, message: meta.message, plan: None });
             }
         }
         for at in 0..self.outboxes.len() {

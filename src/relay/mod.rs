@@ -23,6 +23,7 @@ mod quarantine;
 mod reading;
 mod recovery;
 mod replaced;
+mod resends;
 pub mod route;
 mod run;
 mod sending;

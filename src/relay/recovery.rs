@@ -4,12 +4,12 @@
 //! sent again with the same message ids, and counted. Does not know: how a leader is asked, SQL.
 
 use super::Relay;
-use super::intake::Resent;
 use super::lanes::{Doubt, Flight};
 use super::ledger::Aside;
 use super::matching::{Cause, Draft, Matching};
 use super::planted::{self, Bug};
 use super::replaced::hold;
+use super::resends::Resend;
 use super::route::recut;
 use super::told::Told;
 use super::verdict::{Facts, Verdict};
@@ -28,13 +28,11 @@ use std::time::Instant;
 pub(super) struct Recovery {
     /// Until its rows were looked for.
     pub left: Option<Left>,
-    /// Plans whose rows go again as rows of the table: how many are not in a new plan yet.
-    again: HashMap<PlanId, usize>,
 }
 
 impl Recovery {
     pub(super) fn new(left: Left) -> Self {
-        Recovery { left: Some(left), again: HashMap::new() }
+        Recovery { left: Some(left) }
     }
 
     /// Batches whose rows were not looked for yet.
@@ -325,28 +323,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         self.count_unsure(&target.to_string(), rows.len(), why);
-        self.recovery.again.insert(plan, rows.len());
         for (key, print, message) in rows {
-            self.intake.resent.insert(key, Resent { print, run, message, plan: Some(plan) });
+            self.intake.resends.keep(key, Resend { print, run, message, plan: Some(plan) });
         }
     }
 
-    /// Some rows of this plan were in earlier ones: those are forgotten when all of their rows are in plans again.
+    /// Some rows of this plan may have been in earlier ones.
     pub(super) fn planned_again(&mut self, plan: &Plan) {
-        if self.intake.resent.is_empty() {
+        if self.intake.resends.is_empty() {
             return;
         }
         for meta in &plan.rows.meta {
-            let known = self.intake.resent.get(&meta.key).filter(|resent| resent.print == meta.print);
-            let Some(resent) = known.copied() else { continue };
-            self.intake.resent.remove(&meta.key);
-            let Some(before) = resent.plan else { continue };
-            let Some(left) = self.recovery.again.get_mut(&before) else { continue };
-            *left -= 1;
-            if *left == 0 {
-                self.recovery.again.remove(&before);
-                self.settling.forget(before);
-            }
+            self.intake.resends.planned(meta.key);
+        }
+        for before in self.intake.resends.take_done() {
+            self.settling.forget(before);
         }
     }
 

@@ -142,6 +142,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Some((*ix, lane.replacing, [flight.plan.clone()]))
             })
             .collect();
+        for plan in self.intake.resends.take_done() {
+            self.settling.forget(plan);
+        }
         let mut changes: Vec<Change<'_>> = self.quarantine.changes();
         let notes = changes.len();
         changes.extend(self.settling.changes());
