@@ -165,9 +165,12 @@ impl Run {
                     if std::env::var_os("OUTBOXD_TRACE").is_some() {
                         println!("{:?} a late copy of plan {}: {appended:?}", world.elapsed, parcel.plan.0);
                     }
-                    // Rejected meanwhile, with everything else, and not asked about again: nothing fences its late copy.
-                    for (uid, _) in contents.iter().filter(|(uid, _)| world.closed_out.contains(uid)) {
-                        world.fates.entry(*uid).or_default().out_of_order = true;
+                    // Rows of it were rejected meanwhile, with everything else, also under the epoch that would fence its late copy.
+                    let unfenced = contents.iter().any(|(uid, _)| world.closed_out.contains(uid));
+                    for (uid, _) in &contents {
+                        // What the application has removed or rewritten since is not sent again under that epoch.
+                        let fate = world.fates.entry(*uid).or_default();
+                        fate.out_of_order |= unfenced || fate.withdrawn;
                     }
                 }
                 Happening::Testify(question) => self.testify(&question),
