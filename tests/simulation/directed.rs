@@ -108,6 +108,51 @@ fn what_an_earlier_run_booked_stays_booked_as_long_as_the_state_file_holds_it() 
 }
 
 #[test]
+fn what_was_dealt_with_beside_an_outbox_no_longer_configured_deletes_nothing_later() {
+    let mut run = calm(1, Kind::Bare);
+    let plan = {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, std::iter::once(key_of(0)));
+        let _ = world.logs.entry(("users".to_owned(), 0)).or_default().append(&[1], 7, 0, 0);
+        let plan = LeftPlan {
+            id: PlanId(1),
+            target: Target { topic: "users".into(), partition: 0 },
+            triple: Triple { producer_id: 7, epoch: 0, first_sequence: 0 },
+            run: RunId(99),
+            noted_offset: 0,
+            leader_epoch: 0,
+            first_attempt: SystemTime::UNIX_EPOCH,
+            state: PlanState::Acknowledged { offset: 0 },
+            rows: vec![LeftRow {
+                key: RowKey { outbox: OutboxIx(0), rowid: 1 },
+                print: world.print(1, &world.db.tables[0][&1]),
+                message: 1,
+            }],
+            rows_elsewhere: 1,
+            other_file: false,
+        };
+        world.state.plans.insert(plan.id, plan);
+        world.state.last_plan = 1;
+        PlanId(1)
+    };
+    run = Run::on(run.world.clone(), 1, true);
+    run.until(Duration::from_secs(3));
+    {
+        let world = &mut *run.world.borrow_mut();
+        assert!(world.db.tables[0].is_empty(), "it was published");
+        assert!(world.state.plans.contains_key(&plan), "the other outbox's row is kept in mind");
+        // The same rowid and the same content.
+        world.insert(0, std::iter::once(key_of(0)));
+        world.dead = true;
+    }
+    let mut run = run.again(true);
+    run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+    run.until(END);
+    assert!(run.world.borrow_mut().state.plans.remove(&plan).is_some());
+    run.check();
+}
+
+#[test]
 fn a_request_is_answered_while_batches_wait_for_their_broker() {
     let mut run = calm(1, Kind::Sure);
     {
