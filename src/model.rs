@@ -177,8 +177,11 @@ pub struct LeftPlan {
     pub rows: Vec<LeftRow>,
     /// Rows of the batch whose outbox is no longer configured: the plan stays in the state file when all others are settled.
     pub rows_elsewhere: usize,
-    /// The database was another file (device or inode) when the plan was made.
+    /// What lies where its rows were may be other rows: the database was another file (device or inode) when the plan was made, or
+    /// that was noted of it later ([`crate::ports::Change::Doubtful`]).
     pub other_file: bool,
+    /// The machine was booted since: what was noted last may have been lost in a power cut.
+    pub other_boot: bool,
 }
 
 /// A row of such a plan.
@@ -198,8 +201,6 @@ pub struct Left {
     pub quarantine: Vec<Quarantined>,
     /// By outbox: what the fingerprints above were made of ([`TableTraits::columns`]).
     pub columns: Vec<Option<Vec<String>>>,
-    /// The machine has not been booted since. Otherwise notes that were not synced may have been lost in a power cut.
-    pub same_boot: bool,
 }
 
 /// What was learned about a table's rows: how they may be told apart.

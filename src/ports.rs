@@ -142,6 +142,10 @@ pub enum Change<'a> {
         delete: u64,
         plans: &'a [PlanId],
     },
+    /// What lies where the plan's rows were may be other rows: for whoever comes after a crash, too.
+    Doubtful {
+        plan: PlanId,
+    },
     /// The plan's delete is durable (or it was dropped with a reason): forget it.
     Settled {
         plan: PlanId,

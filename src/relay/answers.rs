@@ -409,6 +409,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn set_suspect_aside(&mut self, suspect: Suspect) {
         let attempts = self.intake.outbox(suspect.row.meta[0].key.outbox).route.max_attempts;
         self.quarantine_suspect(&suspect.row, &suspect.why, attempts);
+        // It may have been rewritten while it was held, and no other event may come that leads to a look.
+        let key = suspect.row.meta[0].key;
+        let outbox = self.intake.outbox(key.outbox);
+        outbox.ledger.revisit(key.rowid);
+        outbox.again = true;
+        self.reading.room();
         self.intake.forget_rows(suspect.row);
     }
 

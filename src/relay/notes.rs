@@ -1,6 +1,6 @@
 //! The notes *deleting* of the state file: which plans a delete was about to take when it was last heard of.
 //!
-//! Promises: what is in here is what the state file says; a note goes with the last of its plans, or when its delete is known not to
+//! Promises: what is in here of this run's deletes is what the state file says; a note goes with the last of its plans, or when its delete is known not to
 //! have happened. Does not know: which plans need one, how a delete is done.
 
 use crate::model::PlanId;
@@ -26,16 +26,9 @@ impl Notes {
         self.plans.extend(plans.iter().map(|plan| (*plan, delete)));
     }
 
-    /// The state file says that these may have been taken, and nobody will ever know better.
-    pub(super) fn doubtful(&mut self, delete: u64, plans: &[PlanId]) {
-        self.deletes.insert(delete, plans.len());
-        self.plans.extend(plans.iter().map(|plan| (*plan, delete)));
-        self.doubts.extend(plans);
-    }
-
     /// It did: the note goes when its plans do.
-    pub(super) fn committed(&mut self) {
-        self.open = None;
+    pub(super) fn committed(&mut self, delete: u64) {
+        self.open = self.open.filter(|open| *open != delete);
     }
 
     /// Whether the plan's delete was committed stays in doubt, also in the state file.
@@ -103,7 +96,7 @@ mod tests {
     fn a_note_goes_with_the_last_of_its_plans() {
         let mut notes = Notes::default();
         notes.noted(7, &plans(&[1, 2, 3]));
-        notes.committed();
+        notes.committed(7);
         assert!(notes.over(&plans(&[1, 2])).is_empty());
         notes.settled(&plans(&[1, 2]));
         assert_eq!(notes.over(&plans(&[3, 4])), [7]);

@@ -168,7 +168,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.look_at_quarantined(now);
             }
         }
-        if self.quarantine.has_notes() && !self.is_quiet_pipeline() && self.dispatch_at.is_none() {
+        if self.quarantine.has_notes() && !self.is_quiet_pipeline() && self.dispatch_at.is_none_or(|at| at <= now) {
             // Batches may wait for their broker for hours, and somebody for an answer.
             self.record(now);
         }

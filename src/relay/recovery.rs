@@ -208,9 +208,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     whole: whole && plan.rows_elsewhere == 0,
                     none: there.is_empty(),
                     bare: keys().any(|outbox| self.bare_outbox(outbox)),
-                    continuous: left.same_boot && !plan.other_file,
+                    continuous: !plan.other_boot && !plan.other_file,
                     booked: booked
-                        .filter(|_| left.same_boot || self.intake.limits.power_loss)
+                        .filter(|_| !plan.other_boot || self.intake.limits.power_loss)
                         .map(|booked| booked.plans.binary_search(&plan.id).is_ok())
                         .filter(|deleted| *deleted || self.not_booked_is_not_deleted(plan)),
                     delete_whole: there.len() == mine,
@@ -323,6 +323,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         self.count_unsure(&target.to_string(), rows.len(), why);
+        // Until the last of them is in a new plan: what looks like the first ones by then is something else.
+        self.settling.doubt(plan);
         for (key, print, message) in rows {
             self.intake.resends.keep(key, Resend { print, run, message, plan: Some(plan) });
         }

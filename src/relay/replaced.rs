@@ -21,10 +21,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn replaced(&mut self, text: &str, another: bool, now: Instant) {
         log::warn!("{}: {text}; what is there now is read from the start", self.figures.database);
         if let Some(left) = &mut self.recovery.left {
-            for plan in &mut left.plans {
-                plan.other_file |= another;
-            }
             if another {
+                for plan in &mut left.plans {
+                    plan.other_file = true;
+                    self.settling.doubt(plan.id);
+                }
                 let (gone, kept) = std::mem::take(&mut left.quarantine)
                     .into_iter()
                     .partition(|row: &Quarantined| row.fault == Fault::Undeletable);
@@ -33,18 +34,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.quarantine.release(row.key);
                 }
             }
+            if another {
+                self.record(now);
+            }
             self.begin_recovery(now);
             return;
         }
         if another {
-            // Before anything else: what looks like the rows of these batches is something else, also for who comes after a crash.
-            let plans = self.flying().chain(self.settling.plans()).filter(|plan| plan.id != PlanId(0));
-            let bare = plans.filter(|plan| self.is_bare(&plan.rows.meta)).map(|plan| plan.id).collect::<Vec<_>>();
-            if !bare.is_empty() {
-                self.settling.doubt(bare);
-                // If it can't be written now, it is with the next plan.
-                self.record(now);
+            // Before anything else: what looks like the rows of these batches is something else, for who comes after a crash as well.
+            let plans: Vec<PlanId> = self.flying().chain(self.settling.plans()).map(|plan| plan.id).collect();
+            for plan in plans.into_iter().filter(|plan| *plan != PlanId(0)) {
+                self.settling.doubt(plan);
             }
+            // If it can't be written now, it is with the next plan.
+            self.record(now);
         }
         // What an unfinished search was for is not forgotten.
         let (before, doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {

@@ -6,6 +6,9 @@
 use crate::model::{Fingerprint, PlanId, RowKey, RunId};
 use std::collections::HashMap;
 
+/// Message ids that outlive no crash anyway are kept for so many rows at most.
+const ROWS_MAX: usize = 100_000;
+
 /// One row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resend {
@@ -37,6 +40,9 @@ impl Resends {
             return;
         }
         self.drop_row(key);
+        if resend.plan.is_none() && self.rows.len() >= ROWS_MAX {
+            return;
+        }
         if let Some(plan) = resend.plan {
             *self.plans.entry(plan).or_default() += 1;
         }

@@ -154,6 +154,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 None => Change::Planned(&plan[0]),
             });
         }
+        changes.extend(self.settling.doubts());
         if changes.is_empty() {
             return true;
         }

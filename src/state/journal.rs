@@ -89,6 +89,11 @@ impl StateJournal {
                     deletes |= !plans.is_empty();
                     plans::note(&transaction, self.relay, delete, plans)?;
                 }
+                Change::Doubtful { plan } => {
+                    transaction
+                        .prepare_cached("UPDATE plan SET doubtful = 1 WHERE id = ?")?
+                        .execute([self.id(plan)])?;
+                }
                 Change::Settled { plan } => plans::delete(&transaction, self.id(plan))?,
                 Change::SettledHere { plan } => plans::settle_here(&transaction, self.id(plan), &self.outboxes)?,
                 Change::Quarantined(row) => quarantine::insert(&transaction, outbox(row.key.outbox), file, row)?,

@@ -18,7 +18,7 @@ pub fn read(file: &StateFile, database: &Path, tables: &[&str], now: Option<File
     let mut shared = file.shared();
     let transaction = shared.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let reader = Reader { transaction: &transaction, database, tables, now, numbers: numbers(&transaction, database)? };
-    let mut left = Left { same_boot: file.same_boot, ..Left::default() };
+    let mut left = Left::default();
     reader.plans(&mut left)?;
     plans::forget_notes(&transaction)?;
     for (ix, table) in tables.iter().enumerate() {
@@ -101,7 +101,8 @@ impl Reader<'_> {
                 state: plan.state,
                 rows,
                 rows_elsewhere,
-                other_file: self.now != Some(plan.file),
+                other_file: self.now != Some(plan.file) || plan.doubtful,
+                other_boot: plan.other_boot,
             });
         }
         for (count, what) in

@@ -35,6 +35,9 @@ pub struct OpenPlan {
     pub first_attempt: SystemTime,
     pub row_count: usize,
     pub state: PlanState,
+    /// See [`LeftPlan`](crate::model::LeftPlan).
+    pub doubtful: bool,
+    pub other_boot: bool,
 }
 
 pub fn open_plans(connection: &Connection) -> rusqlite::Result<Vec<OpenPlan>> {
@@ -44,7 +47,8 @@ pub fn open_plans(connection: &Connection) -> rusqlite::Result<Vec<OpenPlan>> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut statement = connection.prepare(
         "SELECT plan.id, relay.path, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
-             leader_epoch, first_attempt_ms, row_count, acknowledged, acknowledged_offset
+             leader_epoch, first_attempt_ms, row_count, acknowledged, acknowledged_offset,
+             doubtful, other_boot
          FROM plan JOIN relay ON relay.id = plan.id >> 48 ORDER BY plan.id",
     )?;
     let deletes = deletes(connection)?;
@@ -76,6 +80,8 @@ fn open_plan(
             (true, None) => PlanState::Acknowledged { offset: row.get::<_, Option<i64>>(15)?.unwrap_or(-1) },
             (false, None) => PlanState::Planned,
         },
+        doubtful: row.get(16)?,
+        other_boot: row.get(17)?,
     })
 }
 
@@ -157,8 +163,9 @@ fn deletes(connection: &Connection) -> rusqlite::Result<HashMap<i64, u64>> {
     Ok(deletes)
 }
 
-/// Notes of deletes whose plans are all gone.
+/// What is noted of plans that are all gone.
 pub fn forget_notes(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM settled_here WHERE plan NOT IN (SELECT id FROM plan)", [])?;
     let mut open = transaction.prepare("SELECT id FROM plan")?;
     let open = open.query_map([], |row| row.get(0))?.collect::<Result<HashSet<i64>, _>>()?;
     let mut statement = transaction.prepare("SELECT relay, number, plans FROM deleting")?;

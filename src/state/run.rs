@@ -53,6 +53,10 @@ pub fn begin(
             id = None;
         }
     }
+    if !same_boot {
+        // As long as the plan is there, however often we are started until then.
+        transaction.execute("UPDATE plan SET other_boot = 1", [])?;
+    }
     let id = id.unwrap_or(fresh_id);
     // Asked of another run: whoever waits for the answer sees that its question is gone, and asks this one.
     transaction.execute("DELETE FROM request", [])?;
@@ -83,7 +87,7 @@ fn last(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Last>> {
 fn drop_all(transaction: &Transaction<'_>, path: &Path, what: &str) -> rusqlite::Result<()> {
     let plans = transaction.execute("DELETE FROM plan", [])?;
     let quarantined = transaction.execute("DELETE FROM quarantine", [])?;
-    for table in ["plan_rows", "fingerprint_column"] {
+    for table in ["plan_rows", "fingerprint_column", "deleting", "settled_here"] {
         transaction.execute(&format!("DELETE FROM {table}"), [])?;
     }
     log::warn!(

@@ -67,6 +67,9 @@ const STEPS: &[&str] = &[
         plans BLOB NOT NULL,
         PRIMARY KEY (relay, number)
     ) WITHOUT ROWID;
+    -- other_boot: the machine was booted since. doubtful: what lies where its rows were may be other rows.
+    ALTER TABLE plan ADD COLUMN other_boot INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE plan ADD COLUMN doubtful INTEGER NOT NULL DEFAULT 0;
     -- Outboxes whose rows in the plan are dealt with, while rows of others, which were no longer configured, are not.
     CREATE TABLE settled_here (
         plan INTEGER NOT NULL,

@@ -96,6 +96,7 @@ fn what_an_earlier_run_booked_stays_booked_as_long_as_the_state_file_holds_it() 
                 }],
                 rows_elsewhere: 0,
                 other_file: false,
+                other_boot: false,
             };
             world.state.plans.insert(plan.id, plan);
         }
@@ -130,6 +131,7 @@ fn what_was_dealt_with_beside_an_outbox_no_longer_configured_deletes_nothing_lat
             }],
             rows_elsewhere: 1,
             other_file: false,
+            other_boot: false,
         };
         world.state.plans.insert(plan.id, plan);
         world.state.last_plan = 1;
@@ -286,6 +288,57 @@ fn what_an_operator_wanted_deleted_is_not_deleted_again_when_it_may_have_come_ba
     assert_eq!(run.world.borrow().answers, [5]);
     assert!(!run.world.borrow().unknown, "the delete was tried");
     run.check();
+}
+
+#[test]
+fn a_bad_row_that_was_mended_while_nothing_else_happens_is_sent() {
+    let mut run = calm(1, Kind::Sure);
+    let at = |run: &mut Run, second| run.until(Duration::from_secs(second));
+    at(&mut run, 1);
+    let bad = {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, std::iter::once(key_of(1)));
+        let row = world.db.tables[0].values_mut().next().expect("just inserted");
+        row.poison = true;
+        let uid = row.uid;
+        world.versions.get_mut(&uid).expect("every version is known").1.poison = true;
+        uid
+    };
+    let seen = run.world.borrow().now();
+    run.note(Event::Wake(Wake { seen }));
+    // It was rejected, and is held until it is known whose fault that is.
+    at(&mut run, 10);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.fates.get_mut(&bad).expect("every version has a fate").withdrawn = true;
+        world.db.tables[0].clear();
+        world.insert(0, std::iter::once(key_of(1)));
+        world.disk_changed = true;
+    }
+    let seen = run.world.borrow().now();
+    run.note(Event::Wake(Wake { seen }));
+    at(&mut run, 300);
+    run.check();
+}
+
+#[test]
+fn what_was_to_be_sent_again_after_a_power_cut_is_in_doubt_as_long_as_it_is_planned() {
+    for steps in 1..60 {
+        let mut run = calm(u64::from(steps), Kind::Bare);
+        run.world.borrow_mut().insert(0, std::iter::repeat_n(key_of(1), 6));
+        run.world.borrow_mut().unknown = true;
+        run.world.borrow_mut().fuse_then = Some(1);
+        // The delete has happened, what came looks like it, and the note is gone.
+        run.ends_by(Duration::from_secs(3));
+        run.world.borrow_mut().state.notes.clear();
+        let mut run = run.again(false);
+        run.world.borrow_mut().fuse = Some(steps);
+        run.ends_by(Duration::from_secs(6));
+        let mut run = run.again(true);
+        run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+        run.until(END);
+        run.check();
+    }
 }
 
 #[test]

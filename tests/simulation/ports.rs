@@ -34,12 +34,14 @@ impl Clock for SimClock {
 pub struct SimSource {
     world: Shared,
     traits: TableTraits,
+    /// Nothing is known of a new table before it was read.
+    known: bool,
 }
 
 impl SimSource {
     pub fn new(world: Shared) -> Self {
         let traits = world.borrow().traits.clone();
-        SimSource { world, traits }
+        SimSource { world, traits, known: true }
     }
 
     fn open(&self) {
@@ -59,6 +61,7 @@ impl SimSource {
         let renumbered = std::mem::take(&mut self.world.borrow_mut().renumbered);
         self.traits = self.world.borrow().traits.clone();
         if std::mem::take(&mut self.world.borrow_mut().another) {
+            self.known = false;
             return Err(SourceError::Replaced { text: "another file".to_owned(), another: true });
         }
         if renumbered { Err(SourceError::Replaced { text: "renumbered".to_owned(), another: false }) } else { Ok(()) }
@@ -88,6 +91,7 @@ impl Source for SimSource {
         if self.world.borrow_mut().chance(400) {
             return Err(SourceError::Failed(Why::new("disk I/O error")));
         }
+        self.known = true;
         let version = self.version_now();
         let limit = budget.rows.min(self.world.borrow_mut().random.usize(1..40));
         let rows: Vec<(i64, _)> = {
@@ -232,7 +236,7 @@ impl Source for SimSource {
     }
 
     fn traits(&self, _outbox: OutboxIx) -> Option<&TableTraits> {
-        Some(&self.traits)
+        self.known.then_some(&self.traits)
     }
 
     fn books(&self) -> bool {

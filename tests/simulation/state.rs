@@ -28,7 +28,15 @@ impl State {
                 assert!(self.notes.remove(&delete).is_some(), "delete {delete} was noted");
             }
             Change::Deleting { delete, plans } => {
+                for plan in plans {
+                    assert_ne!(self.plans[plan].state, PlanState::Planned, "only what was acknowledged is deleted");
+                }
                 self.notes.insert(delete, plans.to_vec());
+            }
+            Change::Doubtful { plan } => {
+                if let Some(plan) = self.plans.get_mut(&plan) {
+                    plan.other_file = true;
+                }
             }
             Change::Settled { plan } => {
                 assert!(self.plans.remove(&plan).is_some(), "plan {} is forgotten once", plan.0);
@@ -69,6 +77,7 @@ impl State {
             rows,
             rows_elsewhere: 0,
             other_file: false,
+            other_boot: false,
         };
         self.last_plan = self.last_plan.max(plan.id.0);
         assert!(self.plans.insert(plan.id, left).is_none(), "a plan is recorded once");
@@ -78,7 +87,10 @@ impl State {
         self.plans.get_mut(&plan).expect("only a recorded plan changes its state").state = state;
     }
 
-    pub fn left(&self, same_boot: bool) -> Left {
+    pub fn left(&mut self, same_boot: bool) -> Left {
+        for plan in self.plans.values_mut() {
+            plan.other_boot |= !same_boot;
+        }
         let noted = |plan: &PlanId| self.notes.iter().rev().find(|(_, plans)| plans.contains(plan));
         let plans = self.plans.values().filter(|plan| !plan.rows.is_empty()).cloned().map(|mut plan| {
             if let Some((delete, _)) = noted(&plan.id) {
@@ -86,12 +98,7 @@ impl State {
             }
             plan
         });
-        Left {
-            plans: plans.collect(),
-            quarantine: self.quarantine.values().cloned().collect(),
-            columns: vec![None; 2],
-            same_boot,
-        }
+        Left { plans: plans.collect(), quarantine: self.quarantine.values().cloned().collect(), columns: vec![None; 2] }
     }
 
     pub fn is_acknowledged(&self, plan: PlanId) -> bool {

@@ -64,6 +64,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let notes = !self.source.books();
         let number = self.settling.number;
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
+        self.journal.reads_from(self.reading.file);
         let (journal, noted) = (&mut self.journal, &mut self.settling.notes);
         let result = self.source.delete(&order, &mut |deletion| {
             // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
@@ -88,7 +89,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         });
         match result {
             Ok(deletion) => {
-                self.settling.notes.committed();
+                self.settling.notes.committed(number);
                 self.deleted(plans.len(), rows, &deletion)?;
                 failpoint::hit("deleted");
             }

@@ -83,9 +83,8 @@ pub(super) struct Settling {
     /// Plans with rows of outboxes that are no longer configured as well: the state file keeps those.
     lasting: BTreeSet<PlanId>,
     notes: Notes,
-    /// Plans whose rows nobody may delete, because they may be others by now: to be noted as a delete that may have happened. Its
-    /// number, and the plans.
-    doubtful: (u64, Vec<PlanId>),
+    /// What lies where their rows were may be other rows, and the state file does not say so yet.
+    doubtful: Vec<PlanId>,
     /// Deletes of an earlier run that did not happen.
     undone: Vec<u64>,
     last_delete: Option<Instant>,
@@ -114,7 +113,7 @@ impl Settling {
             booked: Vec::new(),
             lasting: BTreeSet::new(),
             notes: Notes::default(),
-            doubtful: (0, Vec::new()),
+            doubtful: Vec::new(),
             undone: Vec::new(),
             last_delete: None,
             retry_at: None,
@@ -189,11 +188,14 @@ impl Settling {
         self.notes.doubt(plan);
     }
 
-    /// The rows of these plans are not to be deleted any more: they may be others. After a crash they would be.
-    pub(super) fn doubt(&mut self, plans: Vec<PlanId>) {
-        self.number += 1;
-        self.doubtful.0 = self.number;
-        self.doubtful.1.extend(plans);
+    /// What lies where the plan's rows were may be other rows.
+    pub(super) fn doubt(&mut self, plan: PlanId) {
+        self.doubtful.push(plan);
+    }
+
+    /// To be said of plans that the state file knows.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = Change<'_>> {
+        self.doubtful.iter().map(|plan| Change::Doubtful { plan: *plan })
     }
 
     /// A delete that an earlier run noted did not happen.
@@ -240,15 +242,13 @@ impl Settling {
     pub(super) fn changes(&self) -> Vec<Change<'_>> {
         let acknowledged = self.acknowledged.iter().filter(|entry| !entry.recorded);
         let acknowledged = acknowledged.map(|entry| Change::Acknowledged { plan: entry.plan.id, offset: entry.offset });
-        let (delete, plans) = &self.doubtful;
-        let doubt = (!plans.is_empty()).then_some(Change::Deleting { delete: *delete, plans });
         let settled = self.settled.iter().map(|plan| {
             let (plan, here) = (*plan, self.lasting.contains(plan));
             if here { Change::SettledHere { plan } } else { Change::Settled { plan } }
         });
         let over = self.undone.iter().copied().chain(self.notes.over(&self.settled));
         let over = over.map(|delete| Change::Deleting { delete, plans: &[] });
-        acknowledged.chain(doubt).chain(over).chain(settled).collect()
+        acknowledged.chain(over).chain(settled).collect()
     }
 
     /// The state file knows everything that [`Settling::changes`] named.
@@ -261,10 +261,7 @@ impl Settling {
         for plan in self.settled.drain(..) {
             self.lasting.remove(&plan);
         }
-        let (delete, plans) = std::mem::take(&mut self.doubtful);
-        if !plans.is_empty() {
-            self.notes.doubtful(delete, &plans);
-        }
+        self.doubtful.clear();
     }
 
     pub(super) fn wants_forgetting(&self, now: Instant) -> bool {
@@ -342,6 +339,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         // Also what is settled: that an earlier run deleted it may be known from a row that this delete takes away or rewrites.
         let unrecorded = self.settling.acknowledged.iter().any(|entry| !entry.recorded)
             || !self.settling.settled.is_empty()
+            || !self.settling.undone.is_empty()
+            || !self.settling.doubtful.is_empty()
             || self.quarantine.has_notes();
         if unrecorded && !self.record(now) {
             self.settling.retry_at = Some(now + FAILED_RETRY);

@@ -32,7 +32,7 @@ fn a_start_is_told_everything_of_its_database() {
     }
     let file = place.open();
     let left = file.left(&database, &TABLES, identity(&database)).unwrap();
-    assert!(left.same_boot);
+    assert!(!left.plans[0].other_boot);
     assert_eq!(left_ids(&left.plans), [7, 8]);
     let first = &left.plans[0];
     let written = plan(7, 3);
