@@ -212,6 +212,9 @@ def freeze_behind(kafka, stage, leader, others):
     A follower's request that waits on the leader would be answered with the next batch, to be read from the socket when the follower
     is thawed. Such a request waits for half a second at most (replica.fetch.wait.max.ms), and so long nothing is sent.
     """
+    # A daemon that still asks what became of the last batch, or for a producer id, has nothing to send.
+    end = kafka.end_offset(stage.topic, 0)
+    stage.wait("partition 0 goes on", lambda: kafka.end_offset(stage.topic, 0) >= end + 100)
     stage.process.send_signal(signal.SIGSTOP)
     # What had been sent is replicated first; frozen followers could not tell the leader that they have it.
     KAFKA.until(10, "what was sent is replicated", lambda: not kafka.has_tail(leader, others, stage.topic))
