@@ -5,7 +5,8 @@
 //!
 //! The life of an event through the files here: `reading` (looks, the sweep) feeds `intake` (route, encode, which lane has room),
 //! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
-//! which rows are ours, `lanes` that of who is in flight, `notes` that of deletes about to commit, `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad.
+//! which rows are ours, `lanes` that of who is in flight, `notes` that of deletes about to commit, `resends` that of message ids.
+//! `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad. `gauges` looks at all of it once a second.
 //! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges.
 
 mod answers;

@@ -1,6 +1,6 @@
 //! Schedules that chance hardly ever comes to, each set up on purpose.
 
-use crate::world::{Happening, Kind, Version, World};
+use crate::world::{Happening, Kind, World};
 use crate::{Run, TABLES};
 use outboxd::kafka::partitioner::partition_for_key;
 use outboxd::model::{Action, Booked, LeftPlan, LeftRow, OutboxIx, PlanId, PlanState, Request, RowKey, RunId};
@@ -27,6 +27,25 @@ fn calm(seed: u64, kind: Kind) -> Run {
 fn key_of(partition: i32) -> String {
     let there = |key: &String| partition_for_key(key.as_bytes(), 3) == partition;
     (0..1_000).map(|at| format!("k{at}")).find(there).expect("murmur2 reaches every partition")
+}
+
+/// What an earlier run left of the row of the first table under this rowid: a batch of its own, acknowledged.
+fn published_before(world: &World, rowid: i64) -> LeftPlan {
+    let print = world.print(rowid, &world.db.tables[0][&rowid]);
+    LeftPlan {
+        id: PlanId(rowid as u64),
+        target: Target { topic: "users".into(), partition: 0 },
+        triple: Triple { producer_id: 7, epoch: 0, first_sequence: rowid as i32 - 1 },
+        run: RunId(99),
+        noted_offset: 0,
+        leader_epoch: 0,
+        first_attempt: SystemTime::UNIX_EPOCH,
+        state: PlanState::Acknowledged { offset: 0 },
+        rows: vec![LeftRow { key: RowKey { outbox: OutboxIx(0), rowid }, print, message: rowid as u64 }],
+        rows_elsewhere: 0,
+        other_file: false,
+        other_boot: false,
+    }
 }
 
 /// A delete that happened and whose COMMIT said nothing, and new rows that look like the ones that are gone.
@@ -79,25 +98,7 @@ fn what_an_earlier_run_booked_stays_booked_as_long_as_the_state_file_holds_it() 
         let log = world.logs.entry(("users".to_owned(), 0)).or_default();
         let _ = log.append(&[2], 7, 0, 0);
         for rowid in 1..=2 {
-            let row: Version = world.db.tables[0][&rowid].clone();
-            let plan = LeftPlan {
-                id: PlanId(rowid as u64),
-                target: Target { topic: "users".into(), partition: 0 },
-                triple: Triple { producer_id: 7, epoch: 0, first_sequence: rowid as i32 - 1 },
-                run: RunId(99),
-                noted_offset: 0,
-                leader_epoch: 0,
-                first_attempt: SystemTime::UNIX_EPOCH,
-                state: PlanState::Acknowledged { offset: 0 },
-                rows: vec![LeftRow {
-                    key: RowKey { outbox: OutboxIx(0), rowid },
-                    print: world.print(rowid, &row),
-                    message: rowid as u64,
-                }],
-                rows_elsewhere: 0,
-                other_file: false,
-                other_boot: false,
-            };
+            let plan = published_before(world, rowid);
             world.state.plans.insert(plan.id, plan);
         }
         world.state.last_plan = 2;
@@ -115,24 +116,7 @@ fn what_was_dealt_with_beside_an_outbox_no_longer_configured_deletes_nothing_lat
         let world = &mut *run.world.borrow_mut();
         world.insert(0, std::iter::once(key_of(0)));
         let _ = world.logs.entry(("users".to_owned(), 0)).or_default().append(&[1], 7, 0, 0);
-        let plan = LeftPlan {
-            id: PlanId(1),
-            target: Target { topic: "users".into(), partition: 0 },
-            triple: Triple { producer_id: 7, epoch: 0, first_sequence: 0 },
-            run: RunId(99),
-            noted_offset: 0,
-            leader_epoch: 0,
-            first_attempt: SystemTime::UNIX_EPOCH,
-            state: PlanState::Acknowledged { offset: 0 },
-            rows: vec![LeftRow {
-                key: RowKey { outbox: OutboxIx(0), rowid: 1 },
-                print: world.print(1, &world.db.tables[0][&1]),
-                message: 1,
-            }],
-            rows_elsewhere: 1,
-            other_file: false,
-            other_boot: false,
-        };
+        let plan = LeftPlan { rows_elsewhere: 1, ..published_before(world, 1) };
         world.state.plans.insert(plan.id, plan);
         world.state.last_plan = 1;
         PlanId(1)

@@ -61,7 +61,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         // Rows of a bare table can come back alike, so that only this note tells a delete that happened from one that did not.
         let bare = self.bare(&plans);
-        let notes = !self.source.books();
+        let to_note: &[PlanId] = if self.source.books() { &[] } else { &bare };
         let number = self.settling.number;
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
         self.journal.reads_from(self.reading.file);
@@ -70,19 +70,19 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
             let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
             let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
-            let before = noted.to_take_back().filter(|_| notes);
-            if notes && !bare.is_empty() {
+            let before = noted.to_take_back();
+            if !to_note.is_empty() {
                 changes.extend(before.iter().map(|(delete, plans)| Change::Deleting { delete: *delete, plans }));
-                changes.push(Change::Deleting { delete: number, plans: &bare });
+                changes.push(Change::Deleting { delete: number, plans: to_note });
             }
             if changes.is_empty() {
                 return Ok(());
             }
             // Rare enough to be synced under the application's lock.
             journal.record(&changes, power_loss && !kept.is_empty())?;
-            if notes && !bare.is_empty() {
+            if !to_note.is_empty() {
                 noted.taken_back();
-                noted.noted(number, &bare);
+                noted.noted(number, to_note);
             }
             failpoint::hit("deleting");
             Ok(())
