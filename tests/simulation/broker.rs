@@ -3,6 +3,7 @@
 use outboxd::model::{Evidence, Sought, Why};
 use outboxd::relay::planted::{self, Bug};
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 /// What a leader remembers of a producer: its epoch, and the first and last sequence and the offset of its last batches.
 type Memory = (i16, VecDeque<(i32, i32, i64)>);
@@ -11,6 +12,7 @@ type Memory = (i16, VecDeque<(i32, i32, i64)>);
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub offset: i64,
+    pub at: Duration,
     producer: i64,
     epoch: i16,
     first: i32,
@@ -79,7 +81,7 @@ impl Log {
         self.watermark
     }
 
-    pub fn append(&mut self, rows: &[u64], producer: i64, epoch: i16, first: i32) -> Append {
+    pub fn append(&mut self, at: Duration, rows: &[u64], producer: i64, epoch: i16, first: i32) -> Append {
         let last = last_sequence(first, rows.len());
         let offset = self.end();
         let known = self.producers.entry(producer).or_insert_with(|| (epoch, VecDeque::new()));
@@ -105,7 +107,7 @@ impl Log {
         if known.1.len() > 5 {
             known.1.pop_front();
         }
-        self.entries.push(Entry { offset, producer, epoch, first, uids: rows.to_vec() });
+        self.entries.push(Entry { offset, at, producer, epoch, first, uids: rows.to_vec() });
         if self.stuck {
             return Append::Held;
         }

@@ -2,7 +2,8 @@
 
 use crate::ports::{append, contents};
 use crate::world::{Happening, Kind, Parcel};
-use crate::{CALM, Run, STORM};
+use crate::{Run, STORM};
+use outboxd::model::RowKey;
 use outboxd::relay::planted;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -35,6 +36,10 @@ impl Run {
             world.disk_changed = true;
             // Rejected by a topic that rejected everything, and not yet known to be at fault or not: what came behind may have
             // overtaken them, and they are read as new.
+            let planned: Vec<RowKey> =
+                world.state.plans.values().flat_map(|plan| &plan.rows).map(|row| row.key).collect();
+            let planned: Vec<u64> = planned.into_iter().filter_map(|key| world.uid_at(key)).collect();
+            world.excuse(planned);
             for uid in &world.closed_out {
                 world.fates.entry(*uid).or_default().out_of_order = true;
             }
@@ -94,12 +99,8 @@ pub fn crash_and_recover(seed: u64) {
         die(&run, end, seed);
         run = run.again(end != End::PowerCut && end != End::DayOff);
     }
-    let end = {
-        let world = &mut *run.world.borrow_mut();
-        world.weather.faults = false;
-        world.elapsed + CALM
-    };
-    run.until(end);
+    run.world.borrow_mut().calm_down();
+    run.settle();
     if std::env::var_os("OUTBOXD_TRACE").is_some() {
         println!("{:#?}", run.relay);
     }
@@ -122,8 +123,12 @@ fn die(run: &Run, end: End, seed: u64) {
     world.weather.forbidden = world.weather.faults && world.random.u32(0..8) == 0;
     match end {
         End::Killed => {}
-        End::PowerCut => world.power_cut(seed),
+        End::PowerCut => {
+            world.power_cut(seed);
+            world.excuse_all();
+        }
         End::DayOff => {
+            world.excuse_all();
             // By then nothing is on its way any more, and nobody remembers us.
             let agenda = std::mem::take(&mut world.agenda);
             for (at, what) in agenda {

@@ -92,11 +92,11 @@ fn what_an_earlier_run_booked_stays_booked_as_long_as_the_state_file_holds_it() 
         world.weather.faults = false;
         let key = key_of(0);
         // Plan 1 was deleted and its row has come back alike; plan 2 was not deleted yet.
-        world.insert(0, [key.clone(), key].into_iter());
+        world.insert(0, [key.clone(), key]);
         // The one that came back was inserted last.
         world.fates.values_mut().for_each(|fate| fate.out_of_order = true);
         let log = world.logs.entry(("users".to_owned(), 0)).or_default();
-        let _ = log.append(&[2], 7, 0, 0);
+        let _ = log.append(Duration::ZERO, &[2], 7, 0, 0);
         for rowid in 1..=2 {
             let plan = published_before(world, rowid);
             world.state.plans.insert(plan.id, plan);
@@ -115,7 +115,7 @@ fn what_was_dealt_with_beside_an_outbox_no_longer_configured_deletes_nothing_lat
     let plan = {
         let world = &mut *run.world.borrow_mut();
         world.insert(0, std::iter::once(key_of(0)));
-        let _ = world.logs.entry(("users".to_owned(), 0)).or_default().append(&[1], 7, 0, 0);
+        let _ = world.logs.entry(("users".to_owned(), 0)).or_default().append(Duration::ZERO, &[1], 7, 0, 0);
         let plan = LeftPlan { rows_elsewhere: 1, ..published_before(world, 1) };
         world.state.plans.insert(plan.id, plan);
         world.state.last_plan = 1;

@@ -84,6 +84,7 @@ impl Source for SimSource {
         self.alive()?;
         self.open();
         self.renumbered()?;
+        self.world.borrow_mut().meter.looks += 1;
         let locked = self.world.borrow().elapsed < self.world.borrow().locked_until;
         if locked || self.world.borrow_mut().chance(40) {
             return Err(SourceError::Busy("a lock".to_owned()));
@@ -127,6 +128,7 @@ impl Source for SimSource {
             let id = rowid.to_string();
             let key = row.key.as_deref().map(str::as_bytes);
             let fields = [Some(id.as_bytes()), key, Some(b"event".as_slice()), Some(payload.as_slice()), key, None];
+            self.world.borrow_mut().meter.row(payload.len());
             if each(&RowView { rowid, print, fields: &fields }) == Flow::Stop {
                 look.end = LookEnd::Stopped;
                 return Ok(look);
@@ -156,7 +158,8 @@ impl Source for SimSource {
     }
 
     fn others_active(&mut self) -> bool {
-        self.world.borrow_mut().chance(6)
+        let world = &mut *self.world.borrow_mut();
+        world.elapsed < world.read_until || world.chance(6)
     }
 
     fn journal_mode(&self) -> JournalMode {
@@ -192,14 +195,22 @@ impl Source for SimSource {
         }
         let forced = std::mem::take(&mut world.unknown);
         let unknown = forced || world.chance(50);
+        if unknown {
+            let rows = order.plans.iter().flat_map(|plan| &plan.rows.meta);
+            let uids: Vec<u64> = rows.filter_map(|meta| world.uid_at(meta.key)).collect();
+            world.excuse(uids);
+        }
         if unknown && !forced && world.random.bool() {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
         }
         world.deletes += 1;
+        world.meter.deletes += 1;
         for key in removed {
             if let Some(row) = world.db.tables[usize::from(key.outbox.0)].remove(&key.rowid) {
                 assert!(world.is_stored(row.uid), "P1: version {} is deleted and is not stored", row.uid);
-                world.fates.get_mut(&row.uid).expect("every version has a fate").deleted_by_us = true;
+                let now = world.elapsed;
+                let fate = world.fates.get_mut(&row.uid).expect("every version has a fate");
+                (fate.deleted_by_us, fate.deleted_at) = (true, now);
             }
         }
         if world.kind == Kind::Booked {
@@ -387,6 +398,7 @@ impl Sink for SimSink {
         {
             after += until.saturating_sub(world.elapsed);
         }
+        after += world.hung_until.saturating_sub(world.elapsed);
         world.plan(after, Happening::Answer(parcel));
         Ok(())
     }
@@ -442,6 +454,14 @@ pub fn contents(rows: &Rows) -> Vec<(u64, bool)> {
 /// The broker deals with a batch: a fault, a rejection, or Kafka's own rules.
 pub fn answer(world: &mut World, parcel: &Parcel) -> Outcome {
     let contents = contents(&parcel.rows);
+    let outcome = outcome(world, parcel, &contents);
+    if matches!(outcome, Outcome::Unsure(_) | Outcome::OutOfSequence(_)) {
+        world.excuse(contents.iter().map(|(uid, _)| *uid));
+    }
+    outcome
+}
+
+fn outcome(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> Outcome {
     let why = || Why::new("the weather");
     match world.random.u32(0..if world.weather.faults { 60 } else { 1 }) {
         1..=3 => return Outcome::NotAppended(why()),
@@ -450,7 +470,7 @@ pub fn answer(world: &mut World, parcel: &Parcel) -> Outcome {
             let late = world.micros(0..3_000_000);
             match world.random.u32(0..3) {
                 0 => {}
-                1 => drop(append(world, parcel, &contents)),
+                1 => drop(append(world, parcel, contents)),
                 _ => world.plan(late, Happening::LateCopy(parcel.clone())),
             }
             return Outcome::Unsure(why());
@@ -466,7 +486,7 @@ pub fn answer(world: &mut World, parcel: &Parcel) -> Outcome {
         world.closed_out.extend(contents.iter().map(|(uid, _)| *uid));
         return Outcome::Rejected { why: Why::new("the clock").code(32), records: None };
     }
-    append(world, parcel, &contents)
+    append(world, parcel, contents)
 }
 
 /// The partition's leader validates and appends.
@@ -480,7 +500,7 @@ pub fn append(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> O
     let uids: Vec<u64> = contents.iter().map(|(uid, _)| *uid).collect();
     let log = world.logs.entry((parcel.topic.clone(), parcel.partition)).or_default();
     let before = log.entries.len();
-    let appended = log.append(&uids, parcel.producer, parcel.epoch, parcel.first);
+    let appended = log.append(world.elapsed, &uids, parcel.producer, parcel.epoch, parcel.first);
     if log.entries.len() > before {
         for (uid, meta) in uids.iter().zip(&parcel.rows.meta) {
             let id = (parcel.run, meta.message);

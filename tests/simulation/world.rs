@@ -1,8 +1,9 @@
 //! The world around a relay, as plain data: tables an application writes, a broker's logs, time.
 
 use crate::broker::{Log, Question};
+use crate::cost::Meter;
 use crate::state::State;
-use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Request, Rows, RunId, SinkEvent, TableTraits};
+use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Request, RowKey, Rows, RunId, SinkEvent, TableTraits};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +42,11 @@ pub struct Fate {
     /// The application rewrote or removed it: it may or may not have been published.
     pub withdrawn: bool,
     pub out_of_order: bool,
+    /// When it was committed, and last deleted by us.
+    pub committed: Duration,
+    pub deleted_at: Duration,
+    /// Faults that touched it: each may have cost one copy more.
+    pub excuses: u32,
 }
 
 /// A batch on its way, or a late copy of one.
@@ -178,6 +184,13 @@ pub struct World {
     pub answers: Vec<i64>,
     /// Rows sent again that were counted as unsure, by daemons that are dead.
     pub unsure_rows: u64,
+    pub meter: Meter,
+    /// Since then the sink takes records and the source can be read: from then on nothing may stand still.
+    pub calm: Duration,
+    /// Another process reads the database without an end until then.
+    pub read_until: Duration,
+    /// The sink answers nothing until then.
+    pub hung_until: Duration,
 }
 
 impl World {
@@ -235,7 +248,29 @@ impl World {
             sent: HashMap::new(),
             again: BTreeSet::new(),
             unsure_rows: 0,
+            meter: Meter::default(),
+            calm: Duration::ZERO,
+            read_until: Duration::ZERO,
+            hung_until: Duration::ZERO,
         }
+    }
+
+    /// A fault that touched these versions: each may be published once more.
+    pub fn excuse(&mut self, uids: impl IntoIterator<Item = u64>) {
+        for uid in uids {
+            self.fates.entry(uid).or_default().excuses += 1;
+        }
+    }
+
+    /// The same of every version there has been.
+    pub fn excuse_all(&mut self) {
+        self.fates.values_mut().for_each(|fate| fate.excuses += 1);
+    }
+
+    /// No fault happens from now on.
+    pub fn calm_down(&mut self) {
+        self.weather.faults = false;
+        self.calm = self.elapsed;
     }
 
     /// The daemon does something that can be seen outside. True: it is dead and does nothing.
@@ -317,6 +352,11 @@ impl World {
         self.state_synced = self.state.clone();
     }
 
+    /// The version that lies there.
+    pub fn uid_at(&self, key: RowKey) -> Option<u64> {
+        self.db.tables[usize::from(key.outbox.0)].get(&key.rowid).map(|row| row.uid)
+    }
+
     /// Whether a version lies where it stays.
     pub fn is_stored(&self, uid: u64) -> bool {
         self.logs.values().any(|log| log.holds(uid))
@@ -346,7 +386,7 @@ impl World {
         let poison = poison && self.kind == Kind::Sure;
         let kept = self.weather.faults && !poison && self.random.u32(0..400) == 0;
         let version = Version { uid, key, poison, kept };
-        self.fates.insert(uid, Fate::default());
+        self.fates.insert(uid, Fate { committed: self.elapsed, ..Fate::default() });
         self.versions.insert(uid, (table, version.clone()));
         if std::env::var_os("OUTBOXD_TRACE").is_some() {
             println!("{:?} table {table}: {version:?}", self.elapsed);
@@ -385,7 +425,7 @@ impl World {
     }
 
     /// A transaction that inserts one row for each key.
-    pub fn insert(&mut self, table: usize, keys: impl Iterator<Item = String>) {
+    pub fn insert(&mut self, table: usize, keys: impl IntoIterator<Item = String>) {
         for key in keys {
             let version = self.version(table, Some(key));
             let rowid = self.db.tables[table].keys().next_back().copied().unwrap_or(0) + 1;
@@ -433,6 +473,7 @@ impl World {
             self.fates.entry(row.uid).or_default().out_of_order = true;
         }
         self.committed();
+        self.excuse_all();
         self.renumbered = true;
     }
 

@@ -1,0 +1,104 @@
+//! P11: nothing stands still. Once the sink takes records and the source can be read, every row is published and deleted in time.
+
+use crate::Run;
+use crate::cost::{BESIDE_A_READER, HUNG};
+use outboxd::model::JournalMode;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// What the storm has hurt is well by then: a stopped topic is tried every 30 s, and each record in it that is bad by itself is
+/// found by a try of its own.
+const WELL_AFTER: Duration = Duration::from_secs(40);
+/// What is committed later is published so soon. A commit that nobody announced is noticed once a second, and one that became visible
+/// just after the database was let go when every promise would have been kept: after two.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(4);
+/// A published row is deleted so soon, beside nobody.
+const DELETED_WITHIN: Duration = Duration::from_secs(1);
+/// Rows that wait for a sink that hangs.
+const BACKLOG: usize = 3_000;
+
+impl Run {
+    /// Every version that was to be published and deleted since the faults have ended was so in time.
+    pub fn check_liveness(&self) {
+        let world = self.world.borrow();
+        let (seed, well) = (self.seed, world.calm + WELL_AFTER);
+        let mut stored: HashMap<u64, Duration> = HashMap::new();
+        for entry in world.logs.values().flat_map(|log| &log.entries) {
+            for uid in &entry.uids {
+                let first = stored.entry(*uid).or_insert(entry.at);
+                *first = entry.at.min(*first);
+            }
+        }
+        for (uid, at) in stored {
+            let fate = world.fates[&uid];
+            let due = fate.committed.max(well) + PUBLISHED_WITHIN;
+            assert!(at <= due, "P11: version {uid} was published at {at:?}, not by {due:?} (seed {seed})");
+            let due = at.max(well) + DELETED_WITHIN;
+            let gone = fate.deleted_at;
+            assert!(gone <= due, "P11: version {uid} was deleted at {gone:?}, not by {due:?} (seed {seed})");
+        }
+    }
+}
+
+/// A daemon at work, no faults, and rows that wait.
+fn backlog(seed: u64, rows: usize) -> Run {
+    let run = Run::new(seed);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.calm_down();
+        world.insert(0, (0..rows).map(|at| format!("k{}", at % 12)));
+    }
+    run
+}
+
+/// Commits to other tables of the database, so many a second, for so many seconds.
+fn neighbour(run: &mut Run, a_second: u32, seconds: u64) {
+    let begun = run.world.borrow().elapsed;
+    for at in 0..a_second * seconds as u32 {
+        run.until(begun + Duration::from_secs(1) * at / a_second);
+        run.foreign_commit();
+    }
+    run.until(begun + Duration::from_secs(seconds));
+}
+
+#[test]
+#[ignore = "waiting rows are read again and again"]
+fn a_sink_that_hangs_over_a_backlog_costs_next_to_nothing() {
+    let mut run = backlog(1, BACKLOG);
+    run.world.borrow_mut().hung_until = Duration::from_secs(400);
+    run.until(Duration::from_secs(30));
+    let before = run.meter();
+    neighbour(&mut run, 10, 60);
+    run.within("a minute beside a hung sink", before, HUNG);
+    let end = Duration::from_secs(440);
+    run.until(end);
+    run.check();
+}
+
+#[test]
+#[ignore = "whoever reads is asked every 50 us"]
+fn a_reader_that_never_ends_costs_little_and_delays_nothing_for_long() {
+    for mode in [JournalMode::Wal] {
+        let mut run = backlog(1, 0);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.mode = mode;
+            world.read_until = Duration::from_secs(200);
+        }
+        run.until(Duration::from_secs(2));
+        let before = run.meter();
+        for second in 3..63 {
+            run.world.borrow_mut().insert(0, [format!("k{}", second % 12)]);
+            run.announce();
+            run.until(Duration::from_secs(second));
+        }
+        run.within("a minute beside a reader", before, BESIDE_A_READER);
+        {
+            let world = run.world.borrow();
+            let late = world.fates.iter().filter(|(_, fate)| fate.deleted_at > fate.committed + Duration::from_secs(1));
+            assert_eq!(late.count(), 0, "rows lay for more than a second: {:?}", world.fates);
+        }
+        run.until(Duration::from_secs(300));
+        run.check();
+    }
+}
