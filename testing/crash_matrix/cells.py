@@ -12,7 +12,8 @@ import signal
 import time
 from pathlib import Path
 
-from . import KAFKA, ROOT
+from harness import KAFKA, ROOT
+
 from .judge import Count
 from .stage import KINDS, Stage, Start
 

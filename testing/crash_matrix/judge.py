@@ -1,24 +1,14 @@
 """What arrived, against what was committed.
 
-Promises: every record is read by kcat, which shares no code with the daemon; whatever is not the same byte for byte is counted.
+Promises: whatever is not the same byte for byte is counted.
 Does not know: who was killed when, and which doubled record is forgiven.
 """
 
 import collections
 import dataclasses
-import re
-import subprocess
 
-from . import KAFKA
-
-
-@dataclasses.dataclass
-class Record:
-    partition: int
-    offset: int
-    sent_ms: int
-    value: bytes
-    id: bytes
+from harness import KAFKA
+from harness.reader import Record
 
 
 @dataclasses.dataclass
@@ -41,27 +31,6 @@ class Count:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.broken += other.broken
         self.labels += other.labels
-
-
-def read(bootstrap, topic):
-    """All records of a topic by partition and offset; kcat shares no code with the daemon."""
-    command = ["kcat", "-C", "-b", bootstrap, "-t", topic, "-o", "beginning", "-e", "-q", "-X", "check.crcs=true"]
-    done = subprocess.run([*command, "-f", "%p %o %T %K %S %h\\x1e\\n%k%s\\n"], capture_output=True)
-    if done.returncode != 0:
-        raise KAFKA.Failure(f"{' '.join(command)}: {done.stderr.decode(errors='replace')}")
-    text, at, records = done.stdout, 0, []
-    while at < len(text):
-        end = text.index(b"\x1e\n", at)
-        partition, offset, sent_ms, key, value, headers = text[at:end].split(b" ", 5)
-        at = end + 2 + max(0, int(key))
-        identity = re.match(rb"id=(.*?),eventType=", headers)
-        size = max(0, int(value))
-        records.append(
-            Record(int(partition), int(offset), int(sent_ms), text[at : at + size], identity[1] if identity else b"")
-        )
-        at += size + 1
-    records.sort(key=lambda record: (record.partition, record.offset))
-    return records
 
 
 class Ledger:

@@ -11,15 +11,16 @@ import dataclasses
 import json
 import os
 import random
-import re
 import signal
 import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
-from . import KAFKA, run
-from .judge import Ledger, judge, judge_alike, read
+from harness import KAFKA, run, unsure_rows
+from harness.reader import read
+
+from .judge import Ledger, judge, judge_alike
 
 TABLE = "users_outbox"
 PROGRESS_DEADLINE_S = 90
@@ -49,7 +50,7 @@ class Start:
 
     def unsure(self):
         """Rows that it announced."""
-        return sum(int(rows) for rows in re.findall(r"(\d+) rows? (?:are|is) sent again and may be there twice \(unsure\)", self.text()))
+        return unsure_rows(self.text())
 
     def text(self):
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -86,7 +87,7 @@ class Stage:
             arguments = ["write", "--transactions", 1, "--events", 2, "--rate", rate, "--ledger", self.ledger.path]
             arguments += ["--pause-every", pause_every, "--pause-ms", pause_ms, "--seed", self.seed]
         command = [self.matrix.binary("outbox-app"), *arguments, "--until", self.enough, "--db", self.database]
-        self.application = self.matrix.spawn(command, self.folder / "application")
+        self.application = self.matrix.children.spawn(command, self.folder / "application")
 
     def end(self):
         self.enough.touch()
@@ -119,7 +120,7 @@ class Stage:
         for name in ("NOTIFY_SOCKET", "STATE_DIRECTORY"):
             environment.pop(name, None)
         command = [self.matrix.binary("outboxd"), "run", "--config", self.config]
-        self.process = self.matrix.spawn(command, log, environment)
+        self.process = self.matrix.children.spawn(command, log, environment)
 
     def kill(self, how="SIGKILL"):
         """False: it had ended before, by its failpoint."""

@@ -14,13 +14,14 @@ PARTITIONS = 4
 
 
 class Cluster:
-    def __init__(self, bootstrap):
+    def __init__(self, name, bootstrap):
+        """`name`: what its topics' names begin with."""
         self.bootstrap, self.broker = bootstrap, None
         self.topics, self.lock = [], threading.Lock()
-        self.mark = f"outboxd-crash-matrix-{os.getpid()}"
+        self.mark = f"{name}-{os.getpid()}"
 
     @staticmethod
-    def start(directory, version, nodes, session_ms):
+    def start(name, directory, version, nodes, session_ms):
         """`session_ms`: how long a broker that is gone, or stands still, counts as alive. Only then is a leader that was killed
         replaced, a broker that was killed let in again, and a follower that stands still no longer waited for."""
         command = [ROOT / "scripts" / "kafka", "start", "--version", version, "--dir", directory, "--nodes", nodes]
@@ -30,7 +31,7 @@ class Cluster:
             "replica.lag.time.max.ms=60000",
         ):
             command += ["--set", setting]
-        cluster = Cluster(run([*command, "--until-exit-of", os.getpid()]).strip())
+        cluster = Cluster(name, run([*command, "--until-exit-of", os.getpid()]).strip())
         # Only what was started here may be hurt.
         cluster.broker = KAFKA.Cluster.load(directory)
         return cluster
@@ -81,16 +82,16 @@ class Cluster:
                 last = error
         raise KAFKA.Failure(f"no Kafka at {self.bootstrap}: {last}")
 
-    def topic(self, name, nodes=None):
-        """`nodes`: the replicas of each partition, the first one leads."""
+    def topic(self, name, nodes=None, partitions=PARTITIONS, configs=None):
+        """`nodes`: the replicas of each partition, the first one leads; else `partitions` of them, spread over all."""
         name = f"{self.mark}-{name}"
         if nodes is None:
             known = sorted(self.ask(KAFKA.metadata)["brokers"])
             spread = range(min(3, len(known)))
-            nodes = [[known[(first + at) % len(known)] for at in spread] for first in range(PARTITIONS)]
+            nodes = [[known[(first + at) % len(known)] for at in spread] for first in range(partitions)]
 
         def made():
-            error, message = self.ask(KAFKA.create_topics, {name: (len(nodes), nodes, {})})[name]
+            error, message = self.ask(KAFKA.create_topics, {name: (len(nodes), nodes, configs or {})})[name]
             if error not in (0, 36, 7, 38, 41, 19, 14, 15):  # as in scripts/kafka
                 raise KAFKA.Failure(f"topic {name}: error {error} {message or ''}")
             return error in (0, 36)
@@ -100,6 +101,21 @@ class Cluster:
         KAFKA.until(30, f"creating {name}", made)
         KAFKA.until(30, f"leaders of {name}", lambda: len(self.leaders(name)) == len(nodes))
         return name
+
+    def configure(self, topic, name, value):
+        """Sets a topic's property, by IncrementalAlterConfigs 0."""
+        body = struct.pack(">ib", 1, 2) + KAFKA.text(topic) + struct.pack(">i", 1)
+        body += KAFKA.text(name) + struct.pack(">b", 0) + KAFKA.text(str(value)) + struct.pack(">b", 0)
+
+        def put(address):
+            with KAFKA.Wire(address, timeout=15) as wire:
+                answer = wire.ask(44, 0, body)
+            answer.take("i")
+            return answer.array(lambda: (answer.take("h"), answer.text(), answer.take("b"), answer.text()))
+
+        for error, message, _kind, _topic in self.ask(put):
+            if error:
+                raise KAFKA.Failure(f"topic {topic}: {name}={value}: error {error} {message or ''}")
 
     def remove_topics(self):
         body = struct.pack(">i", len(self.topics)) + b"".join(KAFKA.text(name) for name in self.topics)
