@@ -193,12 +193,30 @@ pub struct LeftRow {
     pub message: u64,
 }
 
+/// A row that waits in its table to be sent again: whether it was published could not be proved, and it keeps its message id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resend {
+    /// Of the version that was sent. One that was rewritten since is another event.
+    pub print: Fingerprint,
+    /// The run and the number in the message id `RunId-number`.
+    pub run: RunId,
+    pub message: u64,
+}
+
+/// Such a row, as an earlier run left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftResend {
+    pub key: RowKey,
+    pub resend: Resend,
+}
+
 /// What an earlier run left in the state file for one database.
 #[derive(Clone, Debug, Default)]
 pub struct Left {
     /// By rising number.
     pub plans: Vec<LeftPlan>,
     pub quarantine: Vec<Quarantined>,
+    pub resends: Vec<LeftResend>,
     /// By outbox: what the fingerprints above were made of ([`TableTraits::columns`]).
     pub columns: Vec<Option<Vec<String>>>,
 }

@@ -4,7 +4,7 @@
 
 use crate::model::{
     Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined, Request,
-    RowKey, RowView, Sought, Start, TableTraits, Topic, Version, Why,
+    Resend, RowKey, RowView, Sought, Start, TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -164,6 +164,15 @@ pub enum Change<'a> {
     Renumbered {
         key: RowKey,
         rowid: i64,
+    },
+    /// The row waits in its table to be sent again, under the message id it had. In the place of what was noted of it before.
+    ToResend {
+        key: RowKey,
+        resend: Resend,
+    },
+    /// It is in a plan again, was rewritten, or is gone.
+    NotToResend {
+        key: RowKey,
     },
     /// What fingerprints of this outbox are made of.
     Columns {

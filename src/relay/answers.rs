@@ -229,6 +229,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         let topic = lane.topic as usize;
+        if again {
+            self.intake.resends.keep_rows(&rows, run);
+        }
         let count = rows.len();
         // Positions outside the batch say nothing: as if none had been named.
         let records = records
@@ -246,7 +249,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
-            self.intake.give_back_rows(ix, rows, again.then_some(run));
+            self.intake.give_back_rows(ix, rows);
             self.trip(topic, why, now);
             return;
         }
@@ -320,7 +323,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The rejected batch becomes pieces, to be sent first and in order, and suspects.
     fn replace(&mut self, ix: u32, rejected: Batch, pieces: &[Vec<usize>], bad: &[usize], why: &Why, now: Instant) {
-        let keep = rejected.keeps();
         let Batch { rows, run, again, seen } = rejected;
         let pieces: Vec<Rows> =
             pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| recut(&rows, piece.iter().copied())).collect();
@@ -335,7 +337,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let topic = lane.topic as usize;
         let mut verdict = Verdict::Wait;
         for row in suspects {
-            verdict = self.intake.topics[topic].breaker.suspect(ix, row, keep, why.clone(), now);
+            verdict = self.intake.topics[topic].breaker.suspect(ix, row, why.clone(), now);
         }
         if verdict == Verdict::Trip {
             self.trip(topic, why, now);
@@ -368,7 +370,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let lanes = &self.intake.lanes;
         for suspect in state.breaker.trip(why.code, now, |ix| lanes[ix as usize].flight.is_some()) {
-            self.intake.give_back_rows(suspect.lane, suspect.row, suspect.keep);
+            self.intake.give_back_rows(suspect.lane, suspect.row);
         }
         let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();
         for ix in lanes {

@@ -4,7 +4,7 @@
 //! were rejected; a topic (or a clock) that rejects everything costs no record anything. Does not know: lanes' queues, SQL, sockets.
 
 use super::lanes::Lane;
-use crate::model::{RowMeta, Rows, RunId, Why};
+use crate::model::{RowMeta, Rows, Why};
 use std::time::{Duration, Instant};
 
 /// So many records rejected with one code and nothing accepted between: it is the topic.
@@ -21,8 +21,6 @@ pub struct Suspect {
     /// Exactly one.
     pub row: Rows,
     pub why: Why,
-    /// It may have been published before, with a message id of this run's.
-    pub keep: Option<RunId>,
     since: Instant,
     /// It was rejected together with everything else: only a record accepted behind it in its own lane condemns it.
     doubtful: bool,
@@ -73,10 +71,10 @@ impl Breaker {
     }
 
     /// One record was rejected. In a tripped topic: for another reason than everything else, so the next one is tried at once.
-    pub fn suspect(&mut self, lane: u32, row: Rows, keep: Option<RunId>, why: Why, now: Instant) -> Verdict {
+    pub fn suspect(&mut self, lane: u32, row: Rows, why: Why, now: Instant) -> Verdict {
         assert_eq!(row.len(), 1, "a suspect is one record");
         let code = why.code;
-        self.suspects.push(Suspect { lane, row, why, keep, since: now, doubtful: false });
+        self.suspects.push(Suspect { lane, row, why, since: now, doubtful: false });
         let alike = self.suspects.iter().filter(|suspect| suspect.why.code == code).count();
         let verdict = if alike >= SUSPECTS_MAX { Verdict::Trip } else { Verdict::Wait };
         if let Some(tripped) = &mut self.tripped {
@@ -196,7 +194,7 @@ mod tests {
     fn an_accepted_record_condemns_the_suspects_before_it() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        assert_eq!(breaker.suspect(0, row(1), None, why(87), now), Verdict::Wait);
+        assert_eq!(breaker.suspect(0, row(1), why(87), now), Verdict::Wait);
         assert!(breaker.believed(now).is_empty());
         let (suspects, reopened) = breaker.accepted(0);
         assert_eq!(suspects.len(), 1);
@@ -208,9 +206,9 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for rowid in 0..9 {
-            assert_eq!(breaker.suspect(0, row(rowid), None, why(32), now), Verdict::Wait);
+            assert_eq!(breaker.suspect(0, row(rowid), why(32), now), Verdict::Wait);
         }
-        assert_eq!(breaker.suspect(0, row(9), None, why(32), now), Verdict::Trip);
+        assert_eq!(breaker.suspect(0, row(9), why(32), now), Verdict::Trip);
         assert_eq!(breaker.trip(Some(32), now, |_| false).len(), 10);
         assert!(breaker.believed(now + Duration::from_secs(100)).is_empty());
         assert!(!breaker.probe_due(now + Duration::from_secs(29)));
@@ -229,7 +227,7 @@ mod tests {
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), Some(turn));
         }
         assert!(breaker.is_tripped_by(Some(32)) && !breaker.is_tripped_by(Some(87)));
-        assert_eq!(breaker.suspect(2, row(1), None, why(87), now), Verdict::Wait);
+        assert_eq!(breaker.suspect(2, row(1), why(87), now), Verdict::Wait);
         assert!(breaker.probe_due(now), "the record behind it is tried at once");
         assert!(!breaker.probe_due(now + PROBE_EVERY.mul_f64(0.99)));
         let (condemned, reopened) = breaker.accepted(2);
@@ -240,7 +238,7 @@ mod tests {
     fn after_a_quiet_minute_few_suspects_are_believed() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.suspect(0, row(1), None, why(10), now);
+        breaker.suspect(0, row(1), why(10), now);
         assert!(breaker.believed(now + Duration::from_secs(59)).is_empty());
         assert_eq!(breaker.believed(now + Duration::from_secs(60)).len(), 1);
     }

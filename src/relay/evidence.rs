@@ -12,8 +12,9 @@ use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A leader that we may not ask still knows a producer for a day; a batch older than half of it is not resent as certain.
-const KNOWN_FOR: Duration = Duration::from_secs(12 * 60 * 60);
+/// A leader knows a producer for a day (`producer.id.expiration.ms`), unless it is told otherwise: when half of it is over, a resend
+/// of what may be stored is not certain to be recognised.
+pub(super) const KNOWN_FOR: Duration = Duration::from_secs(12 * 60 * 60);
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// What became of the batch can't be told from answers alone: nothing is sent to its lane before the leader has said.
@@ -29,6 +30,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.flight = Some(Flight { phase: Phase::Asking, doubt: Some(doubt), ..flight });
         self.in_trouble(ix);
         self.reading.room();
+    }
+
+    /// The leader may have forgotten us since the batch may have been stored: it is asked before the batch goes again.
+    pub(super) fn ask_before_resend(&mut self, ix: u32) {
+        let Some(flight) = self.intake.lanes[ix as usize].flight.take() else { return };
+        log::info!(
+            "{}: a batch of {} rows may have been stored more than {} h ago: its leader is asked before it is sent again",
+            flight.plan.target,
+            flight.plan.rows.len(),
+            KNOWN_FOR.as_secs() / 3_600
+        );
+        self.ask(ix, flight, Doubt::Left { whole: true }, Sought::Resend);
     }
 
     pub(super) fn on_evidence(&mut self, plan: PlanId, evidence: Evidence, now: Instant) -> Result<(), Fatal> {
@@ -61,11 +74,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         match evidence {
             Evidence::StoredAt(offset) => self.stored(ix, flight, offset, now, now),
             Evidence::Remembered if planted::is(Bug::DeleteOnTheLeadersMemory) => self.stored(ix, flight, -1, now, now),
-            Evidence::Remembered => self.same_again(ix, flight),
+            Evidence::Remembered => self.same_again(ix, flight, now),
             Evidence::Absent => self.not_there(ix, flight, None, now),
             Evidence::Incomplete(why) => self.not_there(ix, flight, Some(&why), now),
             Evidence::Forbidden(why) => {
-                let age = self.clock.wall().duration_since(flight.plan.first_attempt).unwrap_or_default();
+                let age = flight.unanswered_for(now, self.clock.wall());
                 // The same triple is dropped by a leader that still knows us.
                 let known = flight.doubt == Some(Doubt::Left { whole: true }) && age < KNOWN_FOR;
                 self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
@@ -76,10 +89,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The same rows under the same triple.
-    fn same_again(&mut self, ix: u32, flight: Flight) {
+    fn same_again(&mut self, ix: u32, flight: Flight, now: Instant) {
         self.waiting.push(ix);
+        let asked_at = Some((now, self.clock.wall()));
         self.intake.lanes[ix as usize].flight =
-            Some(Flight { phase: Phase::Unsent, out_of_sequence: 0, doubt: None, ..flight });
+            Some(Flight { phase: Phase::Unsent, out_of_sequence: 0, doubt: None, asked_at, ..flight });
     }
 
     /// It was not found in the log. `doubt`: and that proves nothing.
@@ -91,7 +105,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 if let Some(why) = doubt {
                     self.count_unsure(&target, rows, &why.to_string());
                 }
-                self.same_again(ix, flight);
+                self.same_again(ix, flight, now);
             }
             Some(Doubt::Left { whole: false }) => {
                 self.count_unsure(
@@ -136,6 +150,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.drop_disowned(ix, rows);
                 return;
             }
+            self.intake.resends.keep_rows(&rows, run);
+            let lane = &mut self.intake.lanes[ix as usize];
             lane.pieces.push_front(Batch { rows, run, again: true, seen });
             self.intake.make_ready(ix);
             return;
@@ -164,7 +180,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.send_anew(plan.id, plan.run, &plan.target, rows, &why.to_string());
         let lane = &mut self.intake.lanes[ix as usize];
         lane.trouble = false;
-        self.intake.give_back_rows(ix, take_rows(plan), None);
+        self.intake.give_back_rows(ix, take_rows(plan));
         self.reading.room();
     }
 }

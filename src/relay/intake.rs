@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::lanes::{Batch, Lane, Phase, Standing};
 use super::ledger::{Known, Leaver, Ledger};
-use super::resends::{Resend, Resends};
+use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
     Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowView, Rows, RunId, Target, Topic, Version,
@@ -508,18 +508,12 @@ impl Intake {
         let lane = &mut self.lanes[ix as usize];
         let batches: Vec<Batch> = lane.pieces.drain(..).chain(lane.collecting.take()).collect();
         for batch in batches {
-            let keep = batch.keeps();
-            self.give_back_rows(ix, batch.rows, keep);
+            self.give_back_rows(ix, batch.rows);
         }
     }
 
-    /// These rows of the lane go back to the table. `keep`: with the message ids they have from this run.
-    pub fn give_back_rows(&mut self, ix: u32, rows: Rows, keep: Option<RunId>) {
-        if let Some(run) = keep {
-            for meta in &rows.meta {
-                self.resends.keep(meta.key, Resend { print: meta.print, run, message: meta.message, plan: None });
-            }
-        }
+    /// These rows of the lane go back to the table.
+    pub fn give_back_rows(&mut self, ix: u32, rows: Rows) {
         for at in 0..self.outboxes.len() {
             let outbox = OutboxIx(at as u16);
             let mut marks: Vec<RowMark> = rows

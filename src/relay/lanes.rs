@@ -8,7 +8,7 @@ use crate::kafka::record_batch::sequence_after;
 use crate::model::{Plan, PlanId, Rows, RunId, Target, Triple, Why};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A lane whose batch was not answered for so long is in trouble and travels alone.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
@@ -27,13 +27,6 @@ pub struct Batch {
     pub again: bool,
     /// When the earliest commit among the rows was noticed.
     pub seen: Instant,
-}
-
-impl Batch {
-    /// The run whose message ids the rows keep.
-    pub fn keeps(&self) -> Option<RunId> {
-        self.again.then_some(self.run)
-    }
 }
 
 /// Where the one batch in flight stands.
@@ -84,6 +77,8 @@ pub struct Flight {
     pub doubt: Option<Doubt>,
     /// The epoch of a batch that takes this one's place under its producer id.
     pub next_epoch: i16,
+    /// When the leader last said what it remembers of us: a resend was certain then.
+    pub asked_at: Option<(Instant, SystemTime)>,
     /// The rows it was made from are gone with their file or table: there is nothing to delete when it is stored.
     pub disowned: bool,
 }
@@ -100,8 +95,16 @@ impl Flight {
             out_of_sequence: 0,
             doubt: None,
             next_epoch,
+            asked_at: None,
             disowned: false,
         }
+    }
+
+    /// For how long the leader may not have heard of us: since the first attempt, or since it was asked. Of two clocks the one that
+    /// says more, as one may have been set back, and the other does not run while the machine sleeps.
+    pub fn unanswered_for(&self, now: Instant, wall: SystemTime) -> Duration {
+        let (at, first) = self.asked_at.unwrap_or((self.seen, self.plan.first_attempt));
+        now.saturating_duration_since(at).max(wall.duration_since(first).unwrap_or_default())
     }
 }
 

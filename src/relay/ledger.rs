@@ -76,6 +76,10 @@ impl Ledger {
         self.held.len()
     }
 
+    pub fn holds(&self, rowid: i64) -> bool {
+        self.held.binary_search_by_key(&rowid, |held| held.rowid).is_ok()
+    }
+
     pub fn set_aside_rows(&self) -> usize {
         self.set_aside.len()
     }

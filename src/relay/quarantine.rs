@@ -129,6 +129,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         outbox.set_aside(mark, fault == Fault::Undeletable);
         self.intake.attempts.remove(&key);
+        self.intake.resends.forget(key);
         self.figures.outboxes[usize::from(key.outbox.0)].set_aside.fetch_add(1, Relaxed);
         let now = self.clock.wall();
         let why = why.clone();

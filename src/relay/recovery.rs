@@ -9,13 +9,12 @@ use super::ledger::Aside;
 use super::matching::{Cause, Draft, Matching};
 use super::planted::{self, Bug};
 use super::replaced::hold;
-use super::resends::Resend;
 use super::route::recut;
 use super::told::Told;
 use super::verdict::{Facts, Verdict};
 use crate::model::{
-    Booked, Fault, Fingerprint, Left, LeftPlan, OutboxIx, Plan, PlanId, PlanState, RowKey, RowMark, RowMeta, Rows,
-    Sought, Span, Target,
+    Booked, Fault, Fingerprint, Left, LeftPlan, OutboxIx, Plan, PlanId, PlanState, Resend, RowKey, RowMark, RowMeta,
+    Rows, Sought, Span, Target,
 };
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -65,6 +64,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         for row in &left.quarantine {
             matching.seek(row.key, row.print);
+        }
+        for row in &left.resends {
+            matching.seek(row.key, row.resend.print);
         }
         matching.begin();
         self.reading.matching = Some(matching);
@@ -156,6 +158,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         told.end(&self.figures.database);
+        self.resends_left(&left, &matching, &held);
         let aside = self.quarantine_left(&left, &matching);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
             outbox.ledger.restart(held, aside);
@@ -318,29 +321,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         rows: Vec<(RowKey, Fingerprint, u64)>,
         why: &str,
     ) {
-        if rows.is_empty() {
-            self.settling.forget(plan);
-            return;
-        }
         self.count_unsure(&target.to_string(), rows.len(), why);
-        // Until the last of them is in a new plan: what looks like the first ones by then is something else.
-        self.settling.doubt(plan);
         for (key, print, message) in rows {
-            self.intake.resends.keep(key, Resend { print, run, message, plan: Some(plan) });
+            self.intake.resends.keep(key, Resend { print, run, message });
         }
-    }
-
-    /// Some rows of this plan may have been in earlier ones.
-    pub(super) fn planned_again(&mut self, plan: &Plan) {
-        if self.intake.resends.is_empty() {
-            return;
-        }
-        for meta in &plan.rows.meta {
-            self.intake.resends.planned(meta.key);
-        }
-        for before in self.intake.resends.take_done() {
-            self.settling.forget(before);
-        }
+        self.settling.forget(plan);
     }
 
     pub(super) fn count_unsure(&mut self, subject: &str, rows: usize, why: &str) {
@@ -359,6 +344,25 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// A table that was never read may be anything.
     pub(super) fn bare_outbox(&self, outbox: OutboxIx) -> bool {
         self.source.traits(outbox).is_none_or(|traits| traits.bare)
+    }
+
+    /// Rows that were to be sent again keep their message ids, if they are there as they were.
+    /// Those in a batch that goes on have it from there.
+    fn resends_left(&mut self, left: &Left, matching: &Matching, held: &[Vec<RowMark>]) {
+        if left.resends.is_empty() {
+            return;
+        }
+        let held: Vec<HashSet<i64>> = held.iter().map(|marks| marks.iter().map(|mark| mark.rowid).collect()).collect();
+        for row in &left.resends {
+            let rowid = matching.found.get(&(row.key, row.resend.print));
+            match rowid.filter(|rowid| !held[usize::from(row.key.outbox.0)].contains(rowid)) {
+                Some(rowid) => {
+                    let now = RowKey { rowid: *rowid, ..row.key };
+                    self.intake.resends.keep_left(row.key, now, row.resend);
+                }
+                None => self.intake.resends.drop_left(row.key),
+            }
+        }
     }
 
     fn quarantine_left(&mut self, left: &Left, matching: &Matching) -> Vec<BTreeMap<i64, Aside>> {

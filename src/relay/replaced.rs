@@ -91,6 +91,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 matching.seek(meta.key, meta.print);
             }
         }
+        for (key, resend) in self.intake.resends.iter() {
+            matching.seek(key, resend.print);
+        }
         for (at, outbox) in self.intake.outboxes.iter_mut().enumerate() {
             let outbox_ix = OutboxIx(at as u16);
             for (rowid, aside) in outbox.ledger.asides(i64::MIN) {
@@ -193,6 +196,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 }
             }
         }
+        self.intake.resends.renumber(|key, resend| {
+            let rowid = *matching.found.get(&(key, resend.print))?;
+            Some(RowKey { rowid, ..key })
+        });
         let aside = self.aside_again(matching, another);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
             outbox.ledger.restart(held, aside);

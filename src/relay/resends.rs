@@ -1,32 +1,21 @@
-//! Rows that go again as rows of the table, and the message ids they had: whether they were published can't be proved.
+//! Rows that wait in their table to be sent again, and the message ids they had: whether they were published can't be proved.
 //!
-//! Promises: a row that is as it was keeps its message id; the plan it was in is done with when all of its rows are in plans again or
-//! were rewritten. Does not know: why it goes again.
+//! Promises: a row that is as it was keeps its message id, also over a crash: the state file learns of it in the transaction that
+//! forgets the plan it was in, and forgets it in the one that has its next plan. Does not know: why a row goes again.
 
-use crate::model::{Fingerprint, PlanId, RowKey, RunId};
-use std::collections::HashMap;
+use crate::model::{Fingerprint, OutboxIx, Resend, RowKey, Rows, RunId};
+use crate::ports::Change;
+use std::collections::{BTreeSet, HashMap};
 
-/// Message ids that outlive no crash anyway are kept for so many rows at most.
+/// So many rows at most: what is beyond goes again under a new message id. More than a relay ever holds at once.
 const ROWS_MAX: usize = 100_000;
-
-/// One row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resend {
-    pub print: Fingerprint,
-    pub run: RunId,
-    pub message: u64,
-    /// The plan that the state file keeps for its sake, if that is how the message id outlives a crash.
-    pub plan: Option<PlanId>,
-}
 
 /// See the module's words.
 #[derive(Debug, Default)]
 pub struct Resends {
     rows: HashMap<RowKey, Resend>,
-    /// How many rows of a plan are still waited for.
-    plans: HashMap<PlanId, usize>,
-    /// Plans none of whose rows is waited for any more.
-    done: Vec<PlanId>,
+    /// Of these the state file has to be told what is in `rows` now, or that nothing is.
+    unrecorded: BTreeSet<RowKey>,
 }
 
 impl Resends {
@@ -34,19 +23,47 @@ impl Resends {
         self.rows.is_empty()
     }
 
-    /// The row goes again. What was known of the same version before is kept.
+    pub fn iter(&self) -> impl Iterator<Item = (RowKey, Resend)> + '_ {
+        self.rows.iter().map(|(key, resend)| (*key, *resend))
+    }
+
+    /// What the state file has of an earlier run, and where the row is now.
+    pub fn keep_left(&mut self, then: RowKey, now: RowKey, resend: Resend) {
+        if then != now {
+            self.unrecorded.extend([then, now]);
+        }
+        self.rows.insert(now, resend);
+    }
+
+    /// The state file has something of this row that is over.
+    pub fn drop_left(&mut self, then: RowKey) {
+        self.unrecorded.insert(then);
+    }
+
+    /// The row goes again. What was known of the same version before is kept: it is the first message id that counts.
     pub fn keep(&mut self, key: RowKey, resend: Resend) {
-        if self.rows.get(&key).is_some_and(|known| known.print == resend.print && resend.plan.is_none()) {
+        if self.rows.get(&key).is_some_and(|known| known.print == resend.print) {
             return;
         }
-        self.drop_row(key);
-        if resend.plan.is_none() && self.rows.len() >= ROWS_MAX {
+        if self.rows.len() >= ROWS_MAX && !self.rows.contains_key(&key) {
             return;
-        }
-        if let Some(plan) = resend.plan {
-            *self.plans.entry(plan).or_default() += 1;
         }
         self.rows.insert(key, resend);
+        self.unrecorded.insert(key);
+    }
+
+    /// Rows of a plan that is given up, and that may have been published in it.
+    pub fn keep_rows(&mut self, rows: &Rows, run: RunId) {
+        for meta in &rows.meta {
+            self.keep(meta.key, Resend { print: meta.print, run, message: meta.message });
+        }
+    }
+
+    /// The row does not go again: it is in quarantine.
+    pub fn forget(&mut self, key: RowKey) {
+        if self.rows.remove(&key).is_some() {
+            self.unrecorded.insert(key);
+        }
     }
 
     /// The message id the row had; one that was rewritten since is another event.
@@ -55,62 +72,131 @@ impl Resends {
         (resend.print == print).then_some((resend.run, resend.message))
     }
 
-    /// The row under this rowid, whatever it is, is in a plan now that the state file knows.
-    pub fn planned(&mut self, key: RowKey) {
-        self.drop_row(key);
-    }
-
-    fn drop_row(&mut self, key: RowKey) {
-        let Some(plan) = self.rows.remove(&key).and_then(|resend| resend.plan) else { return };
-        let Some(waited_for) = self.plans.get_mut(&plan) else { return };
-        *waited_for -= 1;
-        if *waited_for == 0 {
-            self.plans.remove(&plan);
-            self.done.push(plan);
+    /// Rows learn where they are now; `None`: there no longer.
+    pub fn renumber(&mut self, mut now: impl FnMut(RowKey, &Resend) -> Option<RowKey>) {
+        for (then, resend) in std::mem::take(&mut self.rows) {
+            let now = now(then, &resend);
+            if now != Some(then) {
+                self.unrecorded.insert(then);
+            }
+            let Some(now) = now else { continue };
+            if now != then {
+                self.unrecorded.insert(now);
+            }
+            self.rows.insert(now, resend);
         }
     }
 
-    /// Plans that are done with, told once.
-    pub fn take_done(&mut self) -> Vec<PlanId> {
-        std::mem::take(&mut self.done)
+    /// The outbox's table was read from its lowest row to its highest, and every row that waits in it is one of these: the others
+    /// were rewritten or removed.
+    pub fn retain(&mut self, outbox: OutboxIx, is_ours: impl Fn(i64) -> bool) {
+        if self.rows.is_empty() {
+            return;
+        }
+        let gone = self.rows.keys().filter(|key| key.outbox == outbox && !is_ours(key.rowid));
+        let gone: Vec<RowKey> = gone.copied().collect();
+        for key in gone {
+            self.rows.remove(&key);
+            self.unrecorded.insert(key);
+        }
+    }
+
+    /// What the state file does not know yet. `planned`: rows of plans that it learns of in the same transaction; they go again no
+    /// longer.
+    pub fn changes(&self, planned: impl Iterator<Item = RowKey>) -> Vec<Change<'static>> {
+        let told = self.unrecorded.iter().map(|key| match self.rows.get(key) {
+            Some(resend) => Change::ToResend { key: *key, resend: *resend },
+            None => Change::NotToResend { key: *key },
+        });
+        let mut changes: Vec<Change<'static>> = told.collect();
+        if !self.rows.is_empty() {
+            let planned = planned.filter(|key| self.rows.contains_key(key));
+            changes.extend(planned.map(|key| Change::NotToResend { key }));
+        }
+        changes
+    }
+
+    pub fn has_changes(&self) -> bool {
+        !self.unrecorded.is_empty()
+    }
+
+    /// The state file knows what [`Resends::changes`] told, with the same `planned`.
+    pub fn recorded(&mut self, planned: impl Iterator<Item = RowKey>) {
+        self.unrecorded.clear();
+        if !self.rows.is_empty() {
+            for key in planned {
+                self.rows.remove(&key);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::OutboxIx;
+    use std::iter;
 
     fn key(rowid: i64) -> RowKey {
         RowKey { outbox: OutboxIx(0), rowid }
     }
 
-    fn resend(print: u128, message: u64, plan: Option<u64>) -> Resend {
-        Resend { print: Fingerprint(print), run: RunId(9), message, plan: plan.map(PlanId) }
+    fn resend(print: u128, message: u64) -> Resend {
+        Resend { print: Fingerprint(print), run: RunId(9), message }
+    }
+
+    /// Rowids that are told to be sent again, and those that are told not to.
+    fn told(resends: &Resends, planned: &[i64]) -> (Vec<i64>, Vec<i64>) {
+        let (mut kept, mut dropped) = (Vec::new(), Vec::new());
+        for change in resends.changes(planned.iter().map(|rowid| key(*rowid))) {
+            match change {
+                Change::ToResend { key, .. } => kept.push(key.rowid),
+                Change::NotToResend { key } => dropped.push(key.rowid),
+                other => panic!("{other:?}"),
+            }
+        }
+        (kept, dropped)
     }
 
     #[test]
-    fn a_plan_is_done_with_when_all_of_its_rows_are_in_plans_or_rewritten() {
+    fn a_row_is_told_once_and_over_with_its_next_plan() {
         let mut resends = Resends::default();
-        resends.keep(key(1), resend(11, 1, Some(5)));
-        resends.keep(key(2), resend(12, 2, Some(5)));
+        resends.keep(key(1), resend(11, 1));
+        resends.keep(key(2), resend(12, 2));
+        assert_eq!(told(&resends, &[]), (vec![1, 2], vec![]));
+        resends.recorded(iter::empty());
+        assert_eq!(told(&resends, &[]), (vec![], vec![]));
+        assert_eq!(told(&resends, &[1, 7]), (vec![], vec![1]));
+        assert_eq!(resends.of(key(1), Fingerprint(11)), Some((RunId(9), 1)), "until the state file has the plan");
+        resends.recorded(iter::once(key(1)));
+        assert_eq!(resends.of(key(1), Fingerprint(11)), None);
+        assert_eq!(resends.of(key(2), Fingerprint(12)), Some((RunId(9), 2)));
+    }
+
+    #[test]
+    fn the_first_message_id_of_a_version_counts() {
+        let mut resends = Resends::default();
+        resends.keep(key(1), resend(11, 1));
+        resends.keep(key(1), resend(11, 5));
         assert_eq!(resends.of(key(1), Fingerprint(11)), Some((RunId(9), 1)));
-        assert_eq!(resends.of(key(1), Fingerprint(99)), None);
-        resends.planned(key(1));
-        assert!(resends.take_done().is_empty());
-        // Rewritten, and that version goes again as well.
-        resends.keep(key(2), resend(13, 3, None));
-        assert_eq!(resends.take_done(), [PlanId(5)]);
-        assert_eq!(resends.of(key(2), Fingerprint(13)), Some((RunId(9), 3)));
+        resends.keep(key(1), resend(12, 6));
+        assert_eq!(resends.of(key(1), Fingerprint(12)), Some((RunId(9), 6)), "a rewritten row is another event");
     }
 
     #[test]
-    fn a_row_keeps_the_plan_it_has_in_the_state_file() {
+    fn rows_that_moved_or_are_gone_are_told() {
         let mut resends = Resends::default();
-        resends.keep(key(1), resend(11, 1, Some(5)));
-        resends.keep(key(1), resend(11, 1, None));
-        resends.planned(key(1));
-        assert_eq!(resends.take_done(), [PlanId(5)]);
-        assert!(resends.is_empty());
+        for rowid in 1..=3 {
+            resends.keep(key(rowid), resend(10 + rowid as u128, rowid as u64));
+        }
+        resends.recorded(iter::empty());
+        resends.renumber(|then, _| match then.rowid {
+            1 => Some(then),
+            2 => Some(key(20)),
+            _ => None,
+        });
+        assert_eq!(told(&resends, &[]), (vec![20], vec![2, 3]));
+        resends.recorded(iter::empty());
+        resends.retain(OutboxIx(0), |rowid| rowid == 20);
+        assert_eq!(told(&resends, &[]), (vec![], vec![1]));
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Promises: nothing is sent that is not in the state file; a batch once planned keeps its rows and its triple. Does not know: rows.
 
+use super::evidence::KNOWN_FOR;
 use super::lanes::{Flight, LATE_AFTER, Phase, SOON, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::failpoint;
@@ -142,11 +143,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Some((*ix, lane.replacing, [flight.plan.clone()]))
             })
             .collect();
-        for plan in self.intake.resends.take_done() {
-            self.settling.forget(plan);
-        }
+        let planned = || unrecorded.iter().flat_map(|(_, _, plan)| &plan[0].rows.meta).map(|meta| meta.key);
         let mut changes: Vec<Change<'_>> = self.quarantine.changes();
         let notes = changes.len();
+        changes.extend(self.intake.resends.changes(planned()));
         changes.extend(self.settling.changes());
         for (_, replacing, plan) in &unrecorded {
             changes.push(match replacing {
@@ -177,14 +177,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         drop(changes);
+        self.intake.resends.recorded(planned());
         self.quarantine.recorded(notes);
         self.settling.recorded();
         if sync || !self.intake.limits.power_loss {
             self.settling.state_synced();
         }
-        for (ix, _, plan) in unrecorded {
-            // What it was in before is forgotten by the next transaction: this one may have failed.
-            self.planned_again(&plan[0]);
+        for (ix, ..) in unrecorded {
             let lane = &mut self.intake.lanes[ix as usize];
             lane.replacing = None;
             if let Some(flight) = &mut lane.flight {
@@ -216,14 +215,22 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Lanes whose time for another attempt has come, and lanes whose answer is late.
     pub(super) fn retry_lanes(&mut self, now: Instant) {
+        let mut forgotten = Vec::new();
         for ix in &self.waiting {
             let lane = &mut self.intake.lanes[*ix as usize];
             if let Some(flight) = &mut lane.flight
                 && let Phase::Waiting { until } = flight.phase
                 && until <= now
             {
-                flight.phase = Phase::Unsent;
+                if flight.unsure && flight.unanswered_for(now, self.clock.wall()) >= KNOWN_FOR {
+                    forgotten.push(*ix);
+                } else {
+                    flight.phase = Phase::Unsent;
+                }
             }
+        }
+        for ix in forgotten {
+            self.ask_before_resend(ix);
         }
         if now < self.late_check_at + LATE_CHECK_EVERY {
             return;

@@ -4,7 +4,7 @@
 //! configured is lost. Does not know: what became of a plan.
 
 use super::codec::{Damaged, OpenRow};
-use super::{StateFile, plans, quarantine, same_table};
+use super::{StateFile, plans, quarantine, resends, same_table};
 use crate::model::{Fault, FileId, Left, LeftPlan, LeftRow, OutboxIx, Quarantined, RowKey};
 use rusqlite::{Transaction, TransactionBehavior};
 use std::os::unix::ffi::OsStrExt;
@@ -27,9 +27,12 @@ pub fn read(file: &StateFile, database: &Path, tables: &[&str], now: Option<File
         // The same table in another spelling, by an earlier config, has a number of its own.
         for (number, _) in reader.numbers.iter().filter(|(_, name)| same_table(name, table)) {
             let entries = reader.quarantine(*number, outbox)?;
+            let again = resends::of_outbox(&transaction, *number, outbox)?;
             let is_used = !entries.is_empty()
+                || !again.is_empty()
                 || left.plans.iter().flat_map(|plan| &plan.rows).any(|row| row.key.outbox == outbox);
             left.quarantine.extend(entries);
+            left.resends.extend(again);
             if is_used {
                 columns = quarantine::columns(&transaction, *number)?.or(columns);
             } else {

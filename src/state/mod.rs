@@ -19,6 +19,7 @@ mod millis;
 mod plans;
 mod quarantine;
 mod requests;
+mod resends;
 mod run;
 mod schema;
 mod upkeep;

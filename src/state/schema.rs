@@ -111,6 +111,19 @@ const STEPS: &[&str] = &[
         failed INTEGER NOT NULL DEFAULT 0
     );
     ",
+    // 2 -> 3
+    "
+    -- Rows that wait in their table to be sent again, and the message ids they had: whether they were published could not be proved.
+    -- print: the fingerprint, little-endian. run, message: of the message id.
+    CREATE TABLE resend (
+        outbox INTEGER NOT NULL REFERENCES outbox,
+        rowid INTEGER NOT NULL,
+        print BLOB NOT NULL CHECK (length(print) = 16),
+        run BLOB NOT NULL CHECK (length(run) = 16),
+        message INTEGER NOT NULL,
+        PRIMARY KEY (outbox, rowid)
+    ) WITHOUT ROWID;
+    ",
 ];
 
 /// The version this program writes.
@@ -140,11 +153,21 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version < VERSION {
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        for step in &STEPS[version as usize..] {
-            transaction.execute_batch(step)?;
-        }
-        transaction.pragma_update(None, "user_version", VERSION)?;
+        take_steps(&transaction, version, VERSION)?;
     }
     transaction.commit()
+}
+
+fn take_steps(connection: &Connection, from: i64, to: i64) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    for step in &STEPS[from as usize..to as usize] {
+        connection.execute_batch(step)?;
+    }
+    connection.pragma_update(None, "user_version", to)
+}
+
+/// A file as a release of this version made it.
+#[cfg(test)]
+pub fn steps_to(connection: &Connection, version: i64) -> rusqlite::Result<()> {
+    take_steps(connection, 0, version)
 }

@@ -357,3 +357,28 @@ fn renumbered_rows_are_found_again_when_the_quarantine_hears_of_it_first() {
         run.check();
     }
 }
+
+#[test]
+fn what_may_have_been_stored_longer_ago_than_leaders_remember_is_asked_about_before_it_is_sent_again() {
+    let mut run = calm(1, Kind::Sure);
+    let (topic, partition) = ("users".to_owned(), 1);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, std::iter::once(key_of(partition)));
+        // Appended, and answered by a time-out as long as no follower has it.
+        world.logs.entry((topic.clone(), partition)).or_default().stuck = true;
+    }
+    run.until(Duration::from_secs(1));
+    {
+        let world = &mut *run.world.borrow_mut();
+        let log = world.logs.get_mut(&(topic, partition)).expect("the row went there");
+        assert_eq!(log.entries.len(), 1);
+        log.forget_producers();
+        log.catch_up();
+        world.elapsed += Duration::from_secs(13 * 3_600);
+    }
+    let end = run.world.borrow().elapsed + END;
+    run.until(end);
+    assert_eq!(run.figures.unsure_rows.load(std::sync::atomic::Ordering::Relaxed), 0, "the log could be read");
+    run.check();
+}

@@ -362,7 +362,7 @@ impl Run {
             copies as u64 <= unsure,
             "P2: {doubled:?} were published more than once, {copies} times too many, and {unsure} were counted as unsure (seed {seed})"
         );
-        if world.runs == 1 {
+        {
             let renamed: Vec<&u64> = world.renamed.iter().filter(|uid| !world.again.contains(uid)).collect();
             assert!(renamed.is_empty(), "{renamed:?} were sent again under other message ids (seed {seed})");
         }
@@ -370,6 +370,8 @@ impl Run {
         assert_eq!(rows, left, "P6, P7: nothing else is left in the tables: {strays:?} (seed {seed})");
         let open: Vec<u64> = world.state.plans.keys().map(|plan| plan.0).collect();
         assert!(open.is_empty(), "plans are forgotten: {open:?} (seed {seed})");
+        let resends = &world.state.resends;
+        assert!(resends.is_empty(), "message ids of rows to be sent again are forgotten: {resends:?} (seed {seed})");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state file, as data: what was recorded, what of it a power cut would leave.
 
-use outboxd::model::{Left, LeftPlan, LeftRow, PlanId, PlanState, Quarantined, RowKey};
+use outboxd::model::{Left, LeftPlan, LeftResend, LeftRow, PlanId, PlanState, Quarantined, Resend, RowKey};
 use outboxd::ports::Change;
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ pub struct State {
     /// Deletes that were about to commit.
     pub notes: BTreeMap<u64, Vec<PlanId>>,
     pub quarantine: BTreeMap<RowKey, Quarantined>,
+    pub resends: BTreeMap<RowKey, Resend>,
     pub last_plan: u64,
 }
 
@@ -54,6 +55,8 @@ impl State {
                     self.quarantine.insert(key, Quarantined { key, ..row });
                 }
             }
+            Change::ToResend { key, resend } => drop(self.resends.insert(key, resend)),
+            Change::NotToResend { key } => drop(self.resends.remove(&key)),
             Change::Columns { .. } | Change::Answered { .. } => {}
         }
     }
@@ -98,7 +101,12 @@ impl State {
             }
             plan
         });
-        Left { plans: plans.collect(), quarantine: self.quarantine.values().cloned().collect(), columns: vec![None; 2] }
+        Left {
+            plans: plans.collect(),
+            quarantine: self.quarantine.values().cloned().collect(),
+            resends: self.resends.iter().map(|(key, resend)| LeftResend { key: *key, resend: *resend }).collect(),
+            columns: vec![None; 2],
+        }
     }
 
     pub fn is_acknowledged(&self, plan: PlanId) -> bool {

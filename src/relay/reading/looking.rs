@@ -6,7 +6,7 @@ use super::{PROMISE_STEP_MAX, RETRY_EVERY, SWEEP_EVERY};
 use crate::failpoint;
 use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
-use crate::relay::intake::Behind;
+use crate::relay::intake::{Behind, Intake};
 use crate::relay::{Fatal, Relay};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -71,8 +71,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         if outbox.more == Behind::No && !outbox.ledger.has_marks() {
             outbox.behind_since = None;
+            if !outbox.ledger.wants_revisit() {
+                // Every row that is there was met: those that are not held were rewritten or removed.
+                let Intake { outboxes, resends, .. } = &mut self.intake;
+                resends.retain(ix, |rowid| outboxes[usize::from(ix.0)].ledger.holds(rowid));
+            }
         } else {
-            outbox.behind_since.get_or_insert(self.reading.seen.unwrap_or(now));
+            self.intake.outbox(ix).behind_since.get_or_insert(self.reading.seen.unwrap_or(now));
         }
         self.log_unroutable();
         Ok(true)

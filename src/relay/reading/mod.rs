@@ -335,7 +335,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Housekeeping when there is nothing better to do: plans are forgotten, an idle database is let go.
     pub(super) fn rest(&mut self, now: Instant) {
-        if (self.settling.wants_forgetting(now) || self.quarantine.has_notes()) && self.is_quiet_pipeline() {
+        let untold = self.quarantine.has_notes() || self.intake.resends.has_changes();
+        if (self.settling.wants_forgetting(now) || untold) && self.is_quiet_pipeline() {
             self.forget_settled(now, false);
         }
         let keep = if self.reading.rechecking { Duration::ZERO } else { LET_GO_AFTER };

@@ -371,7 +371,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Plans whose deletes are durable leave the state file.
     pub(super) fn forget_settled(&mut self, now: Instant, last: bool) {
-        if self.settling.deleted.is_empty() && self.settling.changes().is_empty() && !self.quarantine.has_notes() {
+        let untold = self.quarantine.has_notes() || self.intake.resends.has_changes();
+        if self.settling.deleted.is_empty() && self.settling.changes().is_empty() && !untold {
             return;
         }
         if let Err(error) = self.source.make_durable() {

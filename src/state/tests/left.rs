@@ -25,6 +25,11 @@ fn a_start_is_told_everything_of_its_database() {
                     Change::Quarantined(&quarantined(1, 5, Fault::Undeletable)),
                     Change::Quarantined(&quarantined(0, -9, Fault::Rejected)),
                     Change::Columns { outbox: OutboxIx(0), columns: &columns },
+                    Change::ToResend { key: resend(1, 3).key, resend: resend(1, 2).resend },
+                    Change::ToResend { key: resend(1, 3).key, resend: resend(1, 3).resend },
+                    Change::ToResend { key: resend(0, 8).key, resend: resend(0, 8).resend },
+                    Change::ToResend { key: resend(0, 9).key, resend: resend(0, 9).resend },
+                    Change::NotToResend { key: resend(0, 9).key },
                 ],
                 true,
             )
@@ -46,6 +51,7 @@ fn a_start_is_told_everything_of_its_database() {
     assert_eq!(left.plans[1].state, PlanState::Deleting { delete: 4 });
     assert_eq!(left.quarantine, [quarantined(0, -9, Fault::Rejected), quarantined(1, 5, Fault::Undeletable)]);
     assert_eq!(left.columns, [Some(vec!["id".to_owned(), "payload".to_owned()]), None]);
+    assert_eq!(left.resends, [resend(0, 8), resend(1, 3)]);
     // Asked again, the same: nothing was used up.
     let again = file.left(&database, &TABLES, identity(&database)).unwrap();
     assert_eq!((left_ids(&again.plans), again.quarantine), (vec![7, 8], left.quarantine));
@@ -196,6 +202,30 @@ fn columns_are_kept_as_long_as_a_fingerprint_is() {
     assert_eq!(read(), [None, None]);
     note(&[Change::Planned(&plan(2, 1))]);
     assert_eq!(read(), [None, None], "they were forgotten");
+}
+
+/// A row that waits to be sent again.
+fn resend(outbox: u16, rowid: i64) -> LeftResend {
+    LeftResend {
+        key: RowKey { outbox: OutboxIx(outbox), rowid },
+        resend: Resend { print: Fingerprint(u128::MAX - rowid as u128), run: RUN, message: u64::MAX - rowid as u64 },
+    }
+}
+
+#[test]
+fn a_file_of_every_version_moves_forward() {
+    for version in 0..schema::VERSION {
+        let place = Place::new();
+        let connection = Connection::open(place.path()).unwrap();
+        schema::steps_to(&connection, version).unwrap();
+        drop(connection);
+        let database = place.database();
+        let file = place.open();
+        let mut journal = file.journal(&database, &TABLES).unwrap();
+        journal.record(&[Change::ToResend { key: resend(1, 3).key, resend: resend(1, 3).resend }], false).unwrap();
+        let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+        assert_eq!(left.resends, [resend(1, 3)], "from version {version}");
+    }
 }
 
 /// As the first release made it. Never changed.

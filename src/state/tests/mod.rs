@@ -12,8 +12,8 @@ mod visits;
 
 use super::*;
 use crate::model::{
-    Fault, Fingerprint, LeftPlan, OutboxIx, Plan, PlanId, PlanState, Quarantined, RowKey, RowMeta, Rows, Span, Target,
-    Triple, Why,
+    Fault, Fingerprint, LeftPlan, LeftResend, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend, RowKey, RowMeta,
+    Rows, Span, Target, Triple, Why,
 };
 use crate::ports::{Change, Journal};
 use std::time::Duration;
