@@ -134,14 +134,31 @@ class Application:
             token, key, payload = f"{table['tag']}.alike.{number % alike}", "k", "same"
         else:
             token, (key, payload) = f"{table['tag']}.{number}.0", self.content(rng, table)
-        names, values = ["eventType", "aggregateId", "payload"], [token, key, payload]
+        names, values, refusable = ["eventType", "aggregateId", "payload"], [token, key, payload], False
+        if table["by_area"]:
+            area = rng.choices(["north", "south", "no such/topic"], [20, 20, 1])[0]
+            refusable |= area not in ("north", "south")
+            names.append("area")
+            values.append(area)
+        if table["expression"]:
+            headers = rng.choices(['{"traceparent":"1"}', "{}", None, "oops"], [10, 10, 10, 1])[0]
+            refusable |= headers == "oops"
+            names.append("headers")
+            values.append(headers)
         if table["text_key"]:
             names.append("id")
             values.append(f"{rng.getrandbits(64):016x}-{number}")
         marks = ", ".join("?" * len(values))
         self.db.execute(f'INSERT INTO "{name}" ({", ".join(names)}) VALUES ({marks})', values)
-        ops.append(["insert", table["tag"], token, *told(key, payload)])
-        return token
+        # One that was never committed is never seen.
+        luck = rng.random() if not table["triggers"] and not alike else 1
+        if luck < 0.02:
+            self.db.execute(f'DELETE FROM "{name}" WHERE eventType = ?', (token,))
+            return
+        if luck < 0.04:
+            before, token = token, f"{table['tag']}.{number}.1"
+            self.db.execute(f'UPDATE "{name}" SET eventType = ? WHERE eventType = ?', (token, before))
+        ops.append(["insert", table["tag"], token, *told(key, payload), refusable])
 
     def rewrite(self, rng, table, ops):
         """UPDATEs or DELETEs a row that waits, if one does."""
@@ -163,10 +180,12 @@ class Application:
             tag, number, version = token.split(".")
             new = f"{tag}.{number}.{int(version) + 1}"
             key, payload = self.content(rng, table)
+            mends = ", area = 'north'" * table["by_area"] + ", headers = '{}'" * table["expression"]
             self.db.execute(
-                f'UPDATE "{name}" SET eventType = ?, aggregateId = ?, payload = ? WHERE rowid = ?', (new, key, payload, rowid)
+                f'UPDATE "{name}" SET eventType = ?, aggregateId = ?, payload = ?{mends} WHERE rowid = ?',
+                (new, key, payload, rowid),
             )
-            ops.append(["update", table["tag"], token, new, *told(key, payload)])
+            ops.append(["update", table["tag"], token, new, *told(key, payload), False])
 
     def transaction(self):
         self.tx += 1

@@ -22,6 +22,8 @@ class Expected:
     key: str | None
     digest: str | None
     size: int
+    # It may be in quarantine, whatever the topics take.
+    refusable: bool = False
     low: int = 0
     high: int = 0
     # Its place among its key's is settled.
@@ -50,8 +52,8 @@ class Account:
         self.current = collections.defaultdict(collections.Counter)
         self.removed = collections.defaultdict(collections.Counter)
 
-    def version(self, tag, token, key, digest, size):
-        version = self.versions[tag].setdefault(token, Expected(key, digest, size))
+    def version(self, tag, token, key, digest, size, refusable=False):
+        version = self.versions[tag].setdefault(token, Expected(key, digest, size, refusable))
         version.low += 1
         version.high += 1
         self.current[tag][token] += 1
@@ -127,7 +129,7 @@ class Account:
                 of = self.versions[source][token]
                 digest = hashlib.sha256(b"by trigger").hexdigest()[:16]
                 more = of.high - of.low if of.high > 1 else 0
-                version = Expected(of.key, digest, len(of.key or "") // 2 + 10, count, count + more, False)
+                version = Expected(of.key, digest, len(of.key or "") // 2 + 10, False, count, count + more, False)
                 self.versions[target][f"d.{token}"] = version
         for tag, tokens in left.items():
             for token in tokens:
@@ -153,6 +155,7 @@ class Account:
             number = number_of(token)
             if number is None or key is None:
                 continue
+            key = (record.topic, key)
             if place.setdefault(key, record.partition) != record.partition:
                 verdict.reordered.append(token)
             if version.ordered and len(seen[token]) == 1:

@@ -63,6 +63,8 @@ class Plan:
     # In the end: limits are raised, and what is in quarantine is tried again.
     retry: bool
     again: bool
+    # In the end: after some idle seconds the journal mode can be switched.
+    idle: bool
 
     def cell(self):
         told = []
@@ -134,6 +136,7 @@ def make(seed):
         max_attempts=rng.choice([1, 1, 3]),
         retry=rng.random() < 0.5,
         again=rng.random() < 0.25,
+        idle=rng.random() < 0.1,
     )
     swap = rng.random() < 0.15 and not disk
     if swap and any(table.when == "delete" for database in databases for table in database.tables):

@@ -22,6 +22,7 @@ from harness.reader import read
 
 from . import plan as plans
 from .judge import Account, read_journal
+from .schema import AREAS
 
 HERE = Path(__file__).resolve().parent
 CPU_AT_REST_PERCENT = 3.0
@@ -62,7 +63,17 @@ class Application:
         self.spec = round_.folder / f"application-{database.number}.json"
         self.child = None
         tables = [
-            {"name": table.name, "tag": round_.tag(database, table), "load": table.load, "text_key": table.text_key, "when": table.when}
+            {
+                "name": table.name,
+                "tag": round_.tag(database, table),
+                "load": table.load,
+                "text_key": table.text_key,
+                "by_area": table.by_area,
+                "expression": table.expression,
+                # It is written by one, it has one.
+                "when": table.when,
+                "triggers": any(other.source == table.name for other in database.tables),
+            }
             for table in database.tables
         ]
         self.spec.write_text(
@@ -262,7 +273,9 @@ class Round:
             configs = {}
             if table.max_message_bytes:
                 configs["max.message.bytes"] = str(table.max_message_bytes)
-            table.topic = self.kafka.topic(f"{self.folder.name}-{tag}", partitions=table.partitions, configs=configs)
+            for part in [f".{area}" for area in AREAS] if table.by_area else [""]:
+                name = f"{self.folder.name}-{tag}{part}"
+                table.topics.append(self.kafka.topic(name, partitions=table.partitions, configs=configs))
             self.limits[tag] = table.max_message_bytes or DEFAULT_LIMIT
             self.lowest[tag] = self.limits[tag]
             lines, columns = table.config(str(self.path(database)))
@@ -408,9 +421,11 @@ class Round:
         if hurt.kind == "limit-lowered":
             low = [1_000, 5_000, 100_000][hurt.number % 3]
             self.lowest[tag] = min(self.lowest[tag], low)
-            self.kafka.configure(table.topic, "max.message.bytes", low)
+            for topic in table.topics:
+                self.kafka.configure(topic, "max.message.bytes", low)
             time.sleep(hurt.lasts)
-            self.kafka.configure(table.topic, "max.message.bytes", self.limits[tag])
+            for topic in table.topics:
+                self.kafka.configure(topic, "max.message.bytes", self.limits[tag])
         elif hurt.kind == "broker-frozen":
             self.kafka.freeze(1)
             self.frozen = True
@@ -426,7 +441,7 @@ class Round:
             self.broker_down = False
 
     def drain_limit_s(self):
-        return self.plan.drain_timeout_ms / 1000 + 5
+        return self.plan.drain_timeout_ms / 1000 + 10
 
     def hurt_daemon(self, hurt):
         with self.daemon.lock:
@@ -514,6 +529,17 @@ class Round:
                 break
         return best
 
+    def switch_when_idle(self):
+        """After 6 s in which nothing happens nobody else holds the file, also when it is opened anew for that."""
+        time.sleep(6)
+        for database in self.plan.databases:
+            for mode in ("delete", "wal"):
+                code, told = self.tool(database, "switch", number=mode)
+                if code or told != mode:
+                    self.broken(f"idle, and the journal mode of database {database.number} could not be switched to {mode}: {told}")
+                    return
+                time.sleep(0.5)
+
     def run(self):
         self.begun = time.monotonic()
         try:
@@ -557,12 +583,14 @@ class Round:
         accounts = self.accounts()
         self.judge_quarantine(accounts, left, listed)
         if left and self.plan.retry and not self.result.broken:
-            self.retry()
+            self.retry(accounts)
         # What still waits is no rest.
         if not self.result.broken:
             self.result.cpu = self.rest()
             if self.result.cpu > CPU_AT_REST_PERCENT:
                 self.broken(f"{self.result.cpu:.1f} % of a processor at rest")
+            if self.plan.idle:
+                self.switch_when_idle()
         self.daemon.end(self.drain_limit_s())
         if self.plan.again and not self.result.broken:
             self.daemon.start()
@@ -590,13 +618,16 @@ class Round:
             for rowid, token in rows:
                 entry = listed.get(tag, {}).get(rowid)
                 version = versions.get(token)
-                if entry and version and version.size + RECORD_OVERHEAD < self.lowest[tag]:
+                if not entry or not version or version.refusable:
+                    continue
+                if version.size + RECORD_OVERHEAD < self.lowest[tag]:
                     self.broken(f"{tag} rowid {rowid} ({token}, {version.size} B) is in quarantine: {entry['fault']}: {entry['reason']}")
                     return
 
-    def retry(self):
-        for _database, table, tag in self.tables():
-            self.kafka.configure(table.topic, "max.message.bytes", HIGHEST_LIMIT)
+    def retry(self, accounts):
+        for _database, table, _tag in self.tables():
+            for topic in table.topics:
+                self.kafka.configure(topic, "max.message.bytes", HIGHEST_LIMIT)
         done = subprocess.run(
             [str(part) for part in (self.binary, "dead", "retry", "--all", "--config", self.daemon.config)],
             capture_output=True,
@@ -606,8 +637,14 @@ class Round:
         if done.returncode:
             self.note(f"dead retry --all: {done.stdout[-200:]} {done.stderr[-300:]}")
         left, _ = self.settle(self.options.settle)
-        if left and not self.result.broken:
-            self.broken(f"{sum(map(len, left.values()))} rows are in quarantine again, though the topics take them now")
+        again = [
+            (tag, token)
+            for tag, rows in left.items()
+            for _, token in rows
+            if token in (of := accounts["ab".index(tag[0])].versions[tag]) and not of[token].refusable
+        ]
+        if again and not self.result.broken:
+            self.broken(f"{len(again)} rows are in quarantine again, though the topics take them now: {again[:3]}")
 
     def judge_records(self, accounts, left):
         result = self.result
@@ -624,8 +661,13 @@ class Round:
                 tag = self.tag(database, table)
                 # What a topic may have refused has been in quarantine, perhaps.
                 for version in account.versions[tag].values():
-                    version.ordered &= version.size + RECORD_OVERHEAD < self.lowest[tag]
-                verdict = account.judge(tag, read(self.kafka.bootstrap, table.topic), table.has_event_id)
+                    version.ordered &= version.size + RECORD_OVERHEAD < self.lowest[tag] and not version.refusable
+                records = [
+                    dataclasses.replace(record, topic=number)
+                    for number, topic in enumerate(table.topics)
+                    for record in read(self.kafka.bootstrap, topic)
+                ]
+                verdict = account.judge(tag, records, table.has_event_id)
                 result.events += verdict.events
                 result.records += verdict.records
                 result.lost += len(verdict.lost)

@@ -25,6 +25,7 @@ EXTRA = [
     "size INTEGER AS (length(payload)) VIRTUAL",
     "upper_kind TEXT GENERATED ALWAYS AS (upper(eventType)) STORED",
 ]
+AREAS = ["north", "south"]
 NAMES = ["users_outbox", "outbox", "Outbox Messages", "event-log", "order", "django_outbox_message"]
 
 
@@ -34,7 +35,10 @@ class Table:
     key: str
     columns: list
     trailing: list
-    topic: str = ""
+    topics: list = dataclasses.field(default_factory=list)
+    # The topic by the column `area`; a header by an expression, which fails on some rows.
+    by_area: bool = False
+    expression: bool = False
     partitions: int = 1
     max_message_bytes: int = 0
     # Written by a trigger on this table: after "insert" or "delete".
@@ -75,8 +79,13 @@ class Table:
         )
 
     def config(self, database):
-        lines = ["[[outbox]]", f"database = {json.dumps(database)}", f"table = {json.dumps(self.name)}", f'topic = "{self.topic}"']
-        return lines, (["[outbox.columns]", 'event_id = "id"'] if self.has_event_id else [])
+        """(lines of the outbox, its sub-tables)."""
+        topic = self.topics[0].removesuffix(AREAS[0]) + "{area}" if self.by_area else self.topics[0]
+        lines = ["[[outbox]]", f"database = {json.dumps(database)}", f"table = {json.dumps(self.name)}", f'topic = "{topic}"']
+        more = ["[outbox.columns]", 'event_id = "id"'] if self.has_event_id else []
+        if self.expression:
+            more += ["[outbox.headers]", 'traceparent = "trace"']
+        return lines, more
 
 
 def make(rng, name, alike):
@@ -88,9 +97,16 @@ def make(rng, name, alike):
     columns.append(rng.choice(["eventType TEXT NOT NULL", "eventType VARCHAR NOT NULL"]))
     columns.append(rng.choice(["payload TEXT", "payload BLOB", "payload"]))
     columns += ["attempts INTEGER NOT NULL DEFAULT 0", "owner INTEGER"]
-    columns += rng.sample(EXTRA, rng.randrange(len(EXTRA)))
+    by_area, expression = rng.random() < 0.12, rng.random() < 0.12
+    if by_area:
+        columns.append(f"area TEXT DEFAULT '{AREAS[0]}'")
+    extra = rng.sample(EXTRA, rng.randrange(len(EXTRA)))
+    if expression:
+        extra = [column for column in extra if not column.startswith("headers")]
+        extra += ["headers JSON", "trace TEXT AS (json_extract(headers, '$.traceparent')) VIRTUAL"]
+    columns += extra
     first, rest = columns[:1], columns[1:]
     rng.shuffle(rest)
-    table = Table(name, key, first + rest, [trailing] if trailing else [])
+    table = Table(name, key, first + rest, [trailing] if trailing else [], by_area=by_area, expression=expression)
     table.trailing += rng.sample(TRAILING, rng.choice([0, 0, 1, 2, 3]))
     return table

@@ -188,6 +188,11 @@ class Tool:
         with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as other:
             other.backup(self.db)
 
+    def switch(self, mode):
+        # At once or not at all.
+        self.run("PRAGMA busy_timeout = 0")
+        return self.all(f"PRAGMA journal_mode = {mode}")[0][0]
+
     def integrity(self, _number):
         return self.all("PRAGMA integrity_check")[0][0]
 

@@ -20,6 +20,8 @@ class Record:
     id: bytes
     key: bytes | None = None
     kind: bytes = b""
+    # Which of several topics, where that matters.
+    topic: int = 0
 
 
 def read(bootstrap, topic):
