@@ -26,6 +26,7 @@ pub enum Listener {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub brokers: i32,
+    pub cluster_id: Option<String>,
     pub listener: Listener,
     pub elections: bool,
     pub idle_close: Duration,
@@ -41,6 +42,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(crate) settings: Settings,
+    pub(crate) first_producer_id: i64,
     pub(crate) topics: Vec<(String, i32, i32)>,
     pub(crate) apis: BTreeMap<i16, (i16, i16)>,
 }
@@ -63,6 +65,7 @@ impl Default for Builder {
         Builder {
             settings: Settings {
                 brokers: 1,
+                cluster_id: Some("fake-kafka".to_owned()),
                 listener: Listener::Plaintext,
                 elections: true,
                 idle_close: Duration::from_secs(10 * 60),
@@ -72,6 +75,7 @@ impl Default for Builder {
                 producer_expiration: Duration::from_secs(24 * 60 * 60),
                 unheard: Reach::Gone,
             },
+            first_producer_id: 4_000,
             topics: Vec::new(),
             apis: ADVERTISED.iter().map(|&(api, min, max)| (api as i16, (min, max))).collect(),
         }
@@ -84,6 +88,21 @@ impl Builder {
     pub fn brokers(mut self, count: i32) -> Self {
         assert!(count > 0, "a cluster has a broker");
         self.settings.brokers = count;
+        self
+    }
+
+    /// What Metadata calls the cluster. Default `fake-kafka`; `None` for a relative of Kafka's that has no name.
+    #[must_use]
+    pub fn cluster_id(mut self, id: Option<&str>) -> Self {
+        self.settings.cluster_id = id.map(str::to_owned);
+        self
+    }
+
+    /// The first producer id given out. Real clusters begin near 0, every one of them; the default is far from it, so that a mistaken
+    /// default shows.
+    #[must_use]
+    pub fn first_producer_id(mut self, id: i64) -> Self {
+        self.first_producer_id = id;
         self
     }
 

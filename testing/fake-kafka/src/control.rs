@@ -65,6 +65,31 @@ impl FakeKafka {
         self.end_listener(broker, port);
     }
 
+    /// Another cluster takes over the ports, with topics of the same names and shapes: all logs are empty, no producer is known, and
+    /// producer ids are given out from `first_producer_id` on. Its brokers' connections are new ones.
+    pub fn become_cluster(&self, id: Option<&str>, first_producer_id: i64) {
+        self.shared.change(|state| {
+            state.settings.cluster_id = id.map(str::to_owned);
+            state.next_producer_id = first_producer_id;
+            let topics: Vec<(String, i32)> =
+                state.topics.iter().map(|(name, topic)| (name.clone(), topic.partitions.len() as i32)).collect();
+            state.topics.clear();
+            let replication = state.settings.brokers.min(3);
+            for (name, partitions) in topics {
+                create_topic(state, &name, partitions, replication);
+            }
+            let brokers: Vec<i32> = state.brokers.keys().copied().collect();
+            for broker in brokers {
+                state.close_connections_of(broker);
+            }
+        });
+    }
+
+    /// As after a change of cluster behind a proxy that keeps connections open.
+    pub fn rename_cluster(&self, id: Option<&str>) {
+        self.shared.change(|state| state.settings.cluster_id = id.map(str::to_owned));
+    }
+
     /// Starts a stopped broker on its old port. It remembers the last batch of each producer, and catches up with the leaders.
     pub fn restart(&self, broker: i32) {
         let port = {

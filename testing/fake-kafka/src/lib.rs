@@ -29,6 +29,7 @@
 //! | the log has holes | [`compact`](FakeKafka::compact), [`compact_by_key`](FakeKafka::compact_by_key), [`compact_away`](FakeKafka::compact_away) |
 //! | an answer to Fetch ends before the high watermark | [`roll_segment`](FakeKafka::roll_segment) |
 //! | the topic goes, comes back, grows | [`delete_topic`](FakeKafka::delete_topic), [`create_topic`](FakeKafka::create_topic), [`add_partitions`](FakeKafka::add_partitions) |
+//! | another cluster at the old address | [`become_cluster`](FakeKafka::become_cluster) |
 //! | Write is allowed, Read is not | [`deny`](FakeKafka::deny) |
 //! | a broker before 2.8 | [`without_api`](Builder::without_api) |
 //!
@@ -108,9 +109,6 @@ pub use topic::{Access, MAX_MESSAGE_BYTES_DEFAULT};
 
 use state::{Broker, Condition, Shared, State};
 
-/// The first producer id given out; far from 0, so that a mistaken default shows.
-const FIRST_PRODUCER_ID: i64 = 4_000;
-
 /// A running cluster. Dropping it closes every connection and port and joins every thread.
 pub struct FakeKafka {
     shared: Arc<Shared>,
@@ -154,7 +152,7 @@ impl FakeKafka {
             script: faults::Script::default(),
             requests: Vec::new(),
             complaints: Vec::new(),
-            next_producer_id: FIRST_PRODUCER_ID,
+            next_producer_id: builder.first_producer_id,
             clock_offset_ms: 0,
             shutting_down: false,
         };

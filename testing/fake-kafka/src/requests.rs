@@ -361,7 +361,7 @@ fn metadata(call: &Call<'_>, request: MetadataRequest, strikes: &Strikes) -> Met
     MetadataResponse::default()
         .with_throttle_time_ms(strikes.throttle_ms())
         .with_brokers(brokers)
-        .with_cluster_id(Some(text("fake-kafka")))
+        .with_cluster_id(state.settings.cluster_id.as_deref().map(text))
         .with_controller_id(BrokerId(call.broker))
         .with_topics(topics)
 }
