@@ -139,6 +139,7 @@ impl World {
                 run: RunId(1),
                 noted_offset: 0,
                 leader_epoch: 0,
+                cluster: None,
                 first_attempt: SystemTime::now(),
                 rows: Arc::new(Rows { bytes: Vec::new(), meta: metas.to_vec() }),
             });

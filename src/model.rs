@@ -9,6 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 /// A topic's name, shared.
 pub type Topic = Arc<str>;
 
+/// What a Kafka cluster calls itself in Metadata. Producer ids and epochs start alike in every cluster, so a triple means nothing in
+/// another one (invariant I4).
+pub type ClusterId = Arc<str>;
+
 /// An outbox by its place in the list of one database's outboxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OutboxIx(pub u16);
@@ -129,6 +133,8 @@ pub struct Plan {
     pub noted_offset: i64,
     /// Of the partition's leader when the batch was planned; -1 when unknown.
     pub leader_epoch: i32,
+    /// Where the triple stands for these rows; `None`: a cluster without an id, or a plan from before it was noted.
+    pub cluster: Option<ClusterId>,
     pub first_attempt: SystemTime,
     pub rows: Arc<Rows>,
 }
@@ -144,6 +150,7 @@ impl Plan {
             run: self.run,
             noted_offset: self.noted_offset,
             leader_epoch: self.leader_epoch,
+            cluster: self.cluster.clone(),
             first_attempt: self.first_attempt,
             rows: Arc::new(rows),
         }
@@ -171,6 +178,8 @@ pub struct LeftPlan {
     pub run: RunId,
     pub noted_offset: i64,
     pub leader_epoch: i32,
+    /// As [`Plan::cluster`].
+    pub cluster: Option<ClusterId>,
     pub first_attempt: SystemTime,
     pub state: PlanState,
     /// In the batch's order; those of outboxes that are no longer configured are not among them.
@@ -355,8 +364,8 @@ pub struct PartitionStart {
 /// What a sink tells a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkEvent {
-    /// The answer to `Sink::producer`.
-    Producer { id: i64 },
+    /// The answer to `Sink::producer`, and the cluster that the id belongs to, if it has a name.
+    Producer { id: i64, cluster: Option<ClusterId> },
     /// The producer id could not be had yet; the sink tries on.
     NoProducer { why: Why },
     /// The answer to `Sink::open`, and again whenever the partition count has changed. Sorted, 0..n without gaps.
@@ -396,6 +405,8 @@ pub enum Evidence {
     Forbidden(Why),
     /// The topic or the partition does not exist.
     PartitionGone(Why),
+    /// The batch was on its way to another cluster. Nothing was asked: here its triple can be a stranger's (invariant I4).
+    OtherCluster(Why),
 }
 
 /// The application committed (or is about to: a wake is a promise, SQLite's page cache shows the write before the commit).

@@ -262,6 +262,7 @@ fn stdout_refuses_while_plans_are_open() {
         run: RunId(1),
         noted_offset: 0,
         leader_epoch: 0,
+        cluster: None,
         first_attempt: std::time::SystemTime::now(),
         rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
     };

@@ -280,6 +280,7 @@ fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str
         run: RunId(1),
         noted_offset: 0,
         leader_epoch: 0,
+        cluster: None,
         first_attempt: std::time::SystemTime::now(),
         rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
     };

@@ -3,7 +3,10 @@
 mod common;
 
 use common::{OUTBOX, PATIENCE, Place, Running, names, outboxd};
-use fake_kafka::FakeKafka;
+use fake_kafka::{ApiKey, FakeKafka, Fault};
+use outboxd::kafka::connection::{Address, Connection, ConnectionOptions};
+use outboxd::kafka::protocol::{PartitionBatch, ProduceRequest};
+use outboxd::kafka::record_batch::append_record;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +19,37 @@ fn fill(place: &Place, database: &str, from: u32, count: u32) {
         connection.execute(sql, rusqlite::params![number % 7, format!("{database}-{number}")]).unwrap();
     }
     connection.execute_batch("COMMIT").unwrap();
+}
+
+/// Somebody else writes `count` records under these numbers.
+fn stranger(kafka: &FakeKafka, producer_id: i64, base_sequence: i32, count: u32) {
+    let address = Address { host: "127.0.0.1".to_owned(), port: kafka.address(1).port() };
+    let mut connection = Connection::open(&address, &ConnectionOptions::default()).unwrap();
+    let mut records = Vec::new();
+    for at in 0..count {
+        append_record(&mut records, at, Some(b"theirs"), Some(b"theirs"), &[]);
+    }
+    let batch = PartitionBatch {
+        topic: "users",
+        partition: 0,
+        producer_id,
+        producer_epoch: 0,
+        base_sequence,
+        timestamp_ms: 0,
+        record_count: count as i32,
+        records: &records,
+    };
+    let request = ProduceRequest { acks: -1, timeout_ms: 1_000, batches: &[batch] };
+    let answer = connection.produce(&request, PATIENCE).unwrap();
+    assert!(answer.partitions[0].error.is_ok(), "{answer:?}");
+}
+
+fn ours(kafka: &FakeKafka) -> BTreeSet<Vec<u8>> {
+    let values: Vec<_> = kafka.all_records("users").into_iter().map(|record| record.value.unwrap()).collect();
+    let ours: Vec<_> = values.into_iter().filter(|value| value != b"theirs").collect();
+    let set: BTreeSet<_> = ours.iter().cloned().collect();
+    assert_eq!(set.len(), ours.len(), "each once");
+    set
 }
 
 fn rows(place: &Place, database: &str) -> i64 {
@@ -111,4 +145,81 @@ fn a_kill_loses_and_doubles_nothing_and_the_next_start_says_what_was_in_flight()
         }
     }
     assert_eq!(open_plans(&place, "db-outboxd"), 0);
+}
+
+/// A batch in flight to cluster A meets cluster B, in which somebody else's records bear its very numbers: they are answered as
+/// duplicates there, or found by reading back, or ours would swallow theirs.
+#[test]
+fn what_was_in_flight_to_another_cluster_goes_out_anew() {
+    // Rows in flight, and what a stranger has written: first sequence and count.
+    let cases: &[(u32, &[(i32, u32)])] =
+        &[(1, &[(0, 1), (1, 1)]), (300, &[(0, 1), (1, 300)]), (1, &[(0, 1), (1, 1), (2, 6)]), (1, &[(0, 1)])];
+    for (in_flight, theirs) in cases {
+        let kafka = FakeKafka::builder().topic("users", 1).cluster_id(Some("cluster-A")).first_producer_id(0).start();
+        let place = Place::new();
+        let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+        fill(&place, "db", 0, 1);
+        let mut daemon = run(&kafka, &database);
+        daemon.wait_until("the first row is done with", |_| rows(&place, "db") == 0);
+        kafka.fault("users", 0, Fault::Hang);
+        fill(&place, "db", 1, *in_flight);
+        let sent = |kafka: &FakeKafka| {
+            kafka
+                .requests_of(ApiKey::Produce)
+                .iter()
+                .flat_map(|request| request.batches.clone())
+                .any(|batch| (batch.base_sequence, batch.record_count) == (1, *in_flight as i32))
+        };
+        daemon.wait_until("the batch is on its way", |_| sent(&kafka));
+        daemon.signal(Signal::KILL);
+        daemon.finish();
+
+        kafka.become_cluster(Some("cluster-B"), 1);
+        for (first, count) in *theirs {
+            stranger(&kafka, 0, *first, *count);
+        }
+        kafka.clear_requests();
+        let mut daemon = run(&kafka, &database);
+        daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+        daemon.signal(Signal::TERM);
+        let daemon = daemon.finish();
+        let told = "this is Kafka cluster cluster-B, and an earlier run sent to cluster cluster-A";
+        assert_eq!(daemon.stderr.matches(told).count(), 1, "{}", daemon.everything());
+        let asked = [ApiKey::DescribeProducers, ApiKey::Fetch].map(|api| kafka.requests_of(api).len());
+        assert_eq!(asked, [0, 0], "{theirs:?}");
+        assert_eq!(ours(&kafka).len() as u32, *in_flight, "{theirs:?}: {}", daemon.everything());
+        assert_eq!(open_plans(&place, "db-outboxd"), 0);
+        // And whoever bears the numbers is not hurt either.
+        let next = theirs.iter().map(|(_, count)| *count).sum::<u32>();
+        let before = kafka.record_count("users");
+        stranger(&kafka, 0, next as i32, 1);
+        assert_eq!(kafka.record_count("users"), before + 1);
+    }
+}
+
+#[test]
+fn another_cluster_at_the_old_address_gets_nothing_until_a_restart_says_that_it_is_meant() {
+    let kafka = FakeKafka::builder().topic("users", 2).cluster_id(Some("cluster-A")).start();
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    fill(&place, "db", 0, 10);
+    let mut daemon = run(&kafka, &database);
+    daemon.wait_until("the first rows are done with", |_| rows(&place, "db") == 0);
+    kafka.become_cluster(Some("cluster-B"), 1);
+    kafka.clear_requests();
+    fill(&place, "db", 10, 20);
+    let told = "belongs to Kafka cluster cluster-B, and this run works with cluster cluster-A";
+    daemon.wait_until("it is said", |daemon| {
+        let stderr = daemon.stderr();
+        stderr.contains(told) && stderr.contains("If the change is meant, restart outboxd")
+    });
+    assert_eq!((kafka.requests_of(ApiKey::Produce).len(), rows(&place, "db")), (0, 20));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.finish().status.code(), Some(0));
+
+    let mut daemon = run(&kafka, &database);
+    daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.finish().status.code(), Some(0));
+    assert_eq!(ours(&kafka).len(), 20);
 }

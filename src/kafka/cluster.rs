@@ -4,14 +4,17 @@
 
 mod brokers;
 mod follower;
+mod identity;
 mod snapshot;
 
 pub(crate) use brokers::{chain, connect_failure};
 pub(crate) use follower::follow;
 pub(crate) use snapshot::{Lead, Snapshot, Whereabouts};
 
-use crate::kafka::connection::{Address, Interrupter};
+use crate::kafka::connection::{Address, Connection, ConnectionOptions, Interrupter};
+use crate::kafka::error::ConnectError;
 use crate::kafka::producer::{Mailbox, lock};
+use identity::ClusterIdentity;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -20,6 +23,7 @@ use std::time::Instant;
 /// What handles and senders see of the cluster.
 pub(crate) struct Cluster<E> {
     bootstrap: Vec<Address>,
+    id: ClusterIdentity,
     /// Locked to clone or to swap the `Arc`, never longer.
     snapshot: Mutex<Arc<Snapshot>>,
     inbox: Mutex<Inbox<E>>,
@@ -68,6 +72,7 @@ impl<E> Cluster<E> {
     pub(crate) fn new(bootstrap: Vec<Address>) -> Self {
         Cluster {
             bootstrap,
+            id: ClusterIdentity::default(),
             snapshot: Mutex::new(Arc::new(Snapshot::default())),
             inbox: Mutex::new(Inbox {
                 producer_ids: HashMap::new(),
@@ -81,6 +86,19 @@ impl<E> Cluster<E> {
             asked: Condvar::new(),
             stopping: AtomicBool::new(false),
             struggling: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &ClusterIdentity {
+        &self.id
+    }
+
+    /// A connection to a broker of this cluster: one that belongs to another is closed before anything is asked of it or sent to it.
+    pub(crate) fn connect(&self, address: &Address, options: &ConnectionOptions) -> Result<Connection, ConnectError> {
+        let connection = Connection::open(address, options)?;
+        match self.id.belongs(connection.cluster_id()) {
+            Ok(()) => Ok(connection),
+            Err((ours, theirs)) => Err(ConnectError::OtherCluster { address: address.clone(), ours, theirs }),
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Connection {
     stream: TcpStream,
     peer: Peer,
     client_id: String,
+    /// What the broker calls its cluster.
+    cluster_id: Option<String>,
     receive_bytes_max: usize,
     /// By the API's place in [`SPOKEN`]: the version in use; `None` when the broker has none of ours.
     versions: [Option<i16>; SPOKEN.len()],
@@ -82,7 +84,8 @@ impl Connection {
     /// Connects, and makes sure that a Kafka broker is there that speaks what we need.
     ///
     /// After ApiVersions an empty Metadata request (no topics) is sent: a listener that wants authentication answers the first
-    /// and closes at the second. Better that one than a first Produce, whose fate would be unsure.
+    /// and closes at the second. Better that one than a first Produce, whose fate would be unsure. The answer also says to which
+    /// cluster the broker belongs.
     pub fn open(address: &Address, options: &ConnectionOptions) -> Result<Connection, ConnectError> {
         if i16::try_from(options.client_id.len()).is_err() {
             return Err(ConnectError::ClientId { bytes: options.client_id.len() });
@@ -92,6 +95,7 @@ impl Connection {
             stream,
             peer: Peer { address: address.clone(), resolved },
             client_id: options.client_id.clone(),
+            cluster_id: None,
             receive_bytes_max: options.receive_bytes_max,
             versions: [None; SPOKEN.len()],
             next_correlation_id: 0,
@@ -107,7 +111,10 @@ impl Connection {
         connection.negotiate(options.request_timeout)?;
         let probe = MetadataRequest { topics: Some(&[]), allow_auto_topic_creation: false };
         match connection.call(&probe, options.request_timeout) {
-            Ok(_) => Ok(connection),
+            Ok(answer) => {
+                connection.cluster_id = answer.cluster_id;
+                Ok(connection)
+            }
             Err(source) => Err(refused_probe(address.clone(), source)),
         }
     }
@@ -181,6 +188,11 @@ impl Connection {
     /// A handle with which another thread can end what this connection is waiting for.
     pub fn interrupter(&self) -> io::Result<Interrupter> {
         self.stream.try_clone().map(Interrupter)
+    }
+
+    /// What the broker called its cluster when the connection was opened; some relatives of Kafka's have no name for it.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.cluster_id.as_deref()
     }
 
     /// Whom it is connected to.

@@ -7,6 +7,7 @@ use super::connection::Address;
 use super::protocol::{ApiKey, DecodeError, VersionRange};
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An error code as brokers send it (`org.apache.kafka.common.protocol.Errors`).
@@ -206,6 +207,10 @@ pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
     }
 }
 
+/// For whoever took the cluster away, and for whom somebody else did.
+pub(crate) const OTHER_CLUSTER_HINT: &str = "nothing is sent there. If the change is meant, restart outboxd: what is in flight then goes \
+     to the new cluster, counted as unsure; if it is not, see who answers at this address, and bootstrap_servers";
+
 /// Why there is no usable connection. Nothing but ApiVersions and an empty Metadata was ever sent on it. The message never
 /// repeats its source; [`ConnectError::hint`] says what to look at.
 #[derive(Debug, thiserror::Error)]
@@ -257,6 +262,8 @@ pub enum ConnectError {
         #[source]
         source: CallError,
     },
+    #[error("{address} belongs to Kafka cluster {theirs}, and this run works with cluster {ours}")]
+    OtherCluster { address: Address, ours: Arc<str>, theirs: Arc<str> },
     #[error("client_id has {bytes} bytes, Kafka takes at most {}", i16::MAX)]
     ClientId { bytes: usize },
 }
@@ -290,6 +297,7 @@ impl ConnectError {
                 Some("this Kafka is newer than this client understands")
             }
             ConnectError::VersionUnsupported { .. } => Some("Kafka 2.1 is the oldest that will do"),
+            ConnectError::OtherCluster { .. } => Some(OTHER_CLUSTER_HINT),
             ConnectError::ApiVersions { .. } | ConnectError::Broken { .. } | ConnectError::ClientId { .. } => None,
         }
     }

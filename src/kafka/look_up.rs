@@ -51,6 +51,8 @@ pub enum Finding {
     Forbidden(Failure),
     /// There is no such partition.
     PartitionGone(Failure),
+    /// It was on its way to another cluster: nothing was asked here.
+    OtherCluster(Failure),
 }
 
 /// All questions that are open. The locks are held to put in or take out, never while anything waits.

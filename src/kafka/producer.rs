@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 pub trait Batch: Clone + Send + Sync + 'static {
     fn topic(&self) -> &str;
     fn partition(&self) -> i32;
+    /// The cluster that its producer id and sequences belong to, where that has an id.
+    fn cluster(&self) -> Option<&str>;
     fn producer_id(&self) -> i64;
     fn producer_epoch(&self) -> i16;
     fn base_sequence(&self) -> i32;
@@ -82,35 +84,20 @@ pub struct PartitionAtOpen {
 /// What a producer tells the owner of a handle.
 #[derive(Clone, Debug)]
 pub enum Report<B> {
-    ProducerId(i64),
+    /// `cluster`: what the cluster that gave it calls itself.
+    ProducerId { id: i64, cluster: Option<Arc<str>> },
     /// Not yet; it is tried on.
     NoProducerId(Failure),
     /// Partitions 0..n without gaps; again whenever their number has changed.
-    Opened {
-        topic: Arc<str>,
-        partitions: Vec<PartitionAtOpen>,
-    },
+    Opened { topic: Arc<str>, partitions: Vec<PartitionAtOpen> },
     /// Not yet; it is tried on.
-    NotOpened {
-        topic: Arc<str>,
-        failure: Failure,
-    },
+    NotOpened { topic: Arc<str>, failure: Failure },
     /// Exactly one for each accepted batch.
-    Delivered {
-        batch: B,
-        delivery: Delivery,
-        at: Instant,
-    },
+    Delivered { batch: B, delivery: Delivery, at: Instant },
     /// Exactly one for each batch that was asked about, unless its owner drains.
-    LookedUp {
-        batch: B,
-        finding: Finding,
-    },
+    LookedUp { batch: B, finding: Finding },
     /// Not yet; it is tried on.
-    NotLookedUp {
-        batch: B,
-        failure: Failure,
-    },
+    NotLookedUp { batch: B, failure: Failure },
 }
 
 /// How a batch travels.

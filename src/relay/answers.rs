@@ -30,8 +30,9 @@ const ATTEMPTS_MAX: usize = 10_000;
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn on_sink(&mut self, event: SinkEvent, now: Instant) -> Result<(), Fatal> {
         match event {
-            SinkEvent::Producer { id } => {
+            SinkEvent::Producer { id, cluster } => {
                 self.producer = Producer::Known(id);
+                self.cluster = cluster;
                 self.sink_trouble.over(now);
                 self.figures.sink_ready.store(true, Relaxed);
             }

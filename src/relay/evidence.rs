@@ -56,7 +56,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let topic = self.intake.lanes[ix as usize].topic as usize;
         self.intake.topics[topic].trouble.over(now);
-        log::info!(
+        // Of another cluster's there may be one for each lane, and one line says it of all.
+        let level = if matches!(evidence, Evidence::OtherCluster(_)) { log::Level::Debug } else { log::Level::Info };
+        log::log!(
+            level,
             "{}: what became of a batch of {} rows (producer id {}, epoch {}, sequence {}): {}",
             flight.plan.target,
             flight.plan.rows.len(),
@@ -83,7 +86,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 let known = flight.doubt == Some(Doubt::Left { whole: true }) && age < KNOWN_FOR;
                 self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
             }
-            Evidence::PartitionGone(why) => self.partition_gone(ix, &flight, &why),
+            Evidence::PartitionGone(why) => {
+                let plan = &flight.plan;
+                if !flight.disowned {
+                    self.count_unsure(&plan.target.to_string(), plan.rows.len(), &why.to_string());
+                }
+                self.route_anew(ix, &flight);
+            }
+            Evidence::OtherCluster(_) if planted::is(Bug::SentToAnotherCluster) => self.same_again(ix, flight, now),
+            Evidence::OtherCluster(why) => self.other_cluster(ix, &flight, &why),
         }
         Ok(())
     }
@@ -131,7 +142,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn next_epoch(&mut self, ix: u32, flight: Flight) {
         let Flight { plan, seen, next_epoch, disowned, .. } = flight;
         self.plans.remove(&plan.id);
-        let (old, old_triple, run) = (plan.id, plan.triple, plan.run);
+        let (old, old_triple, cluster, run) = (plan.id, plan.triple, plan.cluster.clone(), plan.run);
         let rows = take_rows(plan);
         let lane = &mut self.intake.lanes[ix as usize];
         if let Some(older) = lane.replacing.replace(old) {
@@ -163,12 +174,27 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         // An earlier run's producer id: fenced by one epoch more, and used for nothing else.
         let triple = Triple { producer_id: old_triple.producer_id, epoch: next_epoch, first_sequence: 0 };
         let first_attempt = self.clock.wall();
-        let plan = self.new_plan(ix, triple, run, first_attempt, rows);
+        let plan = self.new_plan(ix, triple, cluster, run, first_attempt, rows);
         self.fly(ix, Flight { again: true, ..Flight::new(plan, seen) });
     }
 
-    /// There is nobody to ask and nowhere to send it: its rows are routed anew.
-    fn partition_gone(&mut self, ix: u32, flight: &Flight, why: &Why) {
+    /// Its triple can be a stranger's here: it is neither sent nor asked about.
+    fn other_cluster(&mut self, ix: u32, flight: &Flight, why: &Why) {
+        if !std::mem::replace(&mut self.recovery.other_cluster_told, true) {
+            log::error!(
+                "{}: {why}. Rows that were in flight to that one are sent to this one as what they are, with the message ids they \
+                 had, and may be there twice (unsure)",
+                self.figures.database
+            );
+        }
+        if !flight.disowned {
+            self.add_unsure(flight.plan.rows.len());
+        }
+        self.route_anew(ix, flight);
+    }
+
+    /// There is nobody to ask and nowhere to send it: its rows are routed anew, with the message ids they had.
+    fn route_anew(&mut self, ix: u32, flight: &Flight) {
         let plan = flight.plan.clone();
         self.plans.remove(&plan.id);
         if flight.disowned {
@@ -177,7 +203,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         let rows = plan.rows.meta.iter().map(|meta| (meta.key, meta.print, meta.message)).collect();
-        self.send_anew(plan.id, plan.run, &plan.target, rows, &why.to_string());
+        self.keep_ids(plan.id, plan.run, rows);
         let lane = &mut self.intake.lanes[ix as usize];
         lane.trouble = false;
         self.intake.give_back_rows(ix, take_rows(plan));
@@ -193,5 +219,6 @@ fn in_words(evidence: &Evidence) -> String {
         Evidence::Incomplete(why) => format!("it was not found, and that is no proof: {why}"),
         Evidence::Forbidden(why) => format!("its leader can't be asked: {why}"),
         Evidence::PartitionGone(why) => format!("its partition is gone: {why}"),
+        Evidence::OtherCluster(why) => why.to_string(),
     }
 }

@@ -34,7 +34,7 @@ mod verdict;
 
 pub use run::{Channels, run};
 
-use crate::model::{Left, OutboxIx, PlanId, RunId, SinkEvent, Topic, Wake, Why};
+use crate::model::{ClusterId, Left, OutboxIx, PlanId, RunId, SinkEvent, Topic, Wake, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::trouble::Trouble;
@@ -152,6 +152,8 @@ pub struct Relay<S, J, K, C> {
     figures: Arc<Figures>,
     random: fastrand::Rng,
     producer: Producer,
+    /// Of the producer id.
+    cluster: Option<ClusterId>,
     next_plan: u64,
     /// Lanes with a batch in flight, by plan.
     plans: BTreeMap<PlanId, u32>,
@@ -195,6 +197,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             figures,
             random,
             producer: Producer::Unknown,
+            cluster: None,
             next_plan: spec.first_plan.0,
             plans: BTreeMap::new(),
             waiting: Vec::new(),

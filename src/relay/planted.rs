@@ -23,6 +23,7 @@ pub enum Bug {
     HooksWithoutCommit,
     BudgetSpentOnTrouble,
     TopicQuarantinedForTheClock,
+    SentToAnotherCluster,
 }
 
 impl Bug {
@@ -45,6 +46,7 @@ impl Bug {
         Bug::HooksWithoutCommit,
         Bug::BudgetSpentOnTrouble,
         Bug::TopicQuarantinedForTheClock,
+        Bug::SentToAnotherCluster,
     ];
 }
 

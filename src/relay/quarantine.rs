@@ -269,6 +269,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 run: self.run,
                 noted_offset: -1,
                 leader_epoch: -1,
+                cluster: None,
                 first_attempt: self.clock.wall(),
                 rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
             };

@@ -27,11 +27,13 @@ use std::time::Instant;
 pub(super) struct Recovery {
     /// Until its rows were looked for.
     pub left: Option<Left>,
+    /// It was said that batches were on their way to another cluster.
+    pub other_cluster_told: bool,
 }
 
 impl Recovery {
     pub(super) fn new(left: Left) -> Self {
-        Recovery { left: Some(left) }
+        Recovery { left: Some(left), other_cluster_told: false }
     }
 
     /// Batches whose rows were not looked for yet.
@@ -322,6 +324,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         why: &str,
     ) {
         self.count_unsure(&target.to_string(), rows.len(), why);
+        self.keep_ids(plan, run, rows);
+    }
+
+    /// These rows of a batch are read again as what they are, rows of the table, and keep their message ids.
+    pub(super) fn keep_ids(&mut self, plan: PlanId, run: crate::model::RunId, rows: Vec<(RowKey, Fingerprint, u64)>) {
         for (key, print, message) in rows {
             self.intake.resends.keep(key, Resend { print, run, message });
         }
@@ -333,6 +340,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         log::warn!("{subject}: {rows} rows are sent again and may be there twice (unsure): {why}");
+        self.add_unsure(rows);
+    }
+
+    pub(super) fn add_unsure(&mut self, rows: usize) {
         self.figures.unsure_rows.fetch_add(rows as u64, Relaxed);
         self.summary.unsure += rows as u64;
     }
@@ -413,6 +424,7 @@ fn plan_of(left: &LeftPlan, rows: Rows) -> Plan {
         run: left.run,
         noted_offset: left.noted_offset,
         leader_epoch: left.leader_epoch,
+        cluster: left.cluster.clone(),
         first_attempt: left.first_attempt,
         rows: Arc::new(rows),
     }

@@ -7,7 +7,7 @@ use super::evidence::KNOWN_FOR;
 use super::lanes::{Flight, LATE_AFTER, Phase, SOON, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::failpoint;
-use crate::model::{Plan, PlanId, Rows, RunId, Triple};
+use crate::model::{ClusterId, Plan, PlanId, Rows, RunId, Triple};
 use crate::ports::{Change, Clock, Journal, Manner, Sink, Source, SourceError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -94,7 +94,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let Some(batch) = lane.next_batch() else { continue };
             let triple = lane.number(batch.rows.len());
             let (topic, partition) = (lane.topic, lane.target.partition);
-            let plan = self.new_plan(ix, triple, batch.run, first_attempt, batch.rows);
+            let plan = self.new_plan(ix, triple, self.cluster.clone(), batch.run, first_attempt, batch.rows);
             self.fly(ix, Flight { again: batch.again, ..Flight::new(plan, batch.seen) });
             self.intake.turn_null_partition(topic, partition);
             self.figures.batches.fetch_add(1, Relaxed);
@@ -105,6 +105,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         &mut self,
         ix: u32,
         triple: Triple,
+        cluster: Option<ClusterId>,
         run: RunId,
         first_attempt: SystemTime,
         rows: Rows,
@@ -117,6 +118,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             run,
             noted_offset: lane.noted_offset,
             leader_epoch: lane.leader_epoch,
+            cluster,
             first_attempt,
             rows: Arc::new(rows),
         };

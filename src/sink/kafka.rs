@@ -80,6 +80,10 @@ impl Batch for Arc<Plan> {
         self.target.partition
     }
 
+    fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
     fn producer_id(&self) -> i64 {
         self.triple.producer_id
     }
@@ -110,7 +114,7 @@ impl From<Failure> for Why {
 impl From<Report<Arc<Plan>>> for SinkEvent {
     fn from(report: Report<Arc<Plan>>) -> SinkEvent {
         match report {
-            Report::ProducerId(id) => SinkEvent::Producer { id },
+            Report::ProducerId { id, cluster } => SinkEvent::Producer { id, cluster },
             Report::NoProducerId(failure) => SinkEvent::NoProducer { why: failure.into() },
             Report::Opened { topic, partitions } => {
                 let partitions = partitions
@@ -143,6 +147,7 @@ impl From<Report<Arc<Plan>>> for SinkEvent {
                     Finding::Incomplete(failure) => Evidence::Incomplete(failure.into()),
                     Finding::Forbidden(failure) => Evidence::Forbidden(failure.into()),
                     Finding::PartitionGone(failure) => Evidence::PartitionGone(failure.into()),
+                    Finding::OtherCluster(failure) => Evidence::OtherCluster(failure.into()),
                 };
                 SinkEvent::Evidence { plan: batch.id, evidence }
             }

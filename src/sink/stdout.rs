@@ -110,7 +110,7 @@ impl StdoutHandle {
 impl Sink for StdoutHandle {
     /// Nothing here deduplicates; any id will do.
     fn producer(&mut self) {
-        self.tell(SinkEvent::Producer { id: 0 });
+        self.tell(SinkEvent::Producer { id: 0, cluster: None });
     }
 
     /// Every topic is there, with one partition.
@@ -280,6 +280,7 @@ mod tests {
             run: RunId(0),
             noted_offset: 0,
             leader_epoch: -1,
+            cluster: None,
             first_attempt: SystemTime::UNIX_EPOCH,
             rows: Arc::new(rows),
         })

@@ -202,7 +202,8 @@ fn insert(transaction: &Transaction<'_>, id: i64, file: FileId, plan: &Plan, blo
     transaction
         .prepare_cached(
             "INSERT INTO plan (id, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
-                 leader_epoch, first_attempt_ms, row_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 leader_epoch, first_attempt_ms, row_count, cluster)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             id,
@@ -218,6 +219,7 @@ fn insert(transaction: &Transaction<'_>, id: i64, file: FileId, plan: &Plan, blo
             plan.leader_epoch,
             millis::of_time(plan.first_attempt),
             plan.rows.len() as i64,
+            plan.cluster.as_deref(),
         ])?;
     transaction.prepare_cached("INSERT INTO plan_rows (id, rows) VALUES (?, ?)")?.execute(params![id, blob])?;
     Ok(())

@@ -100,6 +100,7 @@ impl Reader<'_> {
                 run: plan.run,
                 noted_offset: plan.noted_offset,
                 leader_epoch: plan.leader_epoch,
+                cluster: plan.cluster,
                 first_attempt: plan.first_attempt,
                 state: plan.state,
                 rows,

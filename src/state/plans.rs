@@ -4,7 +4,7 @@
 
 use super::codec::{self, Damaged, OpenRow};
 use super::millis;
-use crate::model::{FileId, PlanId, PlanState, RunId, Target, Triple};
+use crate::model::{ClusterId, FileId, PlanId, PlanState, RunId, Target, Triple};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -32,6 +32,7 @@ pub struct OpenPlan {
     pub run: RunId,
     pub noted_offset: i64,
     pub leader_epoch: i32,
+    pub cluster: Option<ClusterId>,
     pub first_attempt: SystemTime,
     pub row_count: usize,
     pub state: PlanState,
@@ -48,7 +49,7 @@ pub fn open_plans(connection: &Connection) -> rusqlite::Result<Vec<OpenPlan>> {
     let mut statement = connection.prepare(
         "SELECT plan.id, relay.path, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
              leader_epoch, first_attempt_ms, row_count, acknowledged, acknowledged_offset,
-             doubtful, other_boot
+             doubtful, other_boot, cluster
          FROM plan JOIN relay ON relay.id = plan.id >> 48 ORDER BY plan.id",
     )?;
     let deletes = deletes(connection)?;
@@ -82,6 +83,7 @@ fn open_plan(
         },
         doubtful: row.get(16)?,
         other_boot: row.get(17)?,
+        cluster: row.get::<_, Option<String>>(18)?.map(Into::into),
     })
 }
 

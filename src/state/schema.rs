@@ -123,8 +123,13 @@ const STEPS: &[&str] = &[
         message INTEGER NOT NULL,
         PRIMARY KEY (outbox, rowid)
     ) WITHOUT ROWID;
+    -- The Kafka cluster in which the triple stands for the plan's rows. NULL: it has no id, or the plan is from before this was noted.
+    ALTER TABLE plan ADD COLUMN cluster TEXT;
     ",
 ];
+
+/// The first version with a quarantine in it.
+pub const QUARANTINE_SINCE: i64 = 2;
 
 /// The version this program writes.
 pub const VERSION: i64 = STEPS.len() as i64;

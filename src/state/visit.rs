@@ -116,8 +116,7 @@ impl Visitor {
 
     /// By database, table and rowid.
     pub fn quarantine(&self) -> Result<Vec<Entry>, StateError> {
-        // The first version kept none.
-        if self.version < schema::VERSION {
+        if self.version < schema::QUARANTINE_SINCE {
             return Ok(Vec::new());
         }
         all(&self.connection).map_err(self.sqlite("read"))

@@ -15,11 +15,13 @@ macro_rules! some_or_skip {
 }
 
 mod applications;
+mod clusters;
 mod durability;
 mod ends;
 mod events;
 
 use applications::*;
+use clusters::*;
 use durability::*;
 use ends::*;
 use events::*;
@@ -44,7 +46,7 @@ on!(real_kafka_4_3_0, "4.3.0":
     odd_values, odd_values_utf16, keys_of_every_kind, lock_step, partitions_are_those_of_other_clients,
     one_id_used_300_times, rewritten_rows, rewritten_while_sent,
     two_outboxes_and_two_databases, topic_by_template,
-    twenty_drains_under_load, broker_killed, broker_frozen,
+    twenty_drains_under_load, broker_killed, broker_frozen, another_cluster,
     durable_before_sent_wal, durable_before_sent_delete, durable_before_sent_truncate,
 );
 

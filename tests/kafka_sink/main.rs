@@ -1,6 +1,7 @@
 //! The Kafka sink against a broker that does every unpleasant thing on request: what each answer, fault and failure becomes for a relay.
 
 mod answers;
+mod clusters;
 mod connections;
 mod ends;
 mod leaders;

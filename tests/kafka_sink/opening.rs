@@ -19,7 +19,7 @@ fn the_first_producer_id_takes_two_tries_and_each_is_new() {
         SinkEvent::NoProducer { why } => assert!(why.code == Some(31) && why.hint.contains("IdempotentWrite"), "{why}"),
         other => panic!("{other:?}"),
     }
-    assert!(matches!(rig.next(), SinkEvent::Producer { id } if id != second));
+    assert!(matches!(rig.next(), SinkEvent::Producer { id, .. } if id != second));
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Rig {
         self.handle.producer();
         loop {
             match self.next() {
-                SinkEvent::Producer { id } => return id,
+                SinkEvent::Producer { id, .. } => return id,
                 SinkEvent::NoProducer { .. } => self.unexpected += 1,
                 other => panic!("{other:?}"),
             }
@@ -215,6 +215,7 @@ impl Rig {
             run: RunId(1),
             noted_offset: 0,
             leader_epoch: -1,
+            cluster: None,
             first_attempt: SystemTime::now(),
             rows: Arc::new(rows),
         })

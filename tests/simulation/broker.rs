@@ -54,6 +54,7 @@ pub enum Append {
 #[derive(Clone, Debug)]
 pub struct Question {
     pub plan: outboxd::model::PlanId,
+    pub cluster: Option<outboxd::model::ClusterId>,
     pub topic: String,
     pub partition: i32,
     pub producer: i64,

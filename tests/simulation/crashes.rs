@@ -2,8 +2,8 @@
 
 use crate::ports::{append, contents};
 use crate::world::{Happening, Kind, Parcel};
-use crate::{Run, STORM};
-use outboxd::model::RowKey;
+use crate::{Run, STORM, STRANGER};
+use outboxd::model::{PlanState, RowKey};
 use outboxd::relay::planted;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -22,6 +22,8 @@ enum End {
     DayOff,
     /// The state file is put back to an older copy.
     OldState,
+    /// The next one is given another Kafka cluster.
+    OtherCluster,
 }
 
 impl Run {
@@ -84,6 +86,7 @@ pub fn crash_and_recover(seed: u64) {
                 2 => End::DayOff,
                 // An old state file may take new rows of a bare table for old ones: that is said in README.
                 3 if world.kind != Kind::Bare => End::OldState,
+                4 => End::OtherCluster,
                 _ => End::Killed,
             };
             if end == End::PowerCut {
@@ -127,6 +130,7 @@ fn die(run: &Run, end: End, seed: u64) {
             world.power_cut(seed);
             world.excuse_all();
         }
+        End::OtherCluster => change_cluster(world),
         End::DayOff => {
             world.excuse_all();
             // By then nothing is on its way any more, and nobody remembers us.
@@ -157,6 +161,39 @@ fn die(run: &Run, end: End, seed: u64) {
             let sent: Vec<u64> = world.sent.values().flatten().copied().collect();
             world.again.extend(sent);
         }
+    }
+}
+
+/// A cluster of the same shape, in which others may have written under the very numbers that are in flight to the first.
+fn change_cluster(world: &mut crate::world::World) {
+    world.cluster = format!("cluster {}", world.runs + 1).into();
+    for (_, mut log) in std::mem::take(&mut world.logs) {
+        log.catch_up();
+        world.old_logs.push(log);
+    }
+    // Connections to the first end with their process.
+    world
+        .agenda
+        .retain(|_, what| !matches!(what, Happening::Answer(_) | Happening::LateCopy(_) | Happening::Thaw { .. }));
+    if world.random.u32(0..4) == 0 {
+        // Producer ids begin alike everywhere.
+        world.next_producer = 1_000;
+        return;
+    }
+    let planned: Vec<_> = world.state.plans.values().filter(|plan| plan.state == PlanState::Planned).cloned().collect();
+    let at = world.elapsed;
+    for plan in planned {
+        let log = world.logs.entry((plan.target.topic.to_string(), plan.target.partition)).or_default();
+        let rows = vec![STRANGER; plan.rows.len() + plan.rows_elsewhere];
+        let (producer, epoch, first) = (plan.triple.producer_id, plan.triple.epoch, plan.triple.first_sequence);
+        let _ = match world.random.u32(0..3) {
+            0 if first > 0 => log.append(at, &[STRANGER], producer, epoch, first - 1),
+            0 | 1 => log.append(at, &rows, producer, epoch, first),
+            _ => {
+                let _ = log.append(at, &rows, producer, epoch, first);
+                log.append(at, &[STRANGER], producer, epoch, first + rows.len() as i32)
+            }
+        };
     }
 }
 

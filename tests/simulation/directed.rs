@@ -39,6 +39,7 @@ fn published_before(world: &World, rowid: i64) -> LeftPlan {
         run: RunId(99),
         noted_offset: 0,
         leader_epoch: 0,
+        cluster: None,
         first_attempt: SystemTime::UNIX_EPOCH,
         state: PlanState::Acknowledged { offset: 0 },
         rows: vec![LeftRow { key: RowKey { outbox: OutboxIx(0), rowid }, print, message: rowid as u64 }],

@@ -24,7 +24,7 @@ impl Run {
         let (seed, well) = (self.seed, world.calm + WELL_AFTER);
         let mut stored: HashMap<u64, Duration> = HashMap::new();
         for entry in world.logs.values().flat_map(|log| &log.entries) {
-            for uid in &entry.uids {
+            for uid in entry.uids.iter().filter(|uid| **uid != crate::STRANGER) {
                 let first = stored.entry(*uid).or_insert(entry.at);
                 *first = entry.at.min(*first);
             }

@@ -41,6 +41,8 @@ const REST: Duration = Duration::from_secs(120);
 /// A relay whose deadline is always now, and that does nothing, burns a core.
 const IDLE_TURNS_MAX: u32 = 20_000;
 const HELD_ROWS_MAX: usize = 60;
+/// A record that somebody else wrote.
+const STRANGER: u64 = u64::MAX;
 
 struct Run {
     seed: u64,
@@ -310,8 +312,8 @@ impl Run {
         let seed = self.seed;
         let mut published: HashMap<u64, usize> = HashMap::new();
         let mut order: HashMap<(usize, String), u64> = HashMap::new();
-        for log in world.logs.values() {
-            for uid in log.entries.iter().flat_map(|entry| &entry.uids) {
+        for log in world.old_logs.iter().chain(world.logs.values()) {
+            for uid in log.entries.iter().flat_map(|entry| &entry.uids).filter(|uid| **uid != STRANGER) {
                 let times = published.entry(*uid).or_default();
                 *times += 1;
                 let (table, version) = &world.versions[uid];

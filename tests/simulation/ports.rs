@@ -360,7 +360,8 @@ impl Sink for SimSink {
         }
         let id = world.next_producer;
         world.next_producer += 1;
-        world.plan(Duration::from_millis(2), Happening::Sink(SinkEvent::Producer { id }));
+        let cluster = Some(world.cluster.clone());
+        world.plan(Duration::from_millis(2), Happening::Sink(SinkEvent::Producer { id, cluster }));
     }
 
     fn open(&mut self, topic: &Topic) {
@@ -407,6 +408,7 @@ impl Sink for SimSink {
         let world = &mut *self.0.borrow_mut();
         let question = Question {
             plan: plan.id,
+            cluster: plan.cluster.clone(),
             topic: plan.target.topic.to_string(),
             partition: plan.target.partition,
             producer: plan.triple.producer_id,
@@ -520,6 +522,9 @@ pub fn append(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> O
 pub fn testify(world: &mut World, question: &Question) -> Option<Evidence> {
     if world.chance(4) {
         return None;
+    }
+    if question.cluster.as_ref().is_some_and(|cluster| *cluster != world.cluster) {
+        return Some(Evidence::OtherCluster(Why::new("another cluster")));
     }
     if world.weather.forbidden {
         return Some(Evidence::Forbidden(Why::new("TOPIC_AUTHORIZATION_FAILED").code(29)));

@@ -75,6 +75,7 @@ impl State {
             run: plan.run,
             noted_offset: plan.noted_offset,
             leader_epoch: plan.leader_epoch,
+            cluster: plan.cluster.clone(),
             first_attempt: plan.first_attempt,
             state: PlanState::Planned,
             rows,

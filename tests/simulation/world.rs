@@ -141,6 +141,9 @@ pub struct World {
     pub agenda: BTreeMap<(Duration, u64), Happening>,
     tickets: u64,
     pub next_producer: i64,
+    pub cluster: outboxd::model::ClusterId,
+    /// Of clusters that were used before.
+    pub old_logs: Vec<Log>,
     pub state: State,
     /// What a power cut leaves of it at least.
     pub state_synced: State,
@@ -224,6 +227,8 @@ impl World {
             agenda: BTreeMap::new(),
             tickets: 0,
             next_producer: 1000,
+            cluster: "cluster 1".into(),
+            old_logs: Vec::new(),
             state: State::default(),
             state_synced: State::default(),
             state_copy: None,
@@ -359,7 +364,7 @@ impl World {
 
     /// Whether a version lies where it stays.
     pub fn is_stored(&self, uid: u64) -> bool {
-        self.logs.values().any(|log| log.holds(uid))
+        self.logs.values().chain(&self.old_logs).any(|log| log.holds(uid))
     }
 
     pub fn now(&self) -> Instant {

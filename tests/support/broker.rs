@@ -34,7 +34,7 @@ pub fn shared(version: &str) -> Option<Arc<Broker>> {
     }
     let broker = match named(version) {
         Some(bootstrap) => Broker { version: version.to_owned(), bootstrap, dir: None },
-        None => start(version, 1, &[]),
+        None => start(version, 1, &[], None),
     };
     let broker = Arc::new(broker);
     brokers.insert(version.to_owned(), Arc::clone(&broker));
@@ -44,7 +44,7 @@ pub fn shared(version: &str) -> Option<Arc<Broker>> {
 /// A broker, or three, of the test's own. `None`: skipped.
 #[track_caller]
 pub fn own(version: &str, nodes: u32, set: &[&str]) -> Option<Arc<Broker>> {
-    if skipped(version) { None } else { Some(Arc::new(start(version, nodes, set))) }
+    if skipped(version) { None } else { Some(Arc::new(start(version, nodes, set, None))) }
 }
 
 fn skipped(version: &str) -> bool {
@@ -62,13 +62,16 @@ fn named(version: &str) -> Option<String> {
     all.split(',').find_map(|one| one.trim().strip_prefix(version)?.strip_prefix('=').map(str::to_owned))
 }
 
-fn start(version: &str, nodes: u32, set: &[&str]) -> Broker {
+fn start(version: &str, nodes: u32, set: &[&str], port: Option<u16>) -> Broker {
     let dir = tempfile::Builder::new().prefix("outboxd-kafka-").tempdir().unwrap().keep();
     let mut command = script();
     command.args(["start", "--version", version, "--nodes", &nodes.to_string()]);
     command.arg("--dir").arg(&dir);
     // Statics are never dropped: the script's watcher ends and removes the broker with this process, however it ends.
     command.args(["--until-exit-of", &std::process::id().to_string()]);
+    if let Some(port) = port {
+        command.args(["--port", &port.to_string()]);
+    }
     for pair in set {
         command.args(["--set", pair]);
     }
@@ -122,6 +125,12 @@ impl Broker {
         let mut command = script();
         command.arg(verb).arg("--dir").arg(self.dir()).args(arguments);
         String::from_utf8(run(command)).unwrap().trim().to_owned()
+    }
+
+    /// Another cluster of one node on the port of this one, which is gone.
+    pub fn succeeded(&self) -> Broker {
+        self.control("stop", &[]);
+        start(&self.version, 1, &[], Some(self.port(1)))
     }
 
     /// kill -9, and waits until it is gone.

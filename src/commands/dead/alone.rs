@@ -160,6 +160,7 @@ fn plan(id: PlanId, rows: &[(&Dead, OutboxIx)]) -> Plan {
         run: RunId(0),
         noted_offset: 0,
         leader_epoch: -1,
+        cluster: None,
         first_attempt: SystemTime::UNIX_EPOCH,
         rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
     }

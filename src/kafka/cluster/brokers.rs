@@ -82,6 +82,12 @@ impl Brokers {
         };
     }
 
+    /// What they are connected to is not what it was.
+    pub(super) fn close_all(&mut self) {
+        self.connections.clear();
+        self.favourite = None;
+    }
+
     pub(super) fn close_idle(&mut self, idle_max: Duration) {
         self.connections.retain(|_, connection| connection.idle_for() < idle_max);
     }
@@ -123,7 +129,7 @@ impl Brokers {
         }
         let mut connection = match kept {
             Some(connection) => connection,
-            None => Connection::open(address, &options.connection()).map_err(Trouble::Connect)?,
+            None => cluster.connect(address, &options.connection()).map_err(Trouble::Connect)?,
         };
         if !cluster.uses(connection.interrupter().ok()) {
             return Err(Trouble::Stopping);

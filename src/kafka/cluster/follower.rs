@@ -70,7 +70,8 @@ struct Subscriber<E> {
 
 struct ProducerAsk<E> {
     mailbox: Arc<Mailbox<E>>,
-    id: Option<i64>,
+    /// With the cluster that gave it.
+    id: Option<(i64, Option<Arc<str>>)>,
 }
 
 impl<'a, B, E> Follower<'a, B, E>
@@ -251,6 +252,11 @@ where
         let names: Vec<&str> = topics.iter().copied().filter(|name| illegal_name(name).is_none()).collect();
         let request = MetadataRequest { topics: Some(&names), allow_auto_topic_creation: false };
         let response = self.brokers.call_any(&self.shared.cluster, &self.shared.options, &request)?;
+        if let Err(failure) = self.cluster().id().check(response.cluster_id.as_deref()) {
+            // A connection may outlive what stands behind it, at a proxy or a balancer.
+            self.brokers.close_all();
+            return Err(failure);
+        }
         let snapshot = self.cluster().publish(Snapshot::new(&response, topics.into_iter()));
         self.throttled(response.throttle_time);
         self.metadata_at = Some(Instant::now());
@@ -381,8 +387,9 @@ where
         self.throttled(response.throttle_time);
         if response.error == ErrorCode(0) && response.producer_id >= 0 {
             self.producer_backoff.over();
+            let cluster = self.cluster();
             if let Some(ask) = self.producer_ids.iter_mut().find(|ask| ask.id.is_none()) {
-                ask.id = Some(response.producer_id);
+                ask.id = Some((response.producer_id, cluster.id().name()));
             }
             return Ok(());
         }
@@ -428,7 +435,11 @@ where
     /// Offers what must arrive until there is room for it.
     fn deliver(&mut self) {
         self.undelivered = self.shared.look_ups.deliver();
-        self.producer_ids.retain(|ask| ask.id.is_none_or(|id| !ask.mailbox.offer(E::from(Report::ProducerId(id)))));
+        self.producer_ids.retain(|ask| {
+            ask.id.as_ref().is_none_or(|(id, cluster)| {
+                !ask.mailbox.offer(E::from(Report::ProducerId { id: *id, cluster: cluster.clone() }))
+            })
+        });
         for (name, topic) in &mut self.topics {
             let (Some(opened), false) = (&topic.opened, topic.wanted) else { continue };
             for subscriber in topic.subscribers.iter_mut().filter(|subscriber| !subscriber.told) {

@@ -285,7 +285,7 @@ where
         let ordinary = self.shared.options.connection();
         // Another producer's batch may be as large as ours.
         let receive_bytes_max = ordinary.receive_bytes_max.max(self.shared.options.max_request_size + (1 << 20));
-        match Connection::open(&address, &ConnectionOptions { receive_bytes_max, ..ordinary }) {
+        match self.shared.cluster.connect(&address, &ConnectionOptions { receive_bytes_max, ..ordinary }) {
             Ok(connection) => {
                 if !self.desk.uses(connection.interrupter().ok(), &self.shared.stopping) {
                     return Err(Failure::new("the producer has been stopped"));

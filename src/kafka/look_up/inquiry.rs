@@ -95,6 +95,10 @@ where
         (self.batch.topic(), self.batch.partition())
     }
 
+    pub(super) fn cluster(&self) -> Option<&str> {
+        self.batch.cluster()
+    }
+
     /// `topic-partition`.
     pub(super) fn lane(&self) -> String {
         format!("{}-{}", self.batch.topic(), self.batch.partition())

@@ -2,8 +2,8 @@
 //!
 //! Promises: each is sent on by metadata asked for after it came here, never by older ones. Does not know: who is asked for metadata.
 
-use super::LookUps;
 use super::inquiry::{Inquiry, Route};
+use super::{Finding, LookUps};
 use crate::kafka::cluster::Snapshot;
 use crate::kafka::producer::{Batch, Failure, Report, Shared, lock};
 use std::collections::BTreeSet;
@@ -51,6 +51,10 @@ where
     pub(crate) fn dispatch(&mut self, shared: &Arc<Shared<B, E>>, snapshot: &Snapshot) -> bool {
         let mut doubts = false;
         for mut inquiry in self.ready() {
+            if let Some(failure) = shared.cluster.id().foreign(inquiry.cluster()) {
+                shared.look_ups.answered(inquiry, Finding::OtherCluster(failure), shared);
+                continue;
+            }
             let (topic, partition) = inquiry.place();
             let whereabouts = snapshot.whereabouts(topic, partition);
             match inquiry.route(whereabouts, Instant::now()) {

@@ -91,6 +91,7 @@ where
             Travel::Merged => (self.shared.options.merged_max_bytes(), BATCHES_MAX),
             Travel::Alone => (usize::MAX, 1),
         };
+        self.refuse_foreign();
         // Nothing is left when a drain or a change of leader came while the connection was made.
         let jobs = self.queue.take(bytes_max, batches_max);
         if !jobs.is_empty() {
@@ -123,7 +124,7 @@ where
         }
         // From here on the follower asks for news by itself: it takes the batches back when another broker leads their partitions.
         let _struggle = self.shared.cluster.struggle();
-        match Connection::open(&address, &self.shared.options.connection()) {
+        match self.shared.cluster.connect(&address, &self.shared.options.connection()) {
             Ok(connection) => {
                 self.reconnect.over();
                 let interrupter = connection.interrupter().ok();
@@ -223,6 +224,17 @@ where
                     let delivery = if unsure { Delivery::Unsure(failure) } else { Delivery::NotAppended(failure) };
                     answer(job, delivery, stopping);
                 }
+            }
+        }
+    }
+
+    /// Batches of another cluster, whose triples can be a stranger's in this one.
+    fn refuse_foreign(&self) {
+        let id = self.shared.cluster.id();
+        for job in self.queue.withdraw(|job| id.foreign(job.batch.cluster()).is_some()) {
+            if let Some(failure) = id.foreign(job.batch.cluster()) {
+                let failure = Failure { text: format!("{}: {}", job.lane(), failure.text), ..failure };
+                answer(job, Delivery::NotAppended(failure), &self.shared.stopping);
             }
         }
     }

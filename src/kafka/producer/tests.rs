@@ -24,6 +24,9 @@ impl Batch for TestBatch {
     fn partition(&self) -> i32 {
         self.partition
     }
+    fn cluster(&self) -> Option<&str> {
+        None
+    }
     fn producer_id(&self) -> i64 {
         1
     }

@@ -187,6 +187,7 @@ pub(super) fn plan_of(outbox: crate::model::OutboxIx, seen: &[Seen]) -> Arc<Plan
         run: RunId(1),
         noted_offset: 0,
         leader_epoch: 0,
+        cluster: None,
         first_attempt: SystemTime::now(),
         rows: Arc::new(Rows { bytes: Vec::new(), meta }),
     })

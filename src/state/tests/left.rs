@@ -43,6 +43,7 @@ fn a_start_is_told_everything_of_its_database() {
     let written = plan(7, 3);
     assert_eq!((&first.target, first.triple, first.run), (&written.target, written.triple, written.run));
     assert_eq!((first.noted_offset, first.leader_epoch), (written.noted_offset, written.leader_epoch));
+    assert_eq!(first.cluster.as_deref(), Some("a-cluster"));
     assert_eq!((first.first_attempt, first.state), (written.first_attempt, PlanState::Planned));
     assert_eq!((first.rows_elsewhere, first.other_file), (0, false));
     let rows: Vec<_> = first.rows.iter().map(|row| (row.key, row.print, row.message)).collect();
@@ -285,4 +286,34 @@ fn a_file_of_the_first_version_moves_forward() {
     let file = place.open();
     assert_eq!(file.id(), id);
     assert_eq!(file.open_plans().unwrap()[1].state, PlanState::Deleting { delete: 1 });
+}
+
+#[test]
+fn a_plan_of_the_second_version_is_of_no_known_cluster_and_its_quarantine_is_seen() {
+    let place = Place::new();
+    let database = place.database();
+    let connection = Connection::open(place.path()).unwrap();
+    schema::steps_to(&connection, 2).unwrap();
+    let path = database.as_os_str().as_bytes();
+    connection.execute("INSERT INTO relay (id, path, last_plan) VALUES (1, ?, 7)", [path]).unwrap();
+    connection.execute("INSERT INTO outbox (id, relay, table_name) VALUES (1, 1, 'users_outbox')", []).unwrap();
+    let mut rows = Vec::new();
+    codec::encode(&plan(7, 1).rows, &[1, 2], &mut rows);
+    connection
+        .execute_batch(
+            "INSERT INTO plan (id, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
+                 leader_epoch, first_attempt_ms, row_count)
+             VALUES (1 << 48 | 7, 0, 0, 'users', 3, 4711, 2, 0, x'00112233445566778899aabbccddeeff', 55, -1, 0, 1);
+             INSERT INTO quarantine VALUES (1, 5, zeroblob(16), 'rejected', NULL, 'no', '', 1, 0, 0, 0, 0);",
+        )
+        .unwrap();
+    connection.execute("INSERT INTO plan_rows (id, rows) VALUES (1 << 48 | 7, ?)", [rows]).unwrap();
+    drop(connection);
+    // By who only looks, too, while it is not brought up to date.
+    assert_eq!(Visitor::reading(&place.path()).unwrap().quarantine().unwrap().len(), 1);
+    // It is taken for one of this file: its boot and place are noted by the first start.
+    let file = place.open();
+    let left = file.left(&database, &TABLES[..1], identity(&database)).unwrap();
+    assert_eq!((left_ids(&left.plans), left.quarantine.len()), (vec![7], 1));
+    assert_eq!(left.plans[0].cluster, None, "judged as ever");
 }

@@ -72,6 +72,7 @@ fn plan(id: u64, rows: usize) -> Arc<Plan> {
         run: RUN,
         noted_offset: 55,
         leader_epoch: -1,
+        cluster: Some("a-cluster".into()),
         first_attempt: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         rows: Arc::new(Rows { bytes: b"abc".to_vec(), meta: meta.collect() }),
     })
