@@ -110,7 +110,7 @@ fn outbox(section: &Section<'_>) -> Result<Outbox, ConfigError> {
         Some(found) => bookkeeping(&found)?,
     };
     Ok(Outbox {
-        database: absolute(&database.value, &database.place)?,
+        database: self::database(&database.value, &database.place)?,
         topic,
         topics_max: section
             .integer("topics_max", 1..=100_000, TOPICS_MAX as u64)?
@@ -294,6 +294,28 @@ pub(super) fn topic(written: &str, place: Place) -> Result<TopicTemplate, Config
     })
 }
 
+/// The application's file: a path, and none of the spellings that drivers and frameworks have for one.
+pub(super) fn database(path: &str, place: &Place) -> Result<PathBuf, ConfigError> {
+    // SQLAlchemy, Rails, Prisma, JDBC; and SQLite's own URIs.
+    let schemes = ["jdbc:sqlite:", "sqlite+pysqlite:", "sqlite3:", "sqlite:", "file:"];
+    let Some(rest) = schemes.iter().find_map(|scheme| path.strip_prefix(scheme)) else {
+        return absolute(path, place);
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    // sqlite:///relative.db and sqlite:////absolute.db; file:///absolute.db.
+    let plain = match rest.strip_prefix("///") {
+        Some(rest) if !path.starts_with("file:") => rest.to_owned(),
+        Some(rest) => format!("/{rest}"),
+        None => rest.trim_start_matches("//").to_owned(),
+    };
+    let plain = if plain.is_empty() { "/var/lib/app/db.sqlite" } else { &plain };
+    Err(ConfigError::new(
+        place.clone(),
+        format!("`{path}` is a URL, not a path"),
+        format!("write the file's path alone: \"{plain}\""),
+    ))
+}
+
 /// Relative paths are meant from the current directory, as on a command line.
 pub(super) fn absolute(path: &str, place: &Place) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path).map_err(|error| ConfigError {
@@ -312,6 +334,13 @@ pub(super) fn address(found: Found<String>, example: (&str, u16), port_min: u16)
     let wrong = |text: String, hint: String| Err(ConfigError::new(place, text, hint));
     if let Some((scheme, rest)) = value.split_once("://") {
         return wrong(format!("`{value}` is a URL, not an address"), format!("leave out `{scheme}://`: \"{rest}\""));
+    }
+    if let Some((first, rest)) = value.split_once(',') {
+        let rest: Vec<String> = rest.split(',').map(|one| format!("\"{}\"", one.trim())).collect();
+        return wrong(
+            format!("`{value}` are several addresses in one text"),
+            format!("write each for itself: \"{}\", {}", first.trim(), rest.join(", ")),
+        );
     }
     let example = |host: &str| format!("write host and port, for example \"{host}:{example_port}\"");
     let Some((host, port)) = value.rsplit_once(':') else {

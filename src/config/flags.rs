@@ -38,7 +38,7 @@ pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
     }
     let topic = file::topic(&flags.topic, Place::Flag("--topic"))?;
     let outbox = Outbox {
-        database: file::absolute(&flags.database, &Place::Flag("--database"))?,
+        database: file::database(&flags.database, &Place::Flag("--database"))?,
         table: flags.table.clone(),
         topic,
         topics_max: TOPICS_MAX,

@@ -311,8 +311,34 @@ fn addresses_need_a_port() {
         of("kafka://k:9092"),
         "c.toml:6: kafka.bootstrap_servers: `kafka://k:9092` is a URL, not an address\nHint: leave out `kafka://`: \"k:9092\""
     );
+    assert_eq!(
+        of("a:9092,b:9093, c:9094"),
+        "c.toml:6: kafka.bootstrap_servers: `a:9092,b:9093, c:9094` are several addresses in one text\nHint: write each for itself: \"a:9092\", \"b:9093\", \"c:9094\""
+    );
     for wrong in ["", ":9092", "k:0", "k:65536", "::1:9092", "a,b:9092"] {
         assert!(of(wrong).contains("bootstrap_servers"), "{wrong}");
+    }
+}
+
+#[test]
+fn other_spellings_of_a_database_are_named() {
+    for (written, plain) in [
+        ("sqlite:///app.db", "app.db"),
+        ("sqlite:////srv/app.db", "/srv/app.db"),
+        ("sqlite:app.db", "app.db"),
+        ("sqlite3:db/app.db", "db/app.db"),
+        ("jdbc:sqlite:/srv/app.db", "/srv/app.db"),
+        ("file:app.db?mode=rw", "app.db"),
+        ("file:///srv/app.db", "/srv/app.db"),
+        ("file:", "/var/lib/app/db.sqlite"),
+    ] {
+        let place = Place::Flag("--database");
+        let error = file::database(written, &place).expect_err(written);
+        assert_eq!(error.hint, format!("write the file's path alone: \"{plain}\""));
+        assert!(error.text.contains(written), "{}", error.text);
+    }
+    for path in ["app.db", "/srv/files:1/app.db", "sqlite/app.db"] {
+        assert!(file::database(path, &Place::Flag("--database")).is_ok(), "{path}");
     }
 }
 

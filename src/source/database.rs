@@ -17,7 +17,7 @@ use crate::ports::SourceError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -243,6 +243,7 @@ impl Database {
                     return Err(NotReady::Failed(Why::new(format!("{}: reading the header: {error}", self.subject()))));
                 }
             };
+            self.refuse_to_lock_out(lock)?;
             let link = self.connect(lock.file(), header)?;
             self.companions = Some(Companions::of(&link.database));
             self.mode = header.mode;
@@ -311,6 +312,29 @@ impl Database {
                 Why::new(format!("{} {what}", self.subject())).hint("name the application's SQLite file"),
             )),
             Err(LockError::Io(error)) => Err(io(self.subject(), &error)),
+        }
+    }
+
+    /// SQLite makes -wal, -shm and -journal with the database's mode, and we make them when we are the first to need them. Where the
+    /// database is shared through its group, they must be the group's too: the application could not open its own database.
+    fn refuse_to_lock_out(&self, lock: &Lock) -> Result<(), NotReady> {
+        let Some(directory) = self.options.path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned))
+        else {
+            return Ok(());
+        };
+        match lock.locked_out(&directory) {
+            Some((group, ours)) if !self.read_only => Err(NotReady::NotADatabase(
+                Why::new(format!(
+                    "{} is shared through group {group}, and the -wal, -shm and -journal that outboxd would make beside it would be of \
+                     group {ours}: the application could not open its own database",
+                    self.subject()
+                ))
+                .hint(format!(
+                    "make {group} the group that outboxd runs as (Group= in the unit), or let the directory give it: chmod g+s {}",
+                    directory.display()
+                )),
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -132,6 +132,24 @@ impl Lock {
         rustix::fs::fstat(self.fd()).is_ok_and(|stat| stat.st_nlink == 0)
     }
 
+    /// Whether files that SQLite makes beside the database, with its mode, would keep those out who use it through its group. The
+    /// group it has, and the one that they would have. SQLite gives files to the database's owner and group where it may (as root).
+    pub fn locked_out(&self, directory: &Path) -> Option<(u32, u32)> {
+        const GROUP_WRITES: u32 = 0o020;
+        const OTHERS_WRITE: u32 = 0o002;
+        const GIVES_ITS_GROUP: u32 = 0o2000;
+        let database = rustix::fs::fstat(self.fd()).ok()?;
+        let us = rustix::process::geteuid();
+        if us.is_root() || us.as_raw() == database.st_uid {
+            return None;
+        }
+        let directory = rustix::fs::stat(directory).ok()?;
+        let given = directory.st_mode & GIVES_ITS_GROUP != 0;
+        let ours = if given { directory.st_gid } else { rustix::process::getegid().as_raw() };
+        let shared = database.st_mode & GROUP_WRITES != 0 && database.st_mode & OTHERS_WRITE == 0;
+        (shared && ours != database.st_gid).then_some((database.st_gid, ours))
+    }
+
     /// The database header as it is in the file; `None` when the file is shorter.
     pub fn header(&self) -> std::io::Result<Option<Header>> {
         let mut bytes = [0u8; 100];

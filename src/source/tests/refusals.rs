@@ -208,3 +208,64 @@ fn a_file_without_the_rights_to_it_is_refused() {
         assert!(output.status.success() && said.contains("refused as it should be"), "{output:?}");
     }
 }
+
+const SHARED: &str = "OUTBOXD_TEST_SHARED";
+
+#[test]
+fn files_that_would_lock_the_application_out_are_never_made() {
+    if let Ok(path) = std::env::var(SHARED) {
+        let options = DatabaseOptions { path: path.into(), ..World::new().options() };
+        match Database::new(options, vec![spec("users_outbox")]).check() {
+            Ok(()) => println!("accepted"),
+            Err(OpenError::NotAnOutbox { why, .. }) => println!("refused: {why}"),
+            other => panic!("{other:?}"),
+        }
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can be others");
+        return;
+    }
+    let (world, app) = World::with("WAL", SCHEMA);
+    app.close();
+    let directory = world.directory.path();
+    let copy = directory.join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [directory, &world.path] {
+        std::os::unix::fs::chown(path, Some(2000), Some(2000)).unwrap();
+    }
+    for (user, group, file, folder, accepted) in [
+        (2001, 2001, 0o660, 0o770, false),
+        // The owner, somebody of its group, a folder that gives its group, a file that is anybody's.
+        (2000, 2001, 0o660, 0o770, true),
+        (2001, 2000, 0o660, 0o770, true),
+        (2001, 2001, 0o660, 0o2770, true),
+        (2001, 2001, 0o666, 0o770, true),
+    ] {
+        std::fs::set_permissions(&world.path, std::fs::Permissions::from_mode(file)).unwrap();
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(folder)).unwrap();
+        let output = Command::new("setpriv")
+            .args([&format!("--reuid={user}"), &format!("--regid={group}"), "--groups=2000"])
+            .arg(&copy)
+            .args(["--exact", "source::tests::refusals::files_that_would_lock_the_application_out_are_never_made"])
+            .arg("--nocapture")
+            .env(SHARED, &world.path)
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let case = format!("{user}:{group}, {file:o}, {folder:o}: {output:?}");
+        assert!(output.status.success(), "{case}");
+        if accepted {
+            assert!(said.contains("accepted"), "{case}");
+        } else {
+            assert!(said.contains("refused:") && said.contains("shared through group 2000"), "{case}");
+            assert!(said.contains("chmod g+s"), "{case}");
+            assert!(!directory.join("db.sqlite-wal").exists(), "{case}");
+        }
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(directory.join(format!("db.sqlite{suffix}")));
+        }
+    }
+}
