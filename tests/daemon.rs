@@ -160,15 +160,7 @@ fn metrics_and_health_of_a_running_daemon() {
     let config = place.write("c.toml", &text);
     let mut daemon = Running::start(outboxd(&["run", "--config", &config, "--stdout"]));
     daemon.wait_until("the address", |daemon| daemon.stderr().contains("listening on http://"));
-    let log = daemon.stderr();
-    let address = log.split("listening on http://").nth(1).unwrap().split('/').next().unwrap();
-    let ask = |path: &str| {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
+    let ask = asker(&daemon);
     place.database("db", "INSERT INTO users_outbox (eventType) VALUES ('Made'), ('Gone')");
     let published = format!("outboxd_published_total{{database=\"{database}\",outbox=\"users_outbox\"}} 2\n");
     daemon.wait_until("the figures", |_| ask("/metrics").contains(&published));
@@ -180,6 +172,35 @@ fn metrics_and_health_of_a_running_daemon() {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["topic"].as_str().unwrap().to_owned())
         .collect();
     assert!(topics.contains(&"users.Made".to_owned()) && topics.contains(&"users.Gone".to_owned()), "{topics:?}");
+}
+
+/// Asks the daemon's HTTP listener for a path.
+fn asker(daemon: &Running) -> impl Fn(&str) -> String + use<> {
+    let log = daemon.stderr();
+    let address = log.split("listening on http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    move |path| {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+#[test]
+fn a_kafka_that_is_away_is_no_fault_of_the_database() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let kafka = format!("127.0.0.1:{}", closed_port());
+    let text = format!(
+        "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\n[kafka]\nbootstrap_servers = [{kafka:?}]\n[http]\nlisten = \"127.0.0.1:0\""
+    );
+    let config = place.write("c.toml", &text);
+    let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
+    daemon.wait_until("the address", |daemon| daemon.stderr().contains("listening on http://"));
+    let ask = asker(&daemon);
+    let says = format!("{database}: the sink has not answered yet\n");
+    daemon.wait_until("what it waits for", |_| ask("/readyz").ends_with(&says));
 }
 
 #[test]

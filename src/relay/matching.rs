@@ -11,6 +11,7 @@ use super::reading::RETRY_EVERY;
 use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 const SLICE_ROWS: usize = 1_000;
@@ -161,6 +162,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         let Err(error) = result else {
             self.reading.not_busy();
+            self.figures.source_ready.store(true, Relaxed);
             return;
         };
         let Some(matching) = &mut self.reading.matching else { return };
