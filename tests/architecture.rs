@@ -58,6 +58,8 @@ const ROOMS: &[Room] = &[
     Room { path: "model.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room { path: "ports.rs", knows: &["model"], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
     Room { path: "source", knows: &["failpoint", "model", "ports"], without: &[SOCKETS, PROCESSES] },
+    // Who holds a lock, and whose the files would be that we make: questions about users and processes.
+    Room { path: "source/lock.rs", knows: &["model", "source"], without: &[SOCKETS] },
     Room { path: "source/wal", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room {
         path: "relay",
