@@ -256,7 +256,7 @@ class Application:
                 self.listen(1 / self.spec["rate"])
             if self.spec["connection"] == "per-burst":
                 self.close()
-            self.listen(rng.choice([0, 0.2, 1]))
+            self.listen(rng.choice([0, 0.1, 0.6]))
         self.close()
         while True:
             self.listen(60)

@@ -99,7 +99,7 @@ def make_database(rng, number, alike):
         bookkeeping=rng.choice(["none", "none", "table"]),
         connection=rng.choice(["kept", "kept", "per-burst", "per-transaction"]),
         begin=rng.choice(["IMMEDIATE", "IMMEDIATE", "DEFERRED"]),
-        rate=rng.choice([5, 30, 100, 200]),
+        rate=rng.choice([5, 50, 100, 200]),
         tables=[],
     )
     names = rng.sample(schema.NAMES, 3)
@@ -121,6 +121,9 @@ def make(seed):
     lasts = rng.uniform(5, 9)
     disk = rng.choice([0, 0, 0, 16 * MB])
     if disk:
+        # A -wal of a thousand pages, which is when it is checkpointed, must find room.
+        for database in databases:
+            database.page_size = min(database.page_size, 4096)
         for table in (table for database in databases for table in database.tables):
             table.load["size"] = min(table.load["size"], "small", key=["tiny", "small", "mixed", "large", "huge"].index)
     plan = Plan(
@@ -160,6 +163,9 @@ def make(seed):
         hurt.table = rng.randrange(len(database.tables))
         if any(table.when for table in database.tables) and kind in IN_PIECES:
             hurt.kind = "django"
+        if kind == "disk-full":
+            # Until what is allocated already is used up.
+            hurt.lasts = max(hurt.lasts, 1)
         hurt.stopped = kind in SWAPS and rng.random() < 0.3
         plan.hurts.append(hurt)
     plan.hurts.sort(key=lambda hurt: hurt.at)

@@ -3,11 +3,13 @@
 Promises: whatever happens, what was started ends, frozen brokers thaw, and limits are put back. Does not know: how many rounds.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -180,7 +182,8 @@ class Daemon:
             self.child.send_signal(signal.SIGTERM)
             try:
                 code = self.child.wait(timeout=limit_s)
-                if code != 0:
+                # Before its first line it has not begun: nothing is there to be drained.
+                if code != 0 and not (code == -signal.SIGTERM and not self.logs[-1].stat().st_size):
                     self.round.broken(f"exit code {code} after SIGTERM, see {self.logs[-1].name}: {self.tail()}")
             except subprocess.TimeoutExpired:
                 self.round.broken(f"still there {limit_s:.0f} s after SIGTERM, see {self.logs[-1].name}: {self.tail()}")
@@ -436,9 +439,18 @@ class Round:
             self.broker_down = True
             self.kafka.kill(1)
             time.sleep(hurt.lasts)
+            self.restart_broker()
+
+    def restart_broker(self):
+        """One that does not get up is no fault of the daemon: it is given a second start."""
+        self.kafka.restart(1)
+        try:
+            self.kafka.ready()
+        except KAFKA.Failure:
+            self.kafka.kill(1)
             self.kafka.restart(1)
             self.kafka.ready()
-            self.broker_down = False
+        self.broker_down = False
 
     def drain_limit_s(self):
         return self.plan.drain_timeout_ms / 1000 + 10
@@ -695,7 +707,17 @@ class Round:
         seconds = time.monotonic() - self.begun
         lines = 40 * len(self.daemon.logs) + 20 * len(self.plan.hurts) + 2 * seconds + 3 * result.quarantine
         if result.log_lines > lines:
-            self.broken(f"{result.log_lines} lines of log, more than {lines:.0f}")
+            often, count = self.most_frequent_line()
+            self.broken(f"{result.log_lines} lines of log, more than {lines:.0f}; {count} times such as: {often}")
+
+    def most_frequent_line(self):
+        """(the first of those that differ in numbers only, how many there are)."""
+        alike = collections.defaultdict(list)
+        for line in self.daemon.text().splitlines():
+            text = line.partition("] ")[2]
+            alike[re.sub(r"\d+", "0", text)].append(text)
+        lines = max(alike.values(), key=len)
+        return lines[0][:300], len(lines)
 
     def clean_up(self):
         self.children.end(self.folder)
@@ -703,8 +725,7 @@ class Round:
             self.kafka.thaw(1)
         if self.broker_down:
             with contextlib.suppress(KAFKA.Failure):
-                self.kafka.restart(1)
-                self.kafka.ready()
+                self.restart_broker()
         if self.mounted:
             if self.result.broken or self.options.keep:
                 shutil.copytree(self.disk, self.folder / "disk-kept", symlinks=True, dirs_exist_ok=True)
