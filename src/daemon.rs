@@ -16,7 +16,7 @@ pub use error::DaemonError;
 use crate::config::Config;
 use crate::relay::Summary;
 use crate::telemetry::health::Health;
-use crate::telemetry::http::HttpServer;
+use crate::telemetry::http;
 use crate::telemetry::notify::Notifier;
 use crossbeam_channel::Receiver;
 use start::{Running, SinkThreads};
@@ -40,7 +40,7 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
     let http = match &config.http.listen {
         None => None,
         Some(listen) => {
-            let server = HttpServer::start(listen, health.clone())
+            let server = http::start(listen, health.clone())
                 .map_err(|error| DaemonError::Listen { address: listen.clone(), error })?;
             log::info!("listening on http://{}/metrics", server.address());
             Some(server)

@@ -18,7 +18,7 @@ struct Room {
 
 const FILES: &[&str] = &["std::fs", "std::os", "rustix::fs", "tempfile"];
 const FILES_BUT_TEMPORARY: &[&str] = &["std::fs", "std::os", "rustix::fs"];
-const SOCKETS: &[&str] = &["std::net", "rustix::net", "tiny_http"];
+const SOCKETS: &[&str] = &["std::net", "rustix::net"];
 const STREAMS: &[&str] = &["std::io", "rustix::io"];
 const THREADS: &[&str] = &["std::thread"];
 const CHANNELS: &[&str] = &["crossbeam_channel"];

@@ -1,77 +1,42 @@
-//! `/metrics`, `/healthz` and `/readyz` on a thread of their own.
+//! `/metrics`, `/healthz` and `/readyz`.
 //!
-//! Promises: answers from atomics, so that a scrape never holds up a relay; reads no request body. Does not know: what the figures mean.
+//! Promises: answers from atomics, so that a scrape never holds up a relay. Does not know: what the figures mean.
+
+mod server;
+
+pub use server::Server;
 
 use super::health::{Health, Verdict};
 use super::metrics;
+use server::{Request, Response};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::TcpListener;
 use std::time::SystemTime;
-use tiny_http::{Header, Method, Request, Response, Server};
 
-/// The running server; dropping it stops it.
-pub struct HttpServer {
-    server: Arc<Server>,
-    address: SocketAddr,
+/// Binds `listen` (`host:port`), and serves until the server is dropped.
+pub fn start(listen: &str, health: Health) -> io::Result<Server> {
+    let started = SystemTime::now();
+    Server::start(TcpListener::bind(listen)?, move |request| page(request, &health, started))
 }
 
-impl HttpServer {
-    /// Binds `listen` (`host:port`).
-    pub fn start(listen: &str, health: Health) -> io::Result<HttpServer> {
-        let started = SystemTime::now();
-        let listener = TcpListener::bind(listen)?;
-        let address = listener.local_addr()?;
-        let server = Arc::new(Server::from_listener(listener, None).map_err(io::Error::other)?);
-        let serving = Arc::clone(&server);
-        std::thread::Builder::new().name("http".into()).spawn(move || {
-            for request in serving.incoming_requests() {
-                // A client that went away before its answer is its own affair.
-                let _ = answer(request, &health, started);
-            }
-        })?;
-        Ok(HttpServer { server, address })
+fn page(request: &Request, health: &Health, started: SystemTime) -> Response {
+    if !["GET", "HEAD"].contains(&request.method.as_str()) {
+        let response = Response::text("405 Method Not Allowed", "only GET and HEAD here\n");
+        return Response { allow: Some("GET, HEAD"), ..response };
     }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for HttpServer {
-    fn drop(&mut self) {
-        // Not joined: a client that does not read its answer must not hold up the end of the daemon.
-        self.server.unblock();
-    }
-}
-
-fn answer(request: Request, health: &Health, started: SystemTime) -> io::Result<()> {
-    if !matches!(request.method(), Method::Get | Method::Head) {
-        let response = text(405, "only GET and HEAD here\n".into(), TEXT);
-        return request.respond(response.with_header(header("Allow", "GET, HEAD")));
-    }
-    let path = request.url().split('?').next().unwrap_or_default();
-    let response = match path {
-        "/metrics" => text(200, metrics::render(health, started), metrics::CONTENT_TYPE),
+    match request.path.as_str() {
+        "/metrics" => Response {
+            content_type: metrics::CONTENT_TYPE,
+            ..Response::text("200 OK", metrics::render(health, started))
+        },
         "/healthz" => judged(health.alive()),
         "/readyz" => judged(health.ready()),
-        _ => text(404, "there are /metrics, /healthz and /readyz here\n".into(), TEXT),
-    };
-    request.respond(response)
+        _ => Response::text("404 Not Found", "there are /metrics, /healthz and /readyz here\n"),
+    }
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
-
-fn judged(verdict: Verdict) -> Response<io::Cursor<Vec<u8>>> {
-    text(if verdict.good { 200 } else { 503 }, verdict.text, TEXT)
-}
-
-fn text(status: u16, body: String, content_type: &str) -> Response<io::Cursor<Vec<u8>>> {
-    Response::from_data(body).with_status_code(status).with_header(header("Content-Type", content_type))
-}
-
-fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("names and values here are constants of ASCII")
+fn judged(verdict: Verdict) -> Response {
+    Response::text(if verdict.good { "200 OK" } else { "503 Service Unavailable" }, verdict.text)
 }
 
 #[cfg(test)]
@@ -79,24 +44,31 @@ mod tests {
     use super::*;
     use crate::telemetry::figures::Figures;
     use std::io::{Read, Write};
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpStream};
+    use std::sync::Arc;
     use std::sync::atomic::Ordering::Relaxed;
 
-    /// Status line and body of one exchange.
-    fn ask(address: SocketAddr, line: &str) -> (String, String) {
+    /// Head and body of one exchange.
+    fn exchange(address: SocketAddr, line: &str) -> (String, String) {
         let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "{line} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.lines().next().unwrap().to_owned(), body.to_owned())
+        (head.to_owned(), body.to_owned())
+    }
+
+    /// Status line and body.
+    fn ask(address: SocketAddr, line: &str) -> (String, String) {
+        let (head, body) = exchange(address, line);
+        (head.lines().next().unwrap().to_owned(), body)
     }
 
     #[test]
     fn pages_over_real_tcp() {
         let figures = Arc::new(Figures::new("/db".into(), vec!["users".into()]));
         let health = Health::new(vec![figures.clone()]);
-        let server = HttpServer::start("127.0.0.1:0", health.clone()).unwrap();
+        let server = start("127.0.0.1:0", health.clone()).unwrap();
         let address = server.address();
 
         let (status, body) = ask(address, "GET /metrics");
@@ -117,7 +89,14 @@ mod tests {
         assert_eq!(ask(address, "GET /readyz").0, "HTTP/1.1 200 OK");
 
         assert_eq!(ask(address, "GET /").0, "HTTP/1.1 404 Not Found");
-        assert_eq!(ask(address, "DELETE /metrics").0, "HTTP/1.1 405 Method Not Allowed");
-        assert_eq!(ask(address, "HEAD /healthz"), ("HTTP/1.1 200 OK".into(), String::new()));
+        let (head, body) = exchange(address, "DELETE /metrics");
+        assert!(head.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{head}");
+        assert!(head.contains("\r\nAllow: GET, HEAD\r\n") && body == "only GET and HEAD here\n", "{head}\n{body}");
+        let (head, body) = exchange(address, "HEAD /healthz");
+        assert_eq!(
+            head,
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 13\r\nConnection: close"
+        );
+        assert_eq!(body, "");
     }
 }
