@@ -4,10 +4,10 @@
 //! Promises: nothing is decided about a row before it was looked for by rowid and content in what is there now; a read that fails is
 //! tried again, because a row given up as no longer there would be published a second time. Does not know: what follows from it.
 
-use super::Relay;
 use super::intake::Intake;
 use super::planted::{self, Bug};
 use super::reading::RETRY_EVERY;
+use super::{Fatal, Relay};
 use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::HashMap;
@@ -140,20 +140,19 @@ impl Matching {
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// One short read of the search, or its end.
-    pub(super) fn match_slice(&mut self, now: Instant) {
-        let Some(matching) = &self.reading.matching else { return };
+    pub(super) fn match_slice(&mut self, now: Instant) -> Result<(), Fatal> {
+        let Some(matching) = &self.reading.matching else { return Ok(()) };
         if now < matching.not_before {
-            return;
+            return Ok(());
         }
         let outboxes = self.intake.outboxes.len();
         if matching.outbox >= outboxes {
             if matching.absent == outboxes && matching.sought() > 0 && matches!(matching.cause, Cause::Start) {
                 // No file, or an empty one: what an earlier run knew of it says nothing yet.
                 self.restart_matching(now + RETRY_EVERY);
-                return;
+                return Ok(());
             }
-            self.matched(now);
-            return;
+            return self.matched(now);
         }
         let ix = OutboxIx(matching.outbox as u16);
         let result = match matching.pass {
@@ -163,9 +162,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Err(error) = result else {
             self.reading.not_busy();
             self.figures.source_ready.store(true, Relaxed);
-            return;
+            return Ok(());
         };
-        let Some(matching) = &mut self.reading.matching else { return };
+        let Some(matching) = &mut self.reading.matching else { return Ok(()) };
         match &error {
             // What was planned is no longer there.
             SourceError::NotThere(_) | SourceError::NotAnOutbox { .. } => {
@@ -175,9 +174,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             SourceError::Failed(_) => matching.not_before = now + RETRY_EVERY,
             _ => {}
         }
-        if let Err(fatal) = self.look_failed(ix, error, now) {
-            log::error!("{fatal}");
-        }
+        self.look_failed(ix, error, now)
     }
 
     fn match_by_rowid(&mut self, ix: OutboxIx, mut at: usize) -> Result<(), SourceError> {

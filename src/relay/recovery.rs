@@ -3,7 +3,6 @@
 //! Promises: rows of an open batch are never sent under another triple before the leader was asked (I3); what can't be proved is
 //! sent again with the same message ids, and counted. Does not know: how a leader is asked, SQL.
 
-use super::Relay;
 use super::lanes::{Doubt, Flight};
 use super::ledger::Aside;
 use super::matching::{Cause, Draft, Matching};
@@ -12,6 +11,7 @@ use super::replaced::hold;
 use super::route::recut;
 use super::told::Told;
 use super::verdict::{Facts, Verdict};
+use super::{Fatal, Relay};
 use crate::model::{
     Booked, Fault, Fingerprint, Left, LeftPlan, OutboxIx, Plan, PlanId, PlanState, Resend, RowKey, RowMark, RowMeta,
     Rows, Sought, Span, Target,
@@ -79,19 +79,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// At start: every batch gets its verdict.
-    pub(super) fn recovered(&mut self, mut matching: Matching, now: Instant) {
+    pub(super) fn recovered(&mut self, mut matching: Matching, now: Instant) -> Result<(), Fatal> {
         let booked = match self.source.booked() {
             Ok(booked) => booked,
             Err(error) => {
                 self.reading.matching = Some(matching);
                 self.restart_matching(now + super::reading::RETRY_EVERY);
-                if let Err(fatal) = self.look_failed(OutboxIx(0), error, now) {
-                    log::error!("{fatal}");
-                }
-                return;
+                return self.look_failed(OutboxIx(0), error, now);
             }
         };
-        let Some(mut left) = self.recovery.left.take() else { return };
+        let Some(mut left) = self.recovery.left.take() else { return Ok(()) };
         if let Some(booked) = booked.as_ref().filter(|booked| booked.highest.0 >= self.next_plan) {
             self.state_is_older(&mut left, booked);
         }
@@ -166,6 +163,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.ledger.restart(held, aside);
             outbox.pause_if_full();
         }
+        Ok(())
     }
 
     /// The database knows of deletes that the state file has not come to: it was put back, and may take new rows for old ones.

@@ -3,13 +3,13 @@
 //! Promises: nothing is deleted by a rowid that was read from another file; a planned row that is there again, under whatever rowid, is
 //! not published a second time without being counted. Does not know: why it was replaced.
 
-use super::Relay;
 use super::answers::take_rows;
 use super::intake::Behind;
 use super::ledger::Aside;
 use super::matching::{Cause, Matching};
 use super::reading::RETRY_EVERY;
 use super::verdict::{Facts, Verdict};
+use super::{Fatal, Relay};
 use crate::model::{Deletion, Fault, OutboxIx, Plan, PlanId, PlanState, Quarantined, RowKey, RowMark, RowMeta, Rows};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::BTreeMap;
@@ -117,11 +117,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// Every row was looked for.
-    pub(super) fn matched(&mut self, now: Instant) {
-        let Some(mut matching) = self.reading.matching.take() else { return };
+    pub(super) fn matched(&mut self, now: Instant) -> Result<(), Fatal> {
+        let Some(mut matching) = self.reading.matching.take() else { return Ok(()) };
         self.reading.file = self.source.file();
         match std::mem::replace(&mut matching.cause, Cause::Start) {
-            Cause::Start => self.recovered(matching, now),
+            Cause::Start => self.recovered(matching, now)?,
             Cause::Replaced { another, doubtful } => {
                 // A batch rejected meanwhile left rows under the rowids they had.
                 self.forget_unplanned();
@@ -132,6 +132,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Cause::CommitUnknown { delete, plans } => self.settle_unknown(&matching, delete, plans, now),
         }
         self.reading.room();
+        Ok(())
     }
 
     /// While running: flights, acknowledged plans and suspects learn where their rows are now.

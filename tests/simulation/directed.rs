@@ -139,6 +139,25 @@ fn what_was_dealt_with_beside_an_outbox_no_longer_configured_deletes_nothing_lat
     run.check();
 }
 
+/// What a source can't say is a bug: a relay that went on with it would go on with whatever else is wrong.
+#[test]
+fn a_broken_invariant_ends_the_relay_while_rows_are_looked_for_too() {
+    for call in ["look", "booked"] {
+        let run = calm(1, Kind::Sure);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.insert(0, std::iter::once(key_of(0)));
+            let plan = published_before(world, 1);
+            world.state.plans.insert(plan.id, plan);
+            world.absurd = Some(call);
+        }
+        let mut run = Run::on(run.world.clone(), 1, true);
+        let ended = (0..100).find_map(|_| run.relay.work().err());
+        let fatal = ended.unwrap_or_else(|| panic!("it goes on after an absurd answer to {call}"));
+        assert!(fatal.to_string().contains("there was no COMMIT"), "{fatal}");
+    }
+}
+
 #[test]
 fn a_request_is_answered_while_batches_wait_for_their_broker() {
     let mut run = calm(1, Kind::Sure);

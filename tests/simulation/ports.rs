@@ -57,6 +57,13 @@ impl SimSource {
         if self.world.borrow_mut().step() { Err(SourceError::Busy("dead".to_owned())) } else { Ok(()) }
     }
 
+    fn answers(&self, call: &str) -> Result<(), SourceError> {
+        match self.world.borrow().absurd {
+            Some(absurd) if absurd == call => Err(SourceError::CommitUnknown("there was no COMMIT".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     fn renumbered(&mut self) -> Result<(), SourceError> {
         let renumbered = std::mem::take(&mut self.world.borrow_mut().renumbered);
         self.traits = self.world.borrow().traits.clone();
@@ -82,6 +89,7 @@ impl Source for SimSource {
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, SourceError> {
         self.alive()?;
+        self.answers("look")?;
         self.open();
         self.renumbered()?;
         self.world.borrow_mut().meter.looks += 1;
@@ -256,6 +264,7 @@ impl Source for SimSource {
 
     fn booked(&mut self) -> Result<Option<Booked>, SourceError> {
         self.alive()?;
+        self.answers("booked")?;
         let world = &mut *self.world.borrow_mut();
         if world.chance(10) {
             return Err(SourceError::Busy("a lock".to_owned()));

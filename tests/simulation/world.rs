@@ -182,6 +182,8 @@ pub struct World {
     pub fuse_then: Option<u32>,
     /// Rowids have changed by then.
     pub renumbered_then: bool,
+    /// The call, `look` or `booked`, that is answered as only a delete can be.
+    pub absurd: Option<&'static str>,
     /// What an operator asks next, and what was answered.
     pub requests: Vec<Request>,
     pub answers: Vec<i64>,
@@ -247,6 +249,7 @@ impl World {
             unknown: false,
             fuse_then: None,
             renumbered_then: false,
+            absurd: None,
             requests: Vec::new(),
             answers: Vec::new(),
             mode,

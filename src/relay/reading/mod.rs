@@ -208,8 +208,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         if self.reading.matching.is_some() {
-            self.match_slice(now);
-            return Ok(());
+            return self.match_slice(now);
         }
         if self.draining.is_some() {
             return Ok(());
