@@ -91,10 +91,13 @@ pub fn supervise(
 }
 
 fn add(sum: &mut Summary, one: &Summary) {
-    sum.published += one.published;
-    sum.deleted += one.deleted;
-    sum.left_in_flight += one.left_in_flight;
-    sum.left_acknowledged += one.left_acknowledged;
+    // Taken apart, so that a field that is not added is an error.
+    let Summary { published, deleted, left_in_flight, left_acknowledged, unsure } = *one;
+    sum.published += published;
+    sum.deleted += deleted;
+    sum.left_in_flight += left_in_flight;
+    sum.left_acknowledged += left_acknowledged;
+    sum.unsure += unsure;
 }
 
 #[cfg(test)]
@@ -120,7 +123,13 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn summary(published: u64) -> Summary {
-        Summary { published, deleted: published, ..Summary::default() }
+        Summary {
+            published,
+            deleted: published * 10,
+            left_in_flight: published * 100,
+            left_acknowledged: published * 1_000,
+            unsure: published * 10_000,
+        }
     }
 
     #[test]

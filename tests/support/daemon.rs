@@ -137,6 +137,8 @@ impl Goodbye {
         let (_, said) = line.split_once("] drained: published ")?;
         let (published, said) = said.split_once(", deleted ")?;
         let (deleted, left) = said.split_once(", left in the tables: ")?;
+        // Doubts of this run that are settled: nothing is left of them.
+        let left = left.split_once("; unsure: ").map_or(left, |(left, _)| left);
         Some(Goodbye { published: published.parse().ok()?, deleted: deleted.parse().ok()?, left: left.to_owned() })
     }
 }
