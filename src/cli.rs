@@ -6,7 +6,6 @@ use crate::commands::{self, CommandError};
 use crate::exit::CONFIGURATION;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -189,8 +188,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A closed stderr is no reason to panic.
-            let _ = write!(std::io::stderr().lock(), "{}", error.report());
+            crate::telemetry::logging::report(&error.report());
             ExitCode::from(error.code)
         }
     }
