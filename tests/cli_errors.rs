@@ -283,14 +283,15 @@ fn an_address_in_use() {
     let database = place.database("db", OUTBOX);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
+    let port = address.port();
     let text = minimal(&database, &format!("[http]\nlisten = \"{address}\""));
     run(&["run", "--config", &config(&place, &text)]).expect(
-        1,
+        2,
         &place,
         &format!(
-            "Error: the address {address} can't be listened on
+            "Error: the address {address} of [http] listen can't be listened on
 Caused by: Address already in use (os error 98)
-Hint: see who has it: ss -ltnp | grep {address}; or choose another under [http]: listen = \"127.0.0.1:9465\"
+Hint: see who has it: ss -ltnp 'sport = :{port}'; or choose another under [http]: listen = \"127.0.0.1:9465\"
 "
         ),
     );

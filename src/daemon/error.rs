@@ -19,7 +19,7 @@ pub enum DaemonError {
     Source(OpenError),
     #[error("Kafka's producer can't be started")]
     Kafka(#[from] StartError),
-    #[error("the address {address} can't be listened on")]
+    #[error("the address {address} of [http] listen can't be listened on")]
     Listen {
         address: String,
         #[source]
@@ -42,9 +42,26 @@ pub enum DaemonError {
 /// The hint is told apart.
 fn without_hint(error: &OpenError) -> String {
     match error {
-        OpenError::NotAnOutbox { why, .. } | OpenError::Failed(why) => why.text.clone(),
+        OpenError::NotAnOutbox { why, .. } | OpenError::Forbidden(why) | OpenError::Failed(why) => why.text.clone(),
         OpenError::LockedBy { .. } | OpenError::SameTable { .. } => error.to_string(),
     }
+}
+
+/// The name, the address or a permission is wrong, and stays so until somebody changes it. Everything else (a full disk, one that
+/// was remounted for reading only, no descriptors, an address that is not up yet) may be over at the next try.
+fn is_settled_by_people(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::AddrInUse
+            | Kind::InvalidInput
+            | Kind::InvalidFilename
+            | Kind::IsADirectory
+            | Kind::NotADirectory
+            | Kind::NotFound
+            | Kind::Other
+            | Kind::PermissionDenied
+    )
 }
 
 impl From<OpenError> for DaemonError {
@@ -66,9 +83,17 @@ impl DaemonError {
     pub fn code(&self) -> u8 {
         match self {
             DaemonError::Source(OpenError::LockedBy { .. }) | DaemonError::State(StateError::Locked { .. }) => HELD,
-            DaemonError::State(StateError::Sqlite { .. } | StateError::Older { .. })
+            // What may be over at the next try must not end in a code after which systemd makes none.
+            DaemonError::State(StateError::Io { error, .. }) | DaemonError::Listen { error, .. } => {
+                if is_settled_by_people(error) {
+                    CONFIGURATION
+                } else {
+                    FAILED
+                }
+            }
+            DaemonError::Source(OpenError::Failed(_))
+            | DaemonError::State(StateError::Sqlite { .. } | StateError::Older { .. })
             | DaemonError::Kafka(StartError::Thread(_))
-            | DaemonError::Listen { .. }
             | DaemonError::Thread { .. }
             | DaemonError::Output(_)
             | DaemonError::Random(_)
@@ -89,11 +114,16 @@ impl DaemonError {
                 format!("let it do the work, or stop it first: kill {pid} (it drains)")
             }
             DaemonError::Source(OpenError::LockedBy { path, pid: None }) => format!("see who holds it: fuser {path}"),
-            DaemonError::Source(OpenError::NotAnOutbox { why, .. } | OpenError::Failed(why)) => why.hint.clone(),
+            DaemonError::Source(
+                OpenError::NotAnOutbox { why, .. } | OpenError::Forbidden(why) | OpenError::Failed(why),
+            ) => why.hint.clone(),
             DaemonError::Source(OpenError::SameTable { .. }) => "remove one of the two: a row goes to one topic".into(),
             DaemonError::Kafka(_) => "correct it under [kafka] in the config, or in --bootstrap-servers".into(),
             DaemonError::Listen { address, .. } => {
-                format!("see who has it: ss -ltnp | grep {address}; or choose another under [http]: listen = \"127.0.0.1:9465\"")
+                let port = address.rsplit_once(':').map_or(address.as_str(), |(_, port)| port);
+                format!(
+                    "see who has it: ss -ltnp 'sport = :{port}'; or choose another under [http]: listen = \"127.0.0.1:9465\""
+                )
             }
             DaemonError::Thread { .. } => "see the limit on processes and threads: ulimit -u".into(),
             DaemonError::Relay { .. } => {
@@ -102,5 +132,42 @@ impl DaemonError {
             DaemonError::Output(_) => "the rest stays in the table; start it again with a reader that stays".into(),
             DaemonError::Random(_) => String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Why;
+    use rustix::io::Errno;
+
+    /// systemd doesn't start it again after 2.
+    #[test]
+    fn weather_at_the_start_is_tried_again() {
+        let code = |errno: Errno| {
+            let state = |error| StateError::Io { path: "/state.db".into(), doing: "opened", error };
+            let listen = |error| DaemonError::Listen { address: "10.0.0.1:9464".into(), error };
+            let codes = [DaemonError::State(state(errno.into())).code(), listen(errno.into()).code()];
+            assert_eq!(codes[0], codes[1], "{errno}");
+            codes[0]
+        };
+        for weather in [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::FBIG,
+            Errno::ROFS,
+            Errno::IO,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+        ] {
+            assert_eq!(code(weather), FAILED, "{weather}");
+        }
+        for mistake in [Errno::ACCESS, Errno::PERM, Errno::NOENT, Errno::NOTDIR, Errno::ISDIR, Errno::ADDRINUSE] {
+            assert_eq!(code(mistake), CONFIGURATION, "{mistake}");
+        }
+        assert_eq!(DaemonError::Source(OpenError::Failed(Why::new("disk I/O error"))).code(), FAILED);
+        assert_eq!(DaemonError::Source(OpenError::Forbidden(Why::new("no right"))).code(), CONFIGURATION);
     }
 }

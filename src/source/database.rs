@@ -16,6 +16,7 @@ use crate::model::{FileId, JournalMode, OutboxIx, Version, Why};
 use crate::ports::SourceError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use rustix::io::Errno;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,8 @@ const EXCLUSIVE_AFTER: Duration = Duration::from_secs(5);
 
 /// How often SQLite is asked whether its file was moved; the path is looked at each time.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+
+const TAKES_NO_WRITES: &str = "its file system takes no writes: see why with dmesg, and mount it for writing again";
 
 /// One database with all its outboxes: the only owner of the connection to it.
 #[derive(Debug)]
@@ -148,6 +151,7 @@ impl Database {
             Err(NotReady::LockedBy(pid)) => return Err(OpenError::LockedBy { path: self.subject(), pid }),
             Err(NotReady::NotADatabase(why)) => return Err(OpenError::NotAnOutbox { outbox: OutboxIx(0), why }),
             Err(NotReady::NotThere(_) | NotReady::Busy(_)) => return Ok(()),
+            Err(NotReady::Forbidden(why)) => return Err(OpenError::Forbidden(why)),
             Err(NotReady::Failed(why)) => return Err(OpenError::Failed(why)),
         }
         match self.inspect_now() {
@@ -265,12 +269,12 @@ impl Database {
     /// Holds the lock of the file the path leads to. Another file than before: says so with the next call.
     fn take_lock(&mut self) -> Result<(), NotReady> {
         let io = |subject: String, error: &std::io::Error| {
-            let hint = if error.kind() == std::io::ErrorKind::PermissionDenied {
-                "run outboxd under the application's user or group"
-            } else {
-                ""
-            };
-            NotReady::Failed(Why::new(format!("{subject}: {error}")).hint(hint))
+            let why = Why::new(format!("{subject}: {error}"));
+            if error.kind() == std::io::ErrorKind::PermissionDenied {
+                return NotReady::Forbidden(why.hint("run outboxd under the application's user or group"));
+            }
+            let scarce = failure::is_out_of_descriptors(error.raw_os_error());
+            NotReady::Failed(why.hint(if scarce { failure::MORE_DESCRIPTORS } else { "" }))
         };
         let now = lock::file_id(&self.options.path).map_err(|error| io(self.subject(), &error))?;
         if let (Some(lock), Some(file)) = (&self.lock, now)
@@ -356,6 +360,9 @@ impl Database {
         let failed = |error: &rusqlite::Error| match failure::class(error) {
             failure::Class::Busy => NotReady::Busy(self.busy_text()),
             failure::Class::NotADatabase => NotReady::NotADatabase(self.not_a_database()),
+            failure::Class::CannotOpen if failure::out_of_descriptors().is_none() => {
+                NotReady::Forbidden(failure::why(&format!("{}: opening", self.subject()), error))
+            }
             _ => NotReady::Failed(failure::why(&format!("{}: opening", self.subject()), error)),
         };
         // Resolved here, so that our idea of where -wal and -journal lie is SQLite's.
@@ -365,22 +372,32 @@ impl Database {
         let mut connection = self.open_connection(&database, header).map_err(|error| failed(&error))?;
         let hooks = self.configure(&mut connection).map_err(|error| failed(&error))?;
         if !self.read_only && connection.is_readonly("main").unwrap_or(false) {
+            let text = format!("{} can only be opened for reading", self.subject());
+            if rustix::fs::access(&database, rustix::fs::Access::WRITE_OK) == Err(Errno::ROFS) {
+                return Err(NotReady::Failed(Why::new(format!("{text}: {}", Errno::ROFS)).hint(TAKES_NO_WRITES)));
+            }
             return Err(NotReady::NotADatabase(
-                Why::new(format!("{} can only be opened for reading", self.subject()))
-                    .hint("run outboxd under the application's user or group; to only look, add --dry-run"),
+                Why::new(text).hint("run outboxd under the application's user or group; to only look, add --dry-run"),
             ));
         }
         let companions = Companions::of(&database);
         let needs_directory = header.mode == JournalMode::Rollback || !companions.wal.exists();
-        if !self.read_only && needs_directory && !companions.directory_is_writable() {
+        if !self.read_only
+            && needs_directory
+            && let Err(error) = companions.access_to_directory()
+        {
             // Opening works without; the first delete would fail, with its rows published.
-            return Err(NotReady::Failed(
-                Why::new(format!(
-                    "{}: no files can be made in its directory, and deleting needs a journal",
-                    self.subject()
-                ))
-                .hint("run outboxd under the application's user or group"),
+            let why = Why::new(format!(
+                "{}: no files can be made in its directory, and deleting needs a journal: {error}",
+                self.subject()
             ));
+            return Err(match error {
+                Errno::ACCESS | Errno::PERM => {
+                    NotReady::Forbidden(why.hint("run outboxd under the application's user or group"))
+                }
+                Errno::ROFS => NotReady::Failed(why.hint(TAKES_NO_WRITES)),
+                _ => NotReady::Failed(why),
+            });
         }
         let unix = handle::is_unix_vfs(&connection);
         if !unix {
@@ -561,6 +578,8 @@ pub(super) enum NotReady {
     Busy(String),
     LockedBy(Option<u32>),
     NotADatabase(Why),
+    /// Permissions.
+    Forbidden(Why),
     Failed(Why),
 }
 
@@ -573,7 +592,7 @@ impl NotReady {
                 SourceError::Busy(format!("{subject} is held by another outboxd{}", super::pid_text(pid)))
             }
             NotReady::NotADatabase(why) => SourceError::NotAnOutbox { outbox, why },
-            NotReady::Failed(why) => SourceError::Failed(why),
+            NotReady::Forbidden(why) | NotReady::Failed(why) => SourceError::Failed(why),
         }
     }
 }

@@ -79,8 +79,9 @@ impl Companions {
         Companions { directory, wal: with("-wal"), journal: with("-journal"), open_wal: None }
     }
 
-    pub fn directory_is_writable(&self) -> bool {
-        rustix::fs::access(&self.directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
+    /// Whether files can be made there.
+    pub fn access_to_directory(&self) -> Result<(), Errno> {
+        rustix::fs::access(&self.directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
     }
 
     pub fn sync(&mut self, mode: JournalMode) -> io::Result<()> {

@@ -4,6 +4,11 @@
 
 use crate::model::Why;
 use rusqlite::{Error, ErrorCode};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+pub(super) const MORE_DESCRIPTORS: &str = "raise the limit on open files: LimitNOFILE= in the unit (systemctl edit outboxd), or \
+                                           ulimit -n; of the whole machine: sysctl fs.file-max";
 
 /// What an error of SQLite means for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +64,24 @@ pub(super) fn text(error: &Error) -> String {
     }
 }
 
+/// The process, or the machine, can open no more files. SQLite says of that no more than that it can't open one, and keeps the
+/// reason to itself, so it is tried.
+pub(super) fn out_of_descriptors() -> Option<Errno> {
+    let tried = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    tried.err().filter(|errno| is_out_of_descriptors(Some(errno.raw_os_error())))
+}
+
+pub(super) fn is_out_of_descriptors(errno: Option<i32>) -> bool {
+    [Errno::MFILE, Errno::NFILE].iter().any(|scarce| errno == Some(scarce.raw_os_error()))
+}
+
 /// `doing` names the subject and what was tried: `/var/lib/app/db.sqlite: reading users_outbox`.
 pub(super) fn why(doing: &str, error: &Error) -> Why {
+    if class(error) == Class::CannotOpen
+        && let Some(errno) = out_of_descriptors()
+    {
+        return Why::new(format!("{doing}: {errno}")).hint(MORE_DESCRIPTORS);
+    }
     Why::new(format!("{doing}: {}", text(error))).hint(hint(error))
 }
 

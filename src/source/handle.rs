@@ -1,12 +1,31 @@
-//! What SQLite's own handles know and no statement tells (other processes, open foreign keys): the only unsafe code.
+//! What SQLite's own handles know and no statement tells (other processes, open foreign keys), and the last word when the memory
+//! it maps is gone: the only unsafe code.
 //!
 //! Promises: asks, never takes a lock; asks only the VFS these answers were checked with. Does not know: why one asks.
 
 #![allow(unsafe_code)]
 
 use rusqlite::{Connection, ffi};
+use signal_hook::consts::SIGBUS;
+use signal_hook::low_level;
 use std::ffi::{CStr, c_int, c_void};
-use std::ptr;
+use std::{io, ptr};
+
+const SHM_IS_GONE: &[u8] = b"outboxd ends with SIGBUS: the database's -shm file was truncated or overwritten by another program \
+(cp, rsync --inplace, truncate), or its disk failed. The rows are in their tables; the next start settles what was in flight.\n";
+
+/// From now on a SIGBUS is explained before it ends the process. SQLite maps the -shm, the one memory of ours that another program
+/// can take away; there is no way back from the read that meets it, as SQLite is in the middle of it.
+pub fn name_cause_of_sigbus() -> io::Result<()> {
+    let explain = || {
+        // Not through `log` and not under stderr's lock: the thread may hold either.
+        let _ = rustix::io::write(io::stderr(), SHM_IS_GONE);
+        let _ = low_level::emulate_default_handler(SIGBUS);
+    };
+    // SAFETY: what the action does may be done in a signal's handler (signal-safety(7)): one write(2), and signal-hook's own
+    // emulation of the default action, which is documented as such. It allocates nothing, takes no lock and can't panic.
+    unsafe { low_level::register(SIGBUS, explain) }.map(drop)
+}
 
 /// Whether the connection's files are handled by SQLite's "unix" VFS. Only there are the two questions below known to be
 /// answered from POSIX locks of other processes; with any other VFS they are answered "nobody".

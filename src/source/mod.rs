@@ -28,6 +28,7 @@ pub mod watch;
 mod tests;
 
 pub use database::Database;
+pub use handle::name_cause_of_sigbus;
 pub use lock::{file_id, same_file};
 pub use own_commits::OwnCommits;
 pub use watch::{Watch, WatchError};
@@ -80,7 +81,11 @@ pub enum OpenError {
     /// Two entries name one table: exit code 2.
     #[error("{first} and {second} are the same table {table}")]
     SameTable { first: String, second: String, table: String },
-    /// The file can't be used at all (permissions, a directory, an I/O error).
+    /// A permission is missing: exit code 2.
+    #[error("{0}")]
+    Forbidden(Why),
+    /// The system fails (an I/O error, a full disk, a file system that takes no writes now, no descriptors): it may be over at the
+    /// next try, exit code 1.
     #[error("{0}")]
     Failed(Why),
 }

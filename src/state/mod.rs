@@ -33,6 +33,7 @@ pub use visit::{Answer, Entry, Visitor};
 use crate::model::{FileId, Left, RunId};
 use lock::Lock;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -98,6 +99,19 @@ impl StateError {
             }
             StateError::Io { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
                 "run this as the user that outboxd runs as".into()
+            }
+            StateError::Io { error, .. }
+                if [Errno::MFILE, Errno::NFILE].iter().any(|it| error.raw_os_error() == Some(it.raw_os_error())) =>
+            {
+                "raise the limit on open files: LimitNOFILE= in the unit (systemctl edit outboxd), or ulimit -n".into()
+            }
+            StateError::Io { path, error, .. }
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                format!("see what takes its space, and whether it takes writes: df {0}; findmnt -T {0}", path.display())
             }
             StateError::Io { path, .. } => {
                 let directory = path.parent().unwrap_or(Path::new("/")).display();

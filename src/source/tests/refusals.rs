@@ -161,6 +161,36 @@ pub(super) fn rerun_as(by: &[&str], test: &str, prepare: &str, variables: &[(&st
     command.output().unwrap()
 }
 
+const DESCRIPTORS: &str = "OUTBOXD_TEST_DESCRIPTORS";
+
+#[test]
+fn a_lack_of_descriptors_is_called_that_and_is_over_when_it_is() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const NAME: &str = "source::tests::refusals::a_lack_of_descriptors_is_called_that_and_is_over_when_it_is";
+    if std::env::var_os(DESCRIPTORS).is_none() {
+        // The limit is the process's, so in one of its own.
+        let output = rerun(NAME, "", &[(DESCRIPTORS, "1")]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("all of it was said"), "{output:?}");
+        return;
+    }
+    let (world, app) = World::with("DELETE", SCHEMA);
+    app.close();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) }).unwrap();
+    // None for the lock, or none for SQLite.
+    for free in 0..2 {
+        let mut database = Database::new(world.options(), vec![spec("users_outbox")]);
+        let mut taken: Vec<std::fs::File> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        taken.truncate(taken.len() - free);
+        let Err(OpenError::Failed(why)) = database.check() else { panic!("with {free} descriptors") };
+        assert!(why.text.ends_with("Too many open files (os error 24)"), "{why}");
+        assert!(why.hint.contains("LimitNOFILE="), "{why}");
+        drop(taken);
+        database.check().unwrap();
+    }
+    println!("all of it was said");
+}
+
 const READ_ONLY: &str = "OUTBOXD_TEST_READ_ONLY";
 const SAYS: &str = "OUTBOXD_TEST_SAYS";
 
@@ -170,7 +200,7 @@ fn a_file_without_the_rights_to_it_is_refused() {
         // In a process without the right to write.
         let options = DatabaseOptions { path: path.into(), ..World::new().options() };
         let says = match Database::new(options, vec![spec("users_outbox")]).check() {
-            Err(OpenError::NotAnOutbox { why, .. } | OpenError::Failed(why)) => why,
+            Err(OpenError::NotAnOutbox { why, .. } | OpenError::Forbidden(why)) => why,
             other => panic!("{other:?}"),
         };
         assert!(says.text.contains(&std::env::var(SAYS).unwrap()), "{says}");
