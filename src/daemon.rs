@@ -5,6 +5,7 @@
 
 mod error;
 mod goodbye;
+mod limits;
 mod output;
 pub mod signals;
 mod start;
@@ -33,6 +34,7 @@ pub enum Output {
 
 /// Runs until `stop` says so and the drain has ended, or until something breaks.
 pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summary, DaemonError> {
+    limits::raise_open_files();
     let databases = config.databases();
     // The databases first: whoever holds one already holds the other things too, and is what a second daemon should be told of.
     let checked = start::check(&databases)?;

@@ -55,6 +55,8 @@ const ROOMS: &[Room] = &[
         knows: &["config", "exit", "model", "ports", "relay", "sink", "source", "state", "telemetry"],
         without: &[FILES, SOCKETS, SQL, PROCESSES],
     },
+    // The limits of the process itself.
+    Room { path: "daemon/limits.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL] },
     Room { path: "model.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room { path: "ports.rs", knows: &["model"], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
     Room { path: "source", knows: &["failpoint", "model", "ports"], without: &[SOCKETS, PROCESSES] },

@@ -265,6 +265,130 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
+fn a_signal_while_the_config_is_read_drains_too() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let config = place.path("c.toml");
+    assert!(std::process::Command::new("mkfifo").arg(&config).status().unwrap().success());
+    let daemon = Running::start(outboxd(&["run", "--config", &place.text("c.toml"), "--stdout"]));
+    // Opens when the daemon has opened the other end: it reads, and nothing comes.
+    let mut pipe = std::fs::File::options().write(true).open(&config).unwrap();
+    daemon.signal(Signal::TERM);
+    write!(pipe, "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\n").unwrap();
+    drop(pipe);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    assert!(daemon.stderr.contains("] drained: published 0"), "{}", daemon.everything());
+}
+
+#[test]
+fn a_hangup_is_ignored_and_said() {
+    let place = Place::new();
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    let mut daemon = stdout_run(&database);
+    daemon.wait_until("a record", |daemon| daemon.stdout().lines().count() == 1);
+    daemon.signal(Signal::HUP);
+    daemon.wait_until("a line", |daemon| daemon.stderr().contains("SIGHUP is ignored"));
+    place.database("db", "INSERT INTO users_outbox (payload) VALUES ('y')");
+    daemon.wait_until("another", |daemon| daemon.stdout().lines().count() == 2);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.finish().status.code(), Some(0));
+}
+
+/// The signal of a -shm that is gone; what takes it away is not to be had without ending whoever else maps it.
+#[test]
+fn a_sigbus_is_explained_before_it_ends_it() {
+    use std::os::unix::process::ExitStatusExt;
+    let place = Place::new();
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    let mut daemon = stdout_run(&database);
+    daemon.wait_until("a record", |daemon| daemon.stdout().lines().count() == 1);
+    daemon.signal(Signal::BUS);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.signal(), Some(Signal::BUS.as_raw()), "{}", daemon.everything());
+    let says = "outboxd ends with SIGBUS: the database's -shm file was truncated or overwritten by another program (";
+    assert_eq!(daemon.stderr.matches(says).count(), 1, "{}", daemon.everything());
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_and_no_end() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    let application = rusqlite::Connection::open(&database).unwrap();
+    let mut daemon = stdout_run(&database);
+    application.execute("INSERT INTO users_outbox (payload) VALUES ('x')", []).unwrap();
+    daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+    let pid = Pid::from_raw(daemon.pid().cast_signed()).unwrap();
+    let before = prlimit(Some(pid), Resource::Fsize, Rlimit { current: Some(1), maximum: None }).unwrap();
+    application.execute("INSERT INTO users_outbox (payload) VALUES ('y')", []).unwrap();
+    daemon.wait_until("the failed delete", |daemon| daemon.stderr().contains("sent rows could not be deleted"));
+    prlimit(Some(pid), Resource::Fsize, before).unwrap();
+    daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.finish().status.code(), Some(0));
+}
+
+#[test]
+fn the_limit_on_open_files_is_raised() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_outboxd"), "run", "--stdout"]);
+    command.args(["--database", &database, "--table", "users_outbox", "--topic", "users"]).env_remove("RUST_LOG");
+    let mut daemon = Running::start(command);
+    daemon.wait_until("the limit", |daemon| {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[3] != "256" && words[3] == words[4]
+    });
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_stops_nothing() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let (mut log, mut full) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&full, true).unwrap();
+    while full.write(b"x\n").is_ok() {}
+    rustix::io::ioctl_fionbio(&full, false).unwrap();
+    let mut command =
+        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    command.env("RUST_LOG", "debug").stdin(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::piped()).stderr(full);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let (line, printed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        while std::io::BufRead::read_line(&mut out, &mut text).is_ok_and(|read| read > 0) {
+            let _ = line.send(std::mem::take(&mut text));
+        }
+    });
+    for _ in 0..3 {
+        place.database("db", "INSERT INTO users_outbox (payload) VALUES ('x')");
+        if let Err(error) = printed.recv_timeout(common::PATIENCE) {
+            child.kill().unwrap();
+            panic!("no record: {error}");
+        }
+    }
+    // Somebody reads again.
+    let (text, read) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut all = String::new();
+        let _ = log.read_to_string(&mut all);
+        let _ = text.send(all);
+    });
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let all = read.recv_timeout(common::PATIENCE).unwrap();
+    assert!(all.contains(" records are missing here: nobody read stderr\n"), "{}", all.replace("x\n", ""));
+    assert!(all.contains("] drained: published 3"), "{}", all.replace("x\n", ""));
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_it() {
     let place = Place::new();
     let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
@@ -431,6 +555,10 @@ fn an_interrupted_demo_cleans_up() {
 fn the_unit_file_is_understood_by_systemd() {
     let unit = include_str!("../systemd/outboxd.service");
     assert!(unit.contains("ExecStart=/usr/bin/outboxd run\n"));
+    // It is started again however often it fails, with a right clock, and with descriptors for hundreds of databases.
+    for line in ["StartLimitIntervalSec=0", "After=network-online.target time-sync.target", "LimitNOFILE=524288"] {
+        assert!(unit.lines().any(|it| it == line), "{line}");
+    }
     let place = Place::new();
     // systemd wants the program to be there.
     let path = place.write("outboxd.service", &unit.replace("/usr/bin/outboxd", "/bin/true"));

@@ -76,9 +76,11 @@ fn slow_clients_take_a_bounded_number_of_threads_and_descriptors() {
 fn without_descriptors_left_the_listener_stays() {
     let place = Place::new();
     let (mut daemon, address) = daemon(&place);
-    let highest = in_proc(&daemon, "fd").iter().map(|fd| fd.parse::<u64>().unwrap()).max().unwrap();
+    let open: Vec<u64> = in_proc(&daemon, "fd").iter().map(|fd| fd.parse().unwrap()).collect();
+    // So low that eight numbers below it are free.
+    let limit = (0..).filter(|number| !open.contains(number)).nth(8).unwrap();
     let pid = Pid::from_raw(daemon.pid().cast_signed()).unwrap();
-    let scarce = Rlimit { current: Some(highest + 8), ..getrlimit(Resource::Nofile) };
+    let scarce = Rlimit { current: Some(limit), ..getrlimit(Resource::Nofile) };
     let before = prlimit(Some(pid), Resource::Nofile, scarce).unwrap();
     let slow: Vec<TcpStream> = (0..30).map(|_| connect(&address)).collect();
     daemon.wait_until("no descriptors", |daemon| {

@@ -1,6 +1,6 @@
 //! `outboxd run`: from arguments to a running daemon.
 //!
-//! Promises: signals are listened for before any thread starts. Does not know: how a daemon is made.
+//! Promises: signals are listened for before anything else. Does not know: how a daemon is made.
 
 use super::{CommandError, dry_run};
 use crate::cli::RunArgs;
@@ -12,14 +12,15 @@ use std::io;
 use std::path::Path;
 
 pub fn run(arguments: &RunArgs) -> Result<(), CommandError> {
-    let config = config(arguments)?;
     if arguments.dry_run {
-        return dry_run::run(&config, &mut io::stdout().lock());
+        return dry_run::run(&config(arguments)?, &mut io::stdout().lock());
     }
-    failpoint::arm();
+    // Before the config is read: a SIGTERM that comes meanwhile drains too.
     let stop = signals::install().map_err(|error| {
         CommandError::new(FAILED, error, "signals can't be listened for; see the limits: ulimit -a")
     })?;
+    let config = config(arguments)?;
+    failpoint::arm();
     let output = if arguments.stdout { Output::Lines(Box::new(io::stdout())) } else { Output::Kafka };
     daemon::run(&config, output, &stop)?;
     Ok(())
