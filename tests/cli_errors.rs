@@ -227,7 +227,7 @@ Hint: name another file with [state] path, or with `--state FILE`; it is made wh
     with(&newer).expect(
         2,
         &place,
-        "Error: the state file DIR/newer was written by a newer outboxd: its version is 99, this one knows up to 2
+        "Error: the state file DIR/newer was written by a newer outboxd: its version is 99, this one knows up to 3
 Hint: run that newer outboxd; or, if events sent twice are no harm, move it away: mv DIR/newer DIR/newer.old
 ",
     );
