@@ -332,17 +332,16 @@ fn a_file_that_may_not_grow_is_an_error_and_no_end() {
 #[test]
 fn the_limit_on_open_files_is_raised() {
     let place = Place::new();
-    let database = place.database("db", OUTBOX);
+    let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_outboxd"), "run", "--stdout"]);
     command.args(["--database", &database, "--table", "users_outbox", "--topic", "users"]).env_remove("RUST_LOG");
     let mut daemon = Running::start(command);
-    daemon.wait_until("the limit", |daemon| {
-        let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
-        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        words[3] != "256" && words[3] == words[4]
-    });
+    daemon.wait_until("a record", |daemon| daemon.stdout().lines().count() == 1);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert!(words[3] != "256" && words[3] == words[4], "{line}");
 }
 
 #[test]
