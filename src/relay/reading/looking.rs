@@ -202,7 +202,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         let ix = OutboxIx(at as u16);
-        let (result, _) = self.slice(ix, Start::From(from), SWEEP_ROWS, Some(cursor.rowid), now);
+        // The cursor's row as well: it may be one in quarantine, which the application rewrites.
+        let (result, _) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
         self.log_unroutable();
         match result {
             Ok(look) => {
