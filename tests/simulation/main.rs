@@ -6,6 +6,7 @@ mod broker;
 mod cost;
 mod crashes;
 mod directed;
+mod episodes;
 mod liveness;
 mod planted;
 mod ports;
@@ -43,6 +44,10 @@ const IDLE_TURNS_MAX: u32 = 20_000;
 const HELD_ROWS_MAX: usize = 60;
 /// A record that somebody else wrote.
 const STRANGER: u64 = u64::MAX;
+/// A hundred times smaller than they are.
+const BATCH_BYTES_MAX: usize = 900;
+const HELD_BYTES_MAX: usize = 9_000;
+const RECORD_BYTES_MAX: usize = 16_000;
 
 struct Run {
     seed: u64,
@@ -82,9 +87,10 @@ impl Run {
         ]);
         let left_rows = left.plans.iter().map(|plan| plan.rows.len()).sum();
         let limits = Limits {
-            batch_bytes_max: 900,
+            batch_bytes_max: BATCH_BYTES_MAX,
+            record_bytes_max: RECORD_BYTES_MAX,
             held_rows_max: HELD_ROWS_MAX,
-            held_bytes_max: 9_000,
+            held_bytes_max: HELD_BYTES_MAX,
             retry_backoff: Duration::from_millis(5),
             retry_backoff_max: Duration::from_millis(80),
             ..Limits::default()
@@ -225,9 +231,7 @@ impl Run {
             world.disk_changed = true;
             world.now()
         };
-        if self.relay.takes_wakes() {
-            self.note(Event::Wake(Wake { seen }));
-        }
+        self.note(Event::Wake(Wake { seen }));
     }
 
     /// Another table of the database has changed.
@@ -340,12 +344,12 @@ impl Run {
                 );
             }
             let set_aside = times == 0 && world.closed_out.contains(uid);
-            if version.poison {
+            if version.is_bad() {
                 assert_eq!(times, 0);
             } else if !fate.withdrawn && !set_aside {
                 assert!(times >= 1, "P2: version {uid} was published {times} times: {fate:?} (seed {seed})");
             }
-            let stays = version.poison || version.kept || set_aside;
+            let stays = version.is_bad() || version.kept || set_aside;
             let there = world.db.tables.iter().flat_map(|table| table.values()).any(|row| row.uid == *uid);
             if times > 0 && there && world.closed_out.contains(uid) && !fate.withdrawn {
                 // Set aside, and then a late copy of its batch was stored after all.

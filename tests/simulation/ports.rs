@@ -158,7 +158,7 @@ impl Source for SimSource {
     fn make_durable(&mut self) -> Result<(), SourceError> {
         self.alive()?;
         let world = &mut *self.world.borrow_mut();
-        if world.chance(60) {
+        if world.elapsed < world.disk_full_until || world.chance(60) {
             return Err(SourceError::Failed(Why::new("fdatasync: no space")));
         }
         world.sync();
@@ -198,6 +198,9 @@ impl Source for SimSource {
         before_commit(&deletion).map_err(SourceError::Journal)?;
         self.alive()?;
         let world = &mut *self.world.borrow_mut();
+        if world.elapsed < world.disk_full_until {
+            return Err(SourceError::Failed(Why::new("database or disk is full")));
+        }
         if world.chance(40) {
             return Err(SourceError::Busy("COMMIT met a reader".to_owned()));
         }
@@ -215,7 +218,8 @@ impl Source for SimSource {
         world.meter.deletes += 1;
         for key in removed {
             if let Some(row) = world.db.tables[usize::from(key.outbox.0)].remove(&key.rowid) {
-                assert!(world.is_stored(row.uid), "P1: version {} is deleted and is not stored", row.uid);
+                let asked_for = order.plans.iter().any(|plan| plan.id == PlanId(0)) && world.fates[&row.uid].withdrawn;
+                assert!(asked_for || world.is_stored(row.uid), "P1: version {} is deleted and is not stored", row.uid);
                 let now = world.elapsed;
                 let fate = world.fates.get_mut(&row.uid).expect("every version has a fate");
                 (fate.deleted_by_us, fate.deleted_at) = (true, now);
@@ -335,7 +339,7 @@ impl Journal for SimJournal {
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
         let world = &mut *self.0.borrow_mut();
         let full = || JournalError { path: "state.db".to_owned(), text: "database or disk is full".to_owned() };
-        if world.step() || world.chance(50) {
+        if world.step() || world.elapsed < world.disk_full_until || world.chance(50) {
             return Err(full());
         }
         for change in changes {
@@ -490,6 +494,9 @@ fn outcome(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> Outc
         7 => return Outcome::OutOfSequence(Why::new("45 from a leader that is no longer one").code(45)),
         _ => {}
     }
+    if world.elapsed < world.weather.down_until {
+        return Outcome::NotAppended(why());
+    }
     if world.weather.confused.is_some_and(|(at, until)| at == parcel.partition && world.elapsed < until) {
         return Outcome::OutOfSequence(Why::new("45 from a leader that is no longer one").code(45));
     }
@@ -502,6 +509,9 @@ fn outcome(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> Outc
 
 /// The partition's leader validates and appends.
 pub fn append(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> Outcome {
+    if world.batch_limit.is_some_and(|max| parcel.rows.bytes.len() > max) {
+        return Outcome::Rejected { why: Why::new("MESSAGE_TOO_LARGE").code(10), records: None };
+    }
     let bad: Vec<u32> =
         contents.iter().enumerate().filter(|(_, (_, poison))| *poison).map(|(at, _)| at as u32).collect();
     if !bad.is_empty() {

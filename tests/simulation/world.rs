@@ -18,12 +18,21 @@ pub struct Version {
     pub poison: bool,
     /// A trigger keeps it from being deleted.
     pub kept: bool,
+    /// So many bytes more in its payload.
+    pub bulk: usize,
+    /// Larger than the relay or its topic takes.
+    pub too_large: bool,
 }
 
 impl Version {
     pub fn payload(&self) -> Vec<u8> {
-        format!("{}{}-{}", if self.poison { "poison-" } else { "" }, self.uid, "x".repeat((self.uid % 90) as usize))
-            .into_bytes()
+        let filling = "x".repeat((self.uid % 90) as usize + self.bulk);
+        format!("{}{}-{filling}", if self.poison { "poison-" } else { "" }, self.uid).into_bytes()
+    }
+
+    /// Its own fault keeps it from being published.
+    pub fn is_bad(&self) -> bool {
+        self.poison || self.too_large
     }
 
     /// `rowid`: of a table whose rows come back alike, where the content follows from the place.
@@ -91,6 +100,8 @@ pub struct Weather {
     pub silent: Option<(i32, Duration)>,
     /// A partition whose leader refuses every sequence until then.
     pub confused: Option<(i32, Duration)>,
+    /// Brokers can't be reached until then.
+    pub down_until: Duration,
     /// Leaders may not be asked.
     pub forbidden: bool,
 }
@@ -196,6 +207,11 @@ pub struct World {
     pub read_until: Duration,
     /// The sink answers nothing until then.
     pub hung_until: Duration,
+    /// Neither the state file nor the database can be written until then.
+    pub disk_full_until: Duration,
+    pub last_request: i64,
+    /// Topics reject batches of more bytes.
+    pub batch_limit: Option<usize>,
 }
 
 impl World {
@@ -224,7 +240,14 @@ impl World {
             connection: 0,
             open: false,
             disk_changed: true,
-            weather: Weather { faults: true, closed_until: None, silent: None, confused: None, forbidden: false },
+            weather: Weather {
+                faults: true,
+                closed_until: None,
+                silent: None,
+                confused: None,
+                down_until: Duration::ZERO,
+                forbidden: false,
+            },
             logs: BTreeMap::new(),
             agenda: BTreeMap::new(),
             tickets: 0,
@@ -260,6 +283,9 @@ impl World {
             calm: Duration::ZERO,
             read_until: Duration::ZERO,
             hung_until: Duration::ZERO,
+            disk_full_until: Duration::ZERO,
+            last_request: 0,
+            batch_limit: None,
         }
     }
 
@@ -295,7 +321,7 @@ impl World {
     }
 
     /// The database has changed: what it was is one of the things a power cut can leave.
-    fn committed(&mut self) {
+    pub fn committed(&mut self) {
         self.counter += 1;
         self.db.born = self.next_uid;
         self.remember();
@@ -393,7 +419,7 @@ impl World {
         let poison = self.weather.faults && self.random.u32(0..120) == 0;
         let poison = poison && self.kind == Kind::Sure;
         let kept = self.weather.faults && !poison && self.random.u32(0..400) == 0;
-        let version = Version { uid, key, poison, kept };
+        let version = Version { uid, key, poison, kept, bulk: 0, too_large: false };
         self.fates.insert(uid, Fate { committed: self.elapsed, ..Fate::default() });
         self.versions.insert(uid, (table, version.clone()));
         if std::env::var_os("OUTBOXD_TRACE").is_some() {
@@ -415,21 +441,30 @@ impl World {
             1 => self.remove(table),
             2 => self.insert_low(table),
             _ => {
-                for _ in 0..self.random.usize(1..6) {
-                    let key = match self.random.u32(0..12) {
-                        0 => None,
-                        n => Some(format!("k{n}")),
-                    };
-                    let highest = self.db.tables[table].keys().next_back().copied().unwrap_or(0);
-                    let rowid = if self.kind == Kind::Sure { self.db.top[table].max(highest) } else { highest } + 1;
-                    self.db.top[table] = rowid;
-                    let key = if self.kind == Kind::Sure { key } else { Some(format!("k{}", rowid % 5)) };
-                    let version = self.version(table, key);
-                    self.db.tables[table].insert(rowid, version);
-                }
+                let count = self.random.usize(1..6);
+                self.add(table, count);
             }
         }
         self.committed();
+    }
+
+    /// So many new rows, not yet committed.
+    pub fn add(&mut self, table: usize, count: usize) -> Vec<i64> {
+        let mut rowids = Vec::with_capacity(count);
+        for _ in 0..count {
+            let key = match self.random.u32(0..12) {
+                0 => None,
+                n => Some(format!("k{n}")),
+            };
+            let highest = self.db.tables[table].keys().next_back().copied().unwrap_or(0);
+            let rowid = if self.kind == Kind::Sure { self.db.top[table].max(highest) } else { highest } + 1;
+            self.db.top[table] = rowid;
+            let key = if self.kind == Kind::Sure { key } else { Some(format!("k{}", rowid % 5)) };
+            let version = self.version(table, key);
+            self.db.tables[table].insert(rowid, version);
+            rowids.push(rowid);
+        }
+        rowids
     }
 
     /// A transaction that inserts one row for each key.
@@ -465,7 +500,7 @@ impl World {
         self.db.tables[table].keys().nth(at).copied()
     }
 
-    fn withdraw(&mut self, version: &Version) {
+    pub fn withdraw(&mut self, version: &Version) {
         self.fates.entry(version.uid).or_default().withdrawn = true;
     }
 
@@ -485,7 +520,7 @@ impl World {
         self.renumbered = true;
     }
 
-    fn rewrite(&mut self, table: usize) {
+    pub fn rewrite(&mut self, table: usize) {
         let Some(rowid) = self.pick(table) else { return };
         let old = self.db.tables[table][&rowid].clone();
         self.withdraw(&old);
@@ -494,7 +529,7 @@ impl World {
         self.db.tables[table].insert(rowid, new);
     }
 
-    fn remove(&mut self, table: usize) {
+    pub fn remove(&mut self, table: usize) {
         let Some(rowid) = self.pick(table) else { return };
         if let Some(old) = self.db.tables[table].remove(&rowid) {
             self.withdraw(&old);
