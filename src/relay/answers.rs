@@ -416,7 +416,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let key = suspect.row.meta[0].key;
         let outbox = self.intake.outbox(key.outbox);
         outbox.ledger.revisit(key.rowid);
-        outbox.again = true;
         self.reading.room();
         self.intake.forget_rows(suspect.row);
     }

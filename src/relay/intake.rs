@@ -8,6 +8,7 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::lanes::{Batch, Lane, Phase, Standing};
 use super::ledger::{Known, Leaver, Ledger};
+use super::planted;
 use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
@@ -59,6 +60,12 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// A look from the low marks, or at what is to be revisited, is worth while.
+    #[cfg_attr(feature = "testing", track_caller)]
+    pub fn look_again(&mut self) {
+        self.again |= !planted::forgotten();
+    }
+
     /// The row stays in the table, whatever the reason. At the limit the outbox pauses: memory, state file and log have one.
     pub fn set_aside(&mut self, mark: RowMark, published: bool) {
         self.ledger.set_aside(mark, published);
@@ -77,7 +84,7 @@ impl Outbox {
             );
         } else if self.paused && !self.ledger.is_full() {
             self.paused = false;
-            self.again = true;
+            self.look_again();
             self.more = Behind::Ready;
             log::info!("outbox {}: goes on, the quarantine has room again", self.route.name);
         }

@@ -183,7 +183,11 @@ impl Ledger {
     }
 
     /// The row is below the cursor and has to be looked at again.
+    #[cfg_attr(feature = "testing", track_caller)]
     pub fn revisit(&mut self, rowid: i64) {
+        if planted::forgotten() {
+            return;
+        }
         self.revisit = Some(self.revisit.map_or((rowid, rowid), |(low, high)| (low.min(rowid), high.max(rowid))));
     }
 

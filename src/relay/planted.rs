@@ -24,9 +24,15 @@ pub enum Bug {
     BudgetSpentOnTrouble,
     TopicQuarantinedForTheClock,
     SentToAnotherCluster,
+    /// A signal that somebody must give is not given at this place: rows wait until something else happens.
+    Forgotten {
+        file: &'static str,
+        line: u32,
+    },
 }
 
 impl Bug {
+    /// All but [`Bug::Forgotten`], of which there is one for each place that gives a signal.
     pub const ALL: &[Bug] = &[
         Bug::DeleteBeforeAck,
         Bug::DeleteOnTheLeadersMemory,
@@ -83,5 +89,22 @@ pub fn is(bug: Bug) -> bool {
 #[cfg(not(feature = "testing"))]
 #[inline]
 pub fn is(_: Bug) -> bool {
+    false
+}
+
+/// Whether the caller's caller forgets to give its signal.
+#[cfg(feature = "testing")]
+#[track_caller]
+pub fn forgotten() -> bool {
+    let place = std::panic::Location::caller();
+    PLANTED
+        .get()
+        .is_some_and(|bug| matches!(bug, Bug::Forgotten { file, line } if line == place.line() && file == place.file()))
+}
+
+/// Never.
+#[cfg(not(feature = "testing"))]
+#[inline]
+pub fn forgotten() -> bool {
     false
 }

@@ -240,12 +240,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 errand.push((key, aside));
             } else {
                 outbox.ledger.revisit(rowid);
-                outbox.again = true;
+                outbox.look_again();
                 self.quarantine.release(key);
                 again += 1;
             }
         }
-        self.reading.look_soon(now);
         if errand.is_empty() {
             self.quarantine.answer(request.id, false, format!("{} sent again", rows(again)));
             return;
@@ -314,7 +313,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if errand.published.get(&meta.key).copied().unwrap_or(true) {
                 outbox.ledger.removed(&[rowid]);
                 outbox.ledger.revisit(rowid);
-                outbox.again = true;
+                outbox.look_again();
                 self.quarantine.release(meta.key);
                 again += 1;
             } else {

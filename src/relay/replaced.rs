@@ -297,7 +297,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             for rowid in rowids.first().into_iter().chain(rowids.last()) {
                 outbox.ledger.revisit(*rowid);
             }
-            outbox.again = true;
+            outbox.look_again();
         }
     }
 

@@ -141,7 +141,7 @@ impl Run {
         self.write(rows.clone(), fault);
         let (again, at) = {
             let world = &mut *self.world.borrow_mut();
-            (world.random.bool(), world.micros(0..(until - begun).as_micros() as u64))
+            (world.random.bool(), world.micros(0..until.saturating_sub(begun).as_micros() as u64))
         };
         if fault == Fault::SilentAndLarge {
             self.until(begun + STORED_WITHIN);
@@ -282,7 +282,7 @@ impl Run {
             Fault::Stuck => {
                 let topic = if world.random.bool() { "users" } else { "t-event" }.to_owned();
                 world.logs.entry((topic.clone(), partition)).or_default().stuck = true;
-                let (after, new_leader) = (until - world.elapsed, world.random.bool());
+                let (after, new_leader) = (until.saturating_sub(world.elapsed), world.random.bool());
                 world.plan(after, Happening::Thaw { topic, partition, new_leader });
             }
             Fault::Retried | Fault::Discarded => {

@@ -46,7 +46,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let look = match result {
             Ok(look) => look,
             Err(error) => {
-                outbox.again = true;
+                outbox.look_again();
                 return self.look_failed(ix, error, now).map(|()| false);
             }
         };

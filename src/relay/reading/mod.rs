@@ -9,6 +9,7 @@ use crate::model::{FileId, OutboxIx, Version, Wake};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::intake::Behind;
 use crate::relay::matching::Matching;
+use crate::relay::planted;
 use crate::relay::{Fatal, Relay};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -131,7 +132,11 @@ impl Reading {
     }
 
     /// A look as soon as the spacing allows.
+    #[cfg_attr(feature = "testing", track_caller)]
     pub(super) fn look_soon(&mut self, now: Instant) {
+        if planted::forgotten() {
+            return;
+        }
         let at = self.last_look.map_or(now, |last| now.max(last + self.spacing));
         self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
     }
@@ -158,8 +163,9 @@ impl Reading {
     }
 
     /// Some lane, topic or memory has room again.
+    #[cfg_attr(feature = "testing", track_caller)]
     pub(super) fn room(&mut self) {
-        self.room = true;
+        self.room |= !planted::forgotten();
     }
 
     pub(super) fn not_busy(&mut self) {
