@@ -38,7 +38,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -150,6 +150,8 @@ pub struct StateFile {
 #[derive(Debug)]
 struct Shared {
     connection: Connection,
+    /// In the -wal after our last commit.
+    wal_frames: Arc<AtomicU32>,
     /// Counts connections: `PRAGMA data_version` of different ones say nothing about each other.
     connection_number: u64,
     /// What `PRAGMA synchronous` is at the moment.
@@ -182,7 +184,7 @@ impl StateFile {
     fn attempt(path: &Path, run: RunId) -> Result<StateFile, StateError> {
         let lock = Lock::take(path)?;
         let sqlite = |doing| move |error| StateError::Sqlite { path: path.to_owned(), doing, error };
-        let mut connection = connect(path)?;
+        let (mut connection, wal_frames) = connect(path)?;
         check(&connection).map_err(sqlite("opened"))?;
         schema::migrate(&mut connection).map_err(sqlite("brought up to date"))?;
         let begun =
@@ -190,6 +192,7 @@ impl StateFile {
         sync_directory(path)?;
         let mut shared = Shared {
             connection,
+            wal_frames,
             connection_number: 1,
             synchronous_full: false,
             blob: Vec::new(),
@@ -273,14 +276,15 @@ impl StateFile {
 }
 
 /// A connection to a file that is there, empty or ours, ready for work.
-fn connect(path: &Path) -> Result<Connection, StateError> {
+fn connect(path: &Path) -> Result<(Connection, Arc<AtomicU32>), StateError> {
     let sqlite = |error| StateError::Sqlite { path: path.to_owned(), doing: "opened", error };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
     schema::recognise(&connection, path)?;
     prepare(&connection).map_err(sqlite)?;
-    Ok(connection)
+    let frames = upkeep::count_frames(&mut connection).map_err(sqlite)?;
+    Ok((connection, frames))
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {

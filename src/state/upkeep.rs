@@ -9,13 +9,15 @@
 
 use super::lock::Lock;
 use super::{BUSY_TIMEOUT, Shared, StateError, connect, is_damage, mark, run, sync_directory, with_suffix};
-use rusqlite::ErrorCode;
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, ErrorCode};
+use std::ffi::c_int;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +25,10 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 /// A reader in another process (an operator's shell) keeps the -wal from being used again. At this size nothing more is
 /// written until it has ended: rows then wait in their tables.
 pub const WAL_GROWN_MAX_BYTES: u64 = 512 << 20;
+
+/// At so many frames the -wal is brought to the file. Not by SQLite itself, in whatever COMMIT comes to it: that may be the note
+/// of a delete, for which an application waits.
+const CHECKPOINT_FRAMES: u32 = 1_000;
 
 #[derive(Debug)]
 pub struct Upkeep {
@@ -46,6 +52,17 @@ impl Default for Upkeep {
     }
 }
 
+/// Takes the checkpoint away from SQLite's COMMITs, and counts what they leave in the -wal.
+pub fn count_frames(connection: &mut Connection) -> rusqlite::Result<Arc<AtomicU32>> {
+    let frames = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&frames);
+    connection.wal_hook(Some(move |_: &mut Wal, frames: c_int| {
+        counter.store(u32::try_from(frames).unwrap_or(0), Relaxed);
+        Ok(())
+    }))?;
+    Ok(frames)
+}
+
 /// Database and -wal.
 pub fn sizes_bytes(path: &Path) -> (u64, u64) {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
@@ -58,6 +75,12 @@ impl Shared {
         if self.marks_outside != self.marks {
             mark::write(&self.lock.file, self.marks);
             self.marks_outside = self.marks;
+        }
+        if self.wal_frames.load(Relaxed) >= CHECKPOINT_FRAMES {
+            let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            if let Err(error) = checkpoint {
+                log::debug!("the state file {}: checkpoint: {error}", path.display());
+            }
         }
         let now = Instant::now();
         if self.upkeep.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK_EVERY) {
@@ -123,10 +146,11 @@ impl Shared {
         self.connection.execute("VACUUM INTO CAST(? AS TEXT)", [text]).map_err(sqlite)?;
         lock.file.sync_all().map_err(io)?;
         std::fs::rename(&copy, path).map_err(io)?;
-        let connection = connect(path)?;
+        let (connection, wal_frames) = connect(path)?;
         run::moved(&connection, &lock, self.marks).map_err(sqlite)?;
         sync_directory(path)?;
         self.connection = connection;
+        self.wal_frames = wal_frames;
         self.connection_number += 1;
         self.synchronous_full = false;
         self.marks_outside = self.marks;

@@ -60,3 +60,27 @@ fn a_reader_elsewhere_cannot_make_it_grow_for_ever() {
     journal.record(&[Change::Planned(&plan(id, 5_000))], false).unwrap();
     assert!(size() < 1 << 20, "{} bytes", size());
 }
+
+/// An application waits for the lock on its database meanwhile.
+#[test]
+fn the_note_of_a_delete_does_no_checkpoint() {
+    let place = Place::new();
+    let file = place.open();
+    let mut journal = file.journal(&place.database(), &TABLES).unwrap();
+    let plan_ids: Vec<PlanId> = (1..=500).map(PlanId).collect();
+    for id in 1..=60 {
+        let change = Change::Planned(&plan(id, 200));
+        journal.record(&[change], false).unwrap();
+    }
+    let before = std::fs::read(place.path()).unwrap();
+    for delete in 1..=2_000 {
+        journal.record(&[Change::Deleting { delete, plans: &plan_ids }], false).unwrap();
+    }
+    let frames = file.shared().wal_frames.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(frames > 2_000, "{frames} frames");
+    assert!(before == std::fs::read(place.path()).unwrap(), "the file was written to");
+    journal.record(&[Change::Planned(&plan(61, 200))], false).unwrap();
+    assert!(before != std::fs::read(place.path()).unwrap(), "the next record of another kind does it");
+    journal.record(&[Change::Planned(&plan(62, 200))], false).unwrap();
+    assert!(file.shared().wal_frames.load(std::sync::atomic::Ordering::Relaxed) < 100, "and the -wal is begun anew");
+}
