@@ -187,14 +187,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 (at, from) = (at + 1, i64::MIN);
                 continue;
             };
-            from = rowid.saturating_add(1);
+            // None: it is the highest there can be.
+            let next = rowid.checked_add(1);
             let ix = OutboxIx(at as u16);
             let mut there = false;
-            let budget = Budget { rows: 1, time: Duration::from_millis(1), before: Some(from) };
+            let budget = Budget { rows: 1, time: Duration::from_millis(1), before: next };
             let look = self.source.look(ix, Start::From(rowid), budget, &mut |row| {
                 there = row.rowid == rowid;
                 Flow::Stop
             });
+            (at, from) = next.map_or((at + 1, i64::MIN), |next| (at, next));
             if look.is_ok() && !there {
                 self.intake.outbox(ix).ledger.forget_aside(rowid);
                 self.quarantine.release(RowKey { outbox: ix, rowid });
