@@ -510,7 +510,16 @@ pub struct RowView<'a> {
     pub fields: &'a [Option<&'a [u8]>],
 }
 
-/// What one guarded delete did. Rows of the order that are in none of the lists were deleted, confirmed by the hooks.
+/// A plan that a delete did not take, for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its place in the order.
+    pub plan: usize,
+    pub why: Why,
+}
+
+/// What one guarded delete did: every row of the order's plans that it did not leave out is deleted or in one of the first three
+/// lists, as often as it is in the order. Rows of the order that are in none of the lists were deleted, confirmed by the hooks.
 #[derive(Clone, Debug, Default)]
 pub struct Deletion {
     pub deleted: usize,
@@ -520,6 +529,10 @@ pub struct Deletion {
     pub kept: Vec<RowKey>,
     /// No longer there: the application removed it itself.
     pub gone: Vec<RowKey>,
+    /// Plans of which nothing was deleted; none of their rows is in the lists above.
+    pub left_out: Vec<LeftOut>,
+    /// Rows of outboxes that triggers wrote meanwhile: of each outbox the lowest and the highest.
+    pub written: Vec<RowKey>,
     /// How long the write lock was held.
     pub held: Duration,
     /// How long the whole transaction was, the comparison that may come before the lock included.

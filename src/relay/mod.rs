@@ -190,7 +190,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             clock,
             run: spec.run,
             reading: Reading::new(now),
-            settling: Settling::new(now, spec.first_plan.0 << DELETES_SHIFT),
+            settling: Settling::new(now, spec.first_plan.0 << DELETES_SHIFT, &database),
             quarantine: Quarantine::new(now),
             recovery: Recovery::new(spec.left),
             intake,
@@ -265,7 +265,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // Nothing is deleted while planned rows are looked for in a replaced file.
         if self.reading.matching.is_none()
-            && let Some(at) = self.settling.deadline(self.is_quiet_pipeline())
+            && let Some(at) = self.settling.deadline(self.is_quiet_pipeline(), now)
         {
             earliest = earliest.min(at);
         }

@@ -16,6 +16,8 @@ pub(super) struct Notes {
     open: Option<u64>,
     /// Plans that stay noted: whether they were deleted is not known.
     doubts: BTreeSet<PlanId>,
+    /// Deletes all of whose plans are noted of a later one.
+    superseded: Vec<u64>,
 }
 
 impl Notes {
@@ -23,7 +25,24 @@ impl Notes {
     pub(super) fn noted(&mut self, delete: u64, plans: &[PlanId]) {
         self.open = Some(delete);
         self.deletes.insert(delete, plans.len());
-        self.plans.extend(plans.iter().map(|plan| (*plan, delete)));
+        for plan in plans {
+            let Some(before) = self.plans.insert(*plan, delete).filter(|before| *before != delete) else { continue };
+            if self.one_less(before) {
+                self.superseded.push(before);
+            }
+        }
+    }
+
+    /// One plan fewer of this delete is noted. Whether that was the last.
+    fn one_less(&mut self, delete: u64) -> bool {
+        let Some(count) = self.deletes.get_mut(&delete) else { return false };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            self.deletes.remove(&delete);
+            self.open = self.open.filter(|open| *open != delete);
+        }
+        last
     }
 
     /// It did: the note goes when its plans do.
@@ -34,6 +53,11 @@ impl Notes {
     /// Whether the plan's delete was committed stays in doubt, also in the state file.
     pub(super) fn doubt(&mut self, plan: PlanId) {
         self.doubts.insert(plan);
+    }
+
+    /// It is judged anew.
+    pub(super) fn undoubt(&mut self, plan: PlanId) {
+        self.doubts.remove(&plan);
     }
 
     /// A delete that did not commit, and those of its plans whose note stays.
@@ -58,14 +82,14 @@ impl Notes {
     /// Deletes that have no plan left once these are settled.
     pub(super) fn over(&self, settled: &[PlanId]) -> Vec<u64> {
         if self.plans.is_empty() {
-            return Vec::new();
+            return self.superseded.clone();
         }
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
         for delete in settled.iter().filter_map(|plan| self.plans.get(plan)) {
             *counts.entry(*delete).or_default() += 1;
         }
         counts.retain(|delete, count| self.deletes.get(delete) == Some(count));
-        counts.into_keys().collect()
+        counts.into_keys().chain(self.superseded.iter().copied()).collect()
     }
 
     /// The state file has forgotten these plans, and the notes that [`Notes::over`] told of them.
@@ -73,14 +97,9 @@ impl Notes {
         for plan in plans {
             self.doubts.remove(plan);
             let Some(delete) = self.plans.remove(plan) else { continue };
-            if let Some(count) = self.deletes.get_mut(&delete) {
-                *count -= 1;
-                if *count == 0 {
-                    self.deletes.remove(&delete);
-                    self.open = self.open.filter(|open| *open != delete);
-                }
-            }
+            self.one_less(delete);
         }
+        self.superseded.clear();
     }
 }
 
@@ -102,6 +121,20 @@ mod tests {
         assert_eq!(notes.over(&plans(&[3, 4])), [7]);
         notes.settled(&plans(&[3, 4]));
         assert!(notes.over(&plans(&[3])).is_empty());
+    }
+
+    #[test]
+    fn a_note_goes_too_when_its_plans_are_noted_of_a_later_delete() {
+        let mut notes = Notes::default();
+        notes.noted(7, &plans(&[1, 2]));
+        notes.doubt(PlanId(1));
+        notes.taken_back();
+        notes.undoubt(PlanId(1));
+        notes.noted(8, &plans(&[1]));
+        notes.committed(8);
+        assert_eq!(notes.over(&[]), [7]);
+        notes.settled(&[]);
+        assert_eq!(notes.over(&plans(&[1])), [8]);
     }
 
     #[test]

@@ -50,11 +50,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.record(now);
         }
         // What an unfinished search was for is not forgotten.
-        let (before, doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {
+        let (before, mut doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {
             Some(Cause::Replaced { another, doubtful }) => (another, doubtful),
             Some(Cause::CommitUnknown { plans, .. }) => (false, plans),
             Some(Cause::Start) | None => (false, Vec::new()),
         };
+        doubtful.extend(self.settling.take_doubts());
         self.look_for_planned(Cause::Replaced { another: another || before, doubtful }, now);
         for outbox in &mut self.intake.outboxes {
             outbox.columns_noted = false;
@@ -274,6 +275,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             log::debug!("batch {} of a delete whose COMMIT is not known: {verdict:?}", plan.id.0);
             match verdict {
                 None | Some(Verdict::Delete) => self.settling.acknowledged(plan, offset, now),
+                Some(Verdict::SendAnew) if self.settling.doubts.waits() => {
+                    self.settling.wait_in_doubt(plan, offset, delete, now);
+                }
                 Some(verdict) => {
                     self.let_be(&plan);
                     self.not_deleted(&plan, matching, verdict, "whether its delete was committed is not known");

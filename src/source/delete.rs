@@ -1,16 +1,16 @@
 //! The guarded delete of one table's rows in two steps of one transaction: read again and compare; delete in the cheap order.
 //!
 //! Promises: deletes only rows that were what was sent when they were compared; reports as deleted what the update hook
-//! reported. Does not know: transactions (its caller begins, commits and rolls back, and sees to it that nothing comes between
-//! the two steps), plans.
+//! reported; says so when a trigger or a foreign key of the application takes other rows of an outbox along. Does not know:
+//! transactions (its caller begins, commits and rolls back, and sees to it that nothing comes between the two steps), plans.
 
 use super::database::Link;
 use super::failure::{self, Class};
 use super::handle;
-use super::hooks::Hooks;
+use super::hooks::{Hooks, Mark};
 use super::scan::Gather;
 use super::schema::Table;
-use crate::model::Fingerprint;
+use crate::model::{Fingerprint, OutboxIx, RowKey};
 use rusqlite::{Connection, Error};
 
 /// Rows that lie at most this far apart are read again by one statement; what lies between is stepped over.
@@ -32,6 +32,8 @@ pub(super) struct Wanted {
 pub(super) enum Stop {
     /// A row's own fault (a trigger, a constraint) in the quick way: roll back and go the careful way.
     BeCareful,
+    /// Rows were removed that were not asked for, or that are not what was compared any more: roll back and go row by row.
+    TookOthers,
     /// RAISE(ROLLBACK): the transaction is gone. With one row, that row is the culprit.
     RolledBack {
         rowids: Vec<i64>,
@@ -52,7 +54,8 @@ pub(super) enum Care {
     Quick,
     /// Ranges inside savepoints, halved when they fail, until the culprits stand alone.
     Halving,
-    /// One row at a time inside savepoints: for triggers that roll the whole transaction back.
+    /// One row at a time inside savepoints, compared just before: for triggers that roll the whole transaction back, and for those
+    /// that write or remove rows of outboxes.
     Single,
 }
 
@@ -62,27 +65,41 @@ pub(super) struct Deleter {
     gather: Gather,
     /// Still there and identical, rising; what the statements are asked to delete.
     matched: Vec<i64>,
-    /// Stretches of `matched`, as positions, between which other rows lie (or may lie).
+    /// Stretches of `matched`, as positions: rowids without a gap. In a gap a trigger may put a row while we delete, which a
+    /// statement that reaches across would delete unsent.
     stretches: Vec<(usize, usize)>,
     /// The first of `matched` that is not among the first half page.
     boundary: usize,
     pub changed: Vec<i64>,
     pub gone: Vec<i64>,
     pub kept: Vec<i64>,
+    /// Not deleted, because others that were not asked for would have gone with them.
+    pub takes_others: Vec<i64>,
     /// Confirmed by the hooks; counts once the COMMIT has returned OK.
     pub removed: usize,
 }
 
 impl Deleter {
-    /// The first step: which of the rows are still there, and identical. `wanted`: sorted by rowid; one rowid twice means two
-    /// versions of the row were sent. `spared`: rowids not to try, sorted.
-    pub fn compare(&mut self, link: &Link, table: &Table, wanted: &[Wanted], spared: &[i64]) -> Result<(), Error> {
-        let page_size = link.page_size as usize;
+    /// Nothing was compared.
+    pub fn clear(&mut self) {
         self.matched.clear();
         self.stretches.clear();
         self.changed.clear();
         self.gone.clear();
         self.kept.clear();
+        self.takes_others.clear();
+    }
+
+    /// Whether the row was there as it was sent.
+    pub fn is_asked_for(&self, rowid: i64) -> bool {
+        self.matched.binary_search(&rowid).is_ok()
+    }
+
+    /// The first step: which of the rows are still there, and identical. `wanted`: sorted by rowid; one rowid twice means two
+    /// versions of the row were sent, of which one at most is there. `spared`: rowids not to try, sorted.
+    pub fn compare(&mut self, link: &Link, table: &Table, wanted: &[Wanted], spared: &[i64]) -> Result<(), Error> {
+        let page_size = link.page_size as usize;
+        self.clear();
         let half_page = page_size * LAST_ROWS_PAGE_PERCENT / 100;
         let mut page_bytes = 0;
         self.boundary = 0;
@@ -102,7 +119,7 @@ impl Deleter {
             while let Some(row) = rows.next()? {
                 let rowid: i64 = row.get(0)?;
                 while position < run.len() && run[position].rowid < rowid {
-                    push_once(&mut self.gone, run[position].rowid);
+                    self.gone.push(run[position].rowid);
                     position += 1;
                 }
                 let versions = run[position..].iter().take_while(|wanted| wanted.rowid == rowid).count();
@@ -111,6 +128,8 @@ impl Deleter {
                     let print = self.gather.row(row, table, None)?;
                     matches = run[position..position + versions].iter().any(|wanted| wanted.print == print);
                     position += versions;
+                    // Whatever the row is, it is one of them.
+                    self.gone.extend(std::iter::repeat_n(rowid, versions - 1));
                     if !matches {
                         self.changed.push(rowid);
                     } else if spared.binary_search(&rowid).is_ok() {
@@ -119,6 +138,12 @@ impl Deleter {
                     }
                 }
                 if matches {
+                    if self.matched.len() > stretch
+                        && self.matched[self.matched.len() - 1].checked_add(1) != Some(rowid)
+                    {
+                        self.close_stretch(stretch);
+                        stretch = self.matched.len();
+                    }
                     self.matched.push(rowid);
                     if page_bytes < half_page {
                         page_bytes += self.gather.cell_size_bytes().min(page_size);
@@ -130,34 +155,54 @@ impl Deleter {
                     stretch = self.matched.len();
                 }
             }
-            for missing in &run[position..] {
-                push_once(&mut self.gone, missing.rowid);
-            }
+            self.gone.extend(run[position..].iter().map(|missing| missing.rowid));
             self.close_stretch(stretch);
         }
         self.gather.shrink();
         Ok(())
     }
 
-    /// The second step, in the same transaction: takes the write lock if the transaction does not have it yet.
-    pub fn delete(&mut self, link: &Link, table: &Table, care: Care) -> Result<(), Stop> {
+    /// The second step, in the same transaction: takes the write lock if the transaction does not have it yet. `compared`: by
+    /// outbox, what else is to be deleted in this transaction. With [`Care::Single`] one row was compared.
+    pub fn delete(
+        &mut self,
+        link: &Link,
+        outbox: OutboxIx,
+        table: &Table,
+        care: Care,
+        compared: &[Deleter],
+    ) -> Result<(), Stop> {
         let Link { connection, hooks, .. } = link;
-        hooks.collect(&table.name, self.matched.len());
+        let mark = hooks.collect(&table.name, self.matched.len());
+        let asked = |key: RowKey| {
+            (key.outbox == outbox && self.is_asked_for(key.rowid))
+                || compared.get(usize::from(key.outbox.0)).is_some_and(|other| other.is_asked_for(key.rowid))
+        };
+        let mut culprit = false;
         // The rows from the boundary on first, then those before it: the leaves to the right are freed without being written.
         for (low, high) in self.in_order() {
             let rowids = &self.matched[low..high];
             match care {
                 Care::Quick => quick(connection, table, rowids)?,
-                Care::Halving => halving(connection, hooks, table, rowids)?,
-                Care::Single => {
-                    for rowid in rowids.chunks(1) {
-                        halving(connection, hooks, table, rowid)?;
-                    }
-                }
+                Care::Halving => halving(connection, hooks, table, rowids, &mut |_| false)?,
+                Care::Single => halving(connection, hooks, table, rowids, &mut |mark| {
+                    culprit = hooks.record().took_others(mark, outbox, asked);
+                    culprit
+                })?,
             }
         }
+        if culprit {
+            self.takes_others = std::mem::take(&mut self.matched);
+        } else if hooks.saw_others(mark) && hooks.record().took_others(mark, outbox, asked) {
+            return Err(Stop::TookOthers);
+        }
         self.confirm(hooks);
-        Ok(())
+        // Judged already, row by row: another row that was asked for as well is found to be gone when its turn comes.
+        if care == Care::Single || hooks.record().removed.len() == self.removed {
+            Ok(())
+        } else {
+            Err(Stop::TookOthers)
+        }
     }
 
     fn close_stretch(&mut self, start: usize) {
@@ -177,8 +222,7 @@ impl Deleter {
             .filter(|(low, high)| low < high)
     }
 
-    /// What the hooks reported against what was asked. A trigger may have kept rows (RAISE(IGNORE)), and may have deleted
-    /// others, which are not ours to settle.
+    /// What the hooks reported against what was asked. A trigger may have kept rows (RAISE(IGNORE)).
     fn confirm(&mut self, hooks: &Hooks) {
         let mut record = hooks.record();
         record.removed.sort_unstable();
@@ -198,12 +242,6 @@ impl Deleter {
     }
 }
 
-fn push_once(list: &mut Vec<i64>, rowid: i64) {
-    if list.last() != Some(&rowid) {
-        list.push(rowid);
-    }
-}
-
 /// Deletes all rows from the first to the last; the caller has just seen that there are no others between.
 fn range(connection: &Connection, table: &Table, rowids: &[i64]) -> Result<(), Error> {
     let mut statement = connection.prepare_cached(&table.delete)?;
@@ -219,30 +257,42 @@ fn quick(connection: &Connection, table: &Table, rowids: &[i64]) -> Result<(), S
 }
 
 /// What fails for a reason of its own rows is undone to the savepoint and tried again by halves. A single row that fails stays;
-/// the hooks then do not report it.
-fn halving(connection: &Connection, hooks: &Hooks, table: &Table, rowids: &[i64]) -> Result<(), Stop> {
+/// the hooks then do not report it. `is_wrong`: whether what the statement did is to be undone all the same.
+fn halving(
+    connection: &Connection,
+    hooks: &Hooks,
+    table: &Table,
+    rowids: &[i64],
+    is_wrong: &mut dyn FnMut(Mark) -> bool,
+) -> Result<(), Stop> {
     connection.prepare_cached("SAVEPOINT outboxd")?.execute([])?;
     let mark = hooks.mark();
     let owed = handle::owes_foreign_keys(connection);
     let why = match range(connection, table, rowids) {
         // A deferred foreign key: said here of these rows, at COMMIT of none.
-        Ok(()) if !owed && handle::owes_foreign_keys(connection) => "a deferred foreign key refers to it".to_owned(),
+        Ok(()) if !owed && handle::owes_foreign_keys(connection) => {
+            Some("a deferred foreign key refers to it".to_owned())
+        }
+        // Whoever asks for this says it.
+        Ok(()) if is_wrong(mark) => None,
         Ok(()) => {
             connection.prepare_cached("RELEASE outboxd")?.execute([])?;
             return Ok(());
         }
         Err(error) if failure::class(&error) != Class::Statement => return Err(Stop::Sqlite(error)),
         Err(_) if connection.is_autocommit() => return Err(Stop::RolledBack { rowids: rowids.to_vec() }),
-        Err(error) => failure::text(&error),
+        Err(error) => Some(failure::text(&error)),
     };
     connection.prepare_cached("ROLLBACK TO outboxd")?.execute([])?;
     connection.prepare_cached("RELEASE outboxd")?.execute([])?;
     hooks.undo_to(mark);
     if let [rowid] = rowids {
-        log::warn!("{} rowid {rowid} can't be deleted: {why}", table.name);
+        if let Some(why) = why {
+            log::warn!("{} rowid {rowid} can't be deleted: {why}", table.name);
+        }
         return Ok(());
     }
     let (low, high) = rowids.split_at(rowids.len() / 2);
-    halving(connection, hooks, table, high)?;
-    halving(connection, hooks, table, low)
+    halving(connection, hooks, table, high, is_wrong)?;
+    halving(connection, hooks, table, low, is_wrong)
 }

@@ -54,6 +54,12 @@ pub(super) fn is_overtaken(error: &Error) -> bool {
     matches!(error, Error::SqliteFailure(failure, _) if failure.extended_code == rusqlite::ffi::SQLITE_BUSY_SNAPSHOT)
 }
 
+/// An error of a COMMIT after which nothing is committed. Without space, or memory, SQLite has not come to the end of the log (WAL)
+/// or has not taken the journal away, and rolls back. An I/O error may be of the very last step.
+pub(super) fn rolls_back(error: &Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory))
+}
+
 /// SQLite's own words, with the extended result code where they alone say little.
 pub(super) fn text(error: &Error) -> String {
     match error {

@@ -11,10 +11,11 @@ use super::handle;
 use super::look::Trouble;
 use super::outbox::State;
 use crate::failpoint;
-use crate::model::{Deletion, Fingerprint, JournalMode, RowKey, Why};
+use crate::model::{Deletion, Fingerprint, JournalMode, LeftOut, OutboxIx, Plan, RowKey, Why};
 use crate::ports::{DeleteOrder, JournalError, SourceError};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a transaction may be begun again in one call because a trigger rolled it back. What was learned stays for the next.
@@ -39,9 +40,15 @@ pub(super) struct Work {
     wanted: Vec<Wanted>,
     /// By outbox: what the comparison found is kept until its table's turn to be deleted from.
     deleters: Vec<Deleter>,
+    /// For a row on its own.
+    single: Deleter,
+    /// Plans that are not in `rows`.
+    left_out: Vec<LeftOut>,
     /// Rows whose trigger rolls everything back: not tried again while they are the same.
     refused: BTreeMap<RowKey, Fingerprint>,
     care: Option<Care>,
+    /// Transactions so far.
+    pub begun: u64,
 }
 
 impl Work {
@@ -75,10 +82,35 @@ enum Failed {
     /// Someone committed between our comparison and our first DELETE.
     Overtaken,
     Trouble(Trouble),
+    /// Some plans can't be deleted now; the others can.
+    LeaveOut(Unable),
     /// The path leads to another file, or to none.
     Moved,
     /// COMMIT answered something else than OK or BUSY.
     Unknown(String),
+}
+
+/// What can't be deleted now.
+#[derive(Debug, Default)]
+struct Unable {
+    /// No table, or not one to delete from.
+    outboxes: Vec<(OutboxIx, Why)>,
+    /// Rows that would take others along. Sorted.
+    rows: Vec<RowKey>,
+}
+
+impl Unable {
+    fn why(&self, plan: &Plan, subject: &str) -> Option<Why> {
+        plan.rows.meta.iter().find_map(|meta| {
+            if let Some((_, why)) = self.outboxes.iter().find(|(outbox, _)| *outbox == meta.key.outbox) {
+                return Some(why.clone());
+            }
+            self.rows.binary_search(&meta.key).ok().map(|_| {
+                Why::new(format!("{subject}: deleting rowid {} would delete or change rows that were not sent", meta.key.rowid))
+                    .hint("a trigger or a foreign key of the application's; what is published stays in the table until they are sent too")
+            })
+        })
+    }
 }
 
 impl<T: Into<Trouble>> From<T> for Failed {
@@ -102,27 +134,33 @@ impl Database {
         if self.is_read_only() {
             return Err(SourceError::Failed(Why::new(format!("{} is open for reading only", self.subject()))));
         }
-        let first = order.plans.iter().filter_map(|plan| plan.rows.meta.first()).map(|row| row.key.outbox).next();
+        let all = order.plans;
+        let first = all.iter().filter_map(|plan| plan.rows.meta.first()).map(|row| row.key.outbox).next();
         let Some(first) = first else { return Ok(Deletion::default()) };
         self.open_for(first)?;
         if self.known.as_ref().is_some_and(Known::is_doubtful) {
             return Err(SourceError::Busy(format!("{} is being checkpointed", self.subject())));
         }
-        self.work.rows.clear();
-        for plan in order.plans {
-            self.work.rows.extend(plan.rows.meta.iter().map(|row| (row.key, row.print)));
-        }
-        self.work.rows.sort_unstable_by_key(|(key, _)| *key);
+        self.work.left_out.clear();
+        let mut plans = order.plans.to_vec();
+        self.ask_for(&plans);
         let mut overtaken = 0;
         for _ in 0..ROLLBACKS_MAX {
-            match self.attempt(order, self.locking(order, overtaken), before_commit) {
+            let order = DeleteOrder { plans: &plans, ..*order };
+            match self.attempt(&order, self.locking(&order, overtaken), before_commit) {
                 Ok(deletion) => {
                     self.busy_since = None;
-                    self.unsynced = true;
+                    self.unsynced |= deletion.deleted > 0;
                     self.work.care = None;
                     return Ok(deletion);
                 }
                 Err(Failed::Again) => {}
+                Err(Failed::LeaveOut(unable)) => {
+                    self.leave_out(all, &mut plans, &unable);
+                    if plans.is_empty() {
+                        return Ok(Deletion { left_out: self.work.left_out.clone(), ..Deletion::default() });
+                    }
+                }
                 Err(Failed::Overtaken) => {
                     overtaken += 1;
                     log::debug!("{}: overtaken while comparing {} rows", self.subject(), self.work.rows.len());
@@ -144,7 +182,35 @@ impl Database {
                 Err(Failed::Trouble(Trouble::Sqlite(error))) => return Err(self.error(first, "deleting", &error)),
             }
         }
-        Err(SourceError::Yielded)
+        self.work.care = None;
+        let Some(why) = self.work.left_out.last().map(|left| left.why.clone()) else {
+            return Err(SourceError::Yielded);
+        };
+        // One takes the next along, and so on: another time.
+        let left_out = (0..all.len()).map(|plan| LeftOut { plan, why: why.clone() }).collect();
+        Ok(Deletion { left_out, ..Deletion::default() })
+    }
+
+    /// The rows of these plans are what is to be deleted.
+    fn ask_for(&mut self, plans: &[Arc<Plan>]) {
+        let rows = &mut self.work.rows;
+        rows.clear();
+        for plan in plans {
+            rows.extend(plan.rows.meta.iter().map(|row| (row.key, row.print)));
+        }
+        rows.sort_unstable_by_key(|(key, _)| *key);
+    }
+
+    /// A plan is deleted whole or not at all. `all`: of the order; `plans`: those that were tried.
+    fn leave_out(&mut self, all: &[Arc<Plan>], plans: &mut Vec<Arc<Plan>>, unable: &Unable) {
+        plans.retain(|plan| {
+            let outbox = plan.rows.meta.first().map_or(0, |meta| usize::from(meta.key.outbox.0));
+            let Some(why) = unable.why(plan, &self.outboxes[outbox].spec.table) else { return true };
+            let place = all.iter().position(|other| Arc::ptr_eq(other, plan));
+            self.work.left_out.extend(place.map(|plan| LeftOut { plan, why }));
+            false
+        });
+        self.ask_for(plans);
     }
 
     /// Early in rollback-journal modes: there our SHARED lock would make the application's COMMIT fail or wait instead, and most
@@ -197,6 +263,8 @@ impl Database {
             Locking::Early => "BEGIN IMMEDIATE",
         };
         connection.prepare_cached(begin)?.execute([])?;
+        let _undo = Undo(connection);
+        self.work.begun += 1;
         let began = Instant::now();
         let mut locked = began;
         let counter: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
@@ -209,21 +277,31 @@ impl Database {
             }
             inspected?;
         }
+        if locking == Locking::Late && self.mode != JournalMode::Wal {
+            return Err(Failed::Again);
+        }
+        let unable = self.unable(rows);
+        if !unable.outboxes.is_empty() {
+            return Err(Failed::LeaveOut(unable));
+        }
+        let names = self.outboxes.iter().enumerate().map(|(at, outbox)| {
+            let name = outbox.table().map_or(&outbox.spec.table, |table| &table.name);
+            (OutboxIx(at as u16), name.as_str())
+        });
+        link.hooks.begin(self.schema_version, names);
+        self.work.deleters.iter_mut().for_each(Deleter::clear);
+        for rows in by_outbox(rows) {
+            self.compare(link, rows)?;
+        }
         if locking == Locking::Late {
-            if self.mode != JournalMode::Wal {
-                return Err(Failed::Again);
-            }
-            for rows in by_outbox(rows) {
-                self.compare(link, rows)?;
-            }
             // Whoever is there now would be refused by our commit, or is about to overtake us.
             if self.makes_way(link, order) {
                 return Err(SourceError::Yielded.into());
             }
             locked = Instant::now();
         }
-        let mut deletion = Deletion::default();
-        self.delete_rows(link, locking, rows, &mut deletion)?;
+        let mut deletion = Deletion { left_out: self.work.left_out.clone(), ..Deletion::default() };
+        self.delete_rows(link, rows, &mut deletion)?;
         if self.options.foreign_keys && self.work.care.is_none() && handle::owes_foreign_keys(connection) {
             // A COMMIT would fail for the whole order. Asked here and not answered there, so that the state file is told once.
             self.work.care = Some(Care::Halving);
@@ -248,6 +326,7 @@ impl Database {
         self.commit(connection, order.commit_patience)?;
         failpoint::hit("committed");
         self.books_committed();
+        deletion.written = link.hooks.record().written();
         (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
         self.note_own_content();
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
@@ -281,65 +360,93 @@ impl Database {
         order.yields && self.mode == JournalMode::Wal && link.unix && handle::external_reader(&link.connection)
     }
 
-    /// The rows of one outbox, against what the table holds. Does nothing where there is no table.
+    /// Outboxes of these rows from which nothing can be deleted at the moment: what is the matter with a table may be over soon,
+    /// and its rows are neither gone nor changed.
+    fn unable(&self, rows: &[(RowKey, Fingerprint)]) -> Unable {
+        let outboxes = by_outbox(rows).filter_map(|rows| {
+            let outbox = rows[0].0.outbox;
+            let why = match &self.outboxes[usize::from(outbox.0)].state {
+                State::Fit(_) => return None,
+                State::NotThere(why) | State::Unfit(why) => why.clone(),
+                State::Unknown => Why::new("its table was not read yet"),
+            };
+            Some((outbox, why))
+        });
+        Unable { outboxes: outboxes.collect(), rows: Vec::new() }
+    }
+
+    /// The rows of one outbox, against what the table holds.
     fn compare(&mut self, link: &Link, rows: &[(RowKey, Fingerprint)]) -> Result<(), Failed> {
         let outbox = usize::from(rows[0].0.outbox.0);
-        let Some(table) = self.outboxes[outbox].table() else { return Ok(()) };
+        if self.work.deleters.len() <= outbox {
+            self.work.deleters.resize_with(outbox + 1, Deleter::default);
+        }
+        let mut deleter = std::mem::take(&mut self.work.deleters[outbox]);
+        let result = self.compare_with(link, rows, &mut deleter);
+        self.work.deleters[outbox] = deleter;
+        result
+    }
+
+    fn compare_with(
+        &mut self,
+        link: &Link,
+        rows: &[(RowKey, Fingerprint)],
+        deleter: &mut Deleter,
+    ) -> Result<(), Failed> {
+        let Some(table) = self.outboxes[usize::from(rows[0].0.outbox.0)].table() else { return Err(Failed::Again) };
         let work = &mut self.work;
         work.wanted.clear();
         work.wanted.extend(rows.iter().map(|(key, print)| Wanted { rowid: key.rowid, print: *print }));
         let spared: Vec<i64> =
             rows.iter().filter(|(key, print)| work.refused.get(key) == Some(print)).map(|(key, _)| key.rowid).collect();
-        if work.deleters.len() <= outbox {
-            work.deleters.resize_with(outbox + 1, Deleter::default);
-        }
-        Ok(work.deleters[outbox].compare(link, table, &work.wanted, &spared)?)
+        Ok(deleter.compare(link, table, &work.wanted, &spared)?)
     }
 
     /// Table by table, so that what a trigger of one outbox does to another is seen when that one's turn comes.
     fn delete_rows(
         &mut self,
         link: &Link,
-        locking: Locking,
         rows: &[(RowKey, Fingerprint)],
         deletion: &mut Deletion,
     ) -> Result<(), Failed> {
         let before = link.connection.total_changes();
+        let mut unable = Unable::default();
         for rows in by_outbox(rows) {
-            let outbox = rows[0].0.outbox;
-            match &self.outboxes[usize::from(outbox.0)].state {
-                State::Fit(_) => {}
-                // Nothing of this table can be deleted, but that must not hold up the others.
-                State::NotThere(_) => {
-                    deletion.gone.extend(rows.iter().map(|(key, _)| *key));
-                    continue;
-                }
-                State::Unfit(_) | State::Unknown => {
-                    deletion.changed.extend(rows.iter().map(|(key, _)| *key));
-                    continue;
-                }
-            }
             // More was changed than we asked for: a trigger or a foreign key, and it may have been this table's rows.
-            let disturbed = link.connection.total_changes() - before != deletion.deleted as u64;
-            if locking == Locking::Early || disturbed {
+            if link.connection.total_changes() - before != deletion.deleted as u64 {
                 self.compare(link, rows)?;
             }
-            self.delete_compared(link, rows, deletion)?;
+            if self.work.care == Some(Care::Single) {
+                let mut single = std::mem::take(&mut self.work.single);
+                for row in rows.chunk_by(|a, b| a.0 == b.0) {
+                    self.compare_with(link, row, &mut single)?;
+                    self.delete_compared(link, row, &mut single, deletion)?;
+                    unable.rows.extend(single.takes_others.iter().map(|rowid| RowKey { rowid: *rowid, ..row[0].0 }));
+                }
+                self.work.single = single;
+            } else {
+                let outbox = usize::from(rows[0].0.outbox.0);
+                let mut deleter = std::mem::take(&mut self.work.deleters[outbox]);
+                let result = self.delete_compared(link, rows, &mut deleter, deletion);
+                self.work.deleters[outbox] = deleter;
+                result?;
+            }
         }
-        Ok(())
+        if unable.rows.is_empty() { Ok(()) } else { Err(Failed::LeaveOut(unable)) }
     }
 
+    /// What `deleter` has compared of `rows`.
     fn delete_compared(
         &mut self,
         link: &Link,
         rows: &[(RowKey, Fingerprint)],
+        deleter: &mut Deleter,
         deletion: &mut Deletion,
     ) -> Result<(), Failed> {
         let outbox = rows[0].0.outbox;
-        let Some(table) = self.outboxes[usize::from(outbox.0)].table() else { return Ok(()) };
+        let Some(table) = self.outboxes[usize::from(outbox.0)].table() else { return Err(Failed::Again) };
         let work = &mut self.work;
-        let deleter = &mut work.deleters[usize::from(outbox.0)];
-        match deleter.delete(link, table, work.care.unwrap_or(Care::Quick)) {
+        match deleter.delete(link, outbox, table, work.care.unwrap_or(Care::Quick), &work.deleters) {
             Ok(()) => {
                 let keys =
                     |rowids: &[i64]| rowids.iter().map(|rowid| RowKey { outbox, rowid: *rowid }).collect::<Vec<_>>();
@@ -353,6 +460,10 @@ impl Database {
             Err(Stop::Sqlite(error)) => Err(error.into()),
             Err(Stop::BeCareful) => {
                 work.care = Some(Care::Halving);
+                Err(Failed::Again)
+            }
+            Err(Stop::TookOthers) => {
+                work.care = Some(Care::Single);
                 Err(Failed::Again)
             }
             Err(Stop::RolledBack { rowids }) => {
@@ -395,6 +506,7 @@ impl Database {
                     ))
                     .into());
                 }
+                _ if failure::rolls_back(&error) => return Err(error.into()),
                 _ => return Err(Failed::Unknown(format!("{}: COMMIT: {}", self.subject(), failure::text(&error)))),
             }
         }
@@ -420,6 +532,15 @@ impl Database {
         if let (Some(frame), Some(salt1)) = (frames, salt1) {
             self.own.note_frame(salt1, frame);
         }
+    }
+}
+
+/// Ends the transaction with its scope, also in a panic: with the connection and its hooks still whole.
+struct Undo<'a>(&'a Connection);
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        roll_back(self.0);
     }
 }
 

@@ -83,6 +83,136 @@ fn the_doubt_about_a_delete_outlives_a_vacuum() {
     }
 }
 
+/// A migration that makes a table unfit for a moment: its published rows are neither gone nor changed.
+#[test]
+fn published_rows_of_a_table_that_is_unfit_for_a_moment_wait_and_hold_up_nobody() {
+    for kind in [Kind::Sure, Kind::Bare, Kind::Booked] {
+        let mut run = calm(1, kind);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.agenda.retain(|_, what| !matches!(what, Happening::App));
+            world.insert(0, std::iter::repeat_n(key_of(1), 6));
+            world.insert(1, std::iter::repeat_n(key_of(1), 6));
+            world.unfit = Some((1, Duration::from_secs(9)));
+        }
+        run.until(Duration::from_secs(8));
+        {
+            let world = run.world.borrow();
+            assert!(world.db.tables[0].is_empty(), "{kind:?}: the others are deleted");
+            assert_eq!(world.db.tables[1].len(), 6, "{kind:?}");
+            let noted = world.state.plans.values().filter(|plan| plan.rows[0].key.outbox == OutboxIx(1));
+            let states: Vec<PlanState> = noted.map(|plan| plan.state).collect();
+            assert!(
+                !states.is_empty() && states.iter().all(|it| matches!(it, PlanState::Acknowledged { .. })),
+                "{states:?}"
+            );
+        }
+        run.until(Duration::from_secs(20));
+        assert!(run.world.borrow().db.tables[1].is_empty(), "{kind:?}");
+        assert_eq!(run.relay.summary().published, 12, "{kind:?}: nothing twice");
+        assert_eq!(run.relay.summary().unsure, 0, "{kind:?}");
+        run.check();
+    }
+}
+
+/// A disk that fails again and again, under a table whose rows can come back alike.
+#[test]
+fn a_commit_that_says_nothing_again_and_again_publishes_nothing_more_than_twice() {
+    let mut run = calm(1, Kind::Bare);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.agenda.retain(|_, what| !matches!(what, Happening::App));
+        world.insert(0, std::iter::repeat_n(key_of(1), 6));
+        world.broken_until = Duration::from_secs(50);
+    }
+    run.until(Duration::from_secs(5));
+    run.world.borrow_mut().insert(0, std::iter::repeat_n(key_of(2), 6));
+    let seen = run.world.borrow().now();
+    run.note(Event::Wake(Wake { seen }));
+    run.until(Duration::from_secs(50));
+    let published = run.relay.summary().published;
+    assert!((12..=24).contains(&published), "{published} records of 12 rows");
+    assert_eq!(run.world.borrow().db.tables[0].len(), 12);
+    run.until(Duration::from_secs(200));
+    assert!(run.world.borrow().db.tables[0].is_empty(), "once the disk is well they go");
+    assert!(run.relay.summary().published <= 36, "{:?}", run.relay.summary());
+    assert!(run.world.borrow().state.notes.is_empty() && run.world.borrow().state.plans.is_empty());
+}
+
+#[test]
+fn a_disk_that_fails_for_an_hour_is_tried_rarely() {
+    let mut run = calm(1, Kind::Bare);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.agenda.retain(|_, what| !matches!(what, Happening::App));
+        world.insert(0, std::iter::repeat_n(key_of(1), 6));
+        world.broken_until = Duration::from_secs(3_600);
+    }
+    run.until(Duration::from_secs(3_600));
+    let published = run.relay.summary().published;
+    assert!((12..=6 * 12).contains(&published), "{published} records of 6 rows");
+    run.until(Duration::from_secs(2 * 3_600 + 60));
+    assert!(run.world.borrow().db.tables[0].is_empty());
+}
+
+#[test]
+fn deletes_that_meet_a_reader_for_long_use_up_no_numbers_of_the_next_run() {
+    let mut run = calm(1, Kind::Bare);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.agenda.retain(|_, what| !matches!(what, Happening::App));
+        world.insert(0, std::iter::repeat_n(key_of(1), 6));
+        world.busy_until = Duration::from_secs(900);
+    }
+    run.until(Duration::from_secs(910));
+    let world = run.world.borrow();
+    assert!(world.db.tables[0].is_empty());
+    // The first plan of the next run is at least one above this run's last.
+    let next = (world.state.last_plan + 1) << 15;
+    assert!(world.state.last_delete > 0 && world.state.last_delete < next, "{} {next}", world.state.last_delete);
+}
+
+#[test]
+fn the_highest_rowid_there_can_be_stays_in_quarantine() {
+    let mut run = calm(1, Kind::Sure);
+    let key = RowKey { outbox: OutboxIx(0), rowid: i64::MAX };
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.agenda.retain(|_, what| !matches!(what, Happening::App));
+        world.insert(0, std::iter::repeat_n(key_of(1), 1));
+        let mut row = world.db.tables[0].remove(&1).expect("the first");
+        row.poison = true;
+        world.versions.get_mut(&row.uid).expect("every version is known").1.poison = true;
+        world.db.tables[0].insert(i64::MAX, row);
+    }
+    run.until(Duration::from_secs(70));
+    assert!(run.world.borrow().state.quarantine.contains_key(&key));
+    for second in 71..80 {
+        // It is looked at while the database is open.
+        run.world.borrow_mut().insert(1, std::iter::once(key_of(1)));
+        let seen = run.world.borrow().now();
+        run.note(Event::Wake(Wake { seen }));
+        run.until(Duration::from_secs(second));
+        assert!(run.world.borrow().state.quarantine.contains_key(&key), "after {second} s");
+    }
+}
+
+/// Our own commits wake nobody.
+#[test]
+fn an_event_that_a_trigger_inserts_in_our_delete_is_looked_for_at_once() {
+    let mut run = calm(1, Kind::Sure);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.agenda.retain(|_, what| !matches!(what, Happening::App));
+        world.insert(0, std::iter::repeat_n(key_of(1), 3));
+        world.triggers = 1;
+    }
+    run.until(Duration::from_secs(2));
+    let world = run.world.borrow();
+    assert_eq!(world.triggers, 0);
+    assert!(world.db.tables[0].is_empty() && world.is_stored(4), "it would be come to when the database is let go");
+}
+
 #[test]
 fn what_an_earlier_run_booked_stays_booked_as_long_as_the_state_file_holds_it() {
     let world = Rc::new(RefCell::new(World::new(1, TABLES)));

@@ -4,7 +4,7 @@ use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, Look, LookEnd, OutboxIx, Outcome,
+    Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, LeftOut, Look, LookEnd, OutboxIx, Outcome,
     PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic,
     Version, Why,
 };
@@ -191,27 +191,31 @@ impl Source for SimSource {
                 return Err(SourceError::Yielded);
             }
         }
-        let (deletion, removed) = {
-            let world = &mut *self.world.borrow_mut();
-            compare(world, order)
-        };
+        let (left_out, plans) = left_out(&mut self.world.borrow_mut(), order);
+        let order = &DeleteOrder { plans: &plans, ..*order };
+        let (mut deletion, removed) = compare(&self.world.borrow(), order);
+        deletion.left_out = left_out;
+        if plans.is_empty() {
+            return Ok(deletion);
+        }
         before_commit(&deletion).map_err(SourceError::Journal)?;
         self.alive()?;
         let world = &mut *self.world.borrow_mut();
         if world.elapsed < world.disk_full_until {
             return Err(SourceError::Failed(Why::new("database or disk is full")));
         }
-        if world.chance(40) {
+        if world.elapsed < world.busy_until || world.chance(40) {
             return Err(SourceError::Busy("COMMIT met a reader".to_owned()));
         }
+        let broken = world.elapsed < world.broken_until;
         let forced = std::mem::take(&mut world.unknown);
-        let unknown = forced || world.chance(50);
+        let unknown = forced || broken || world.chance(50);
         if unknown {
             let rows = order.plans.iter().flat_map(|plan| &plan.rows.meta);
             let uids: Vec<u64> = rows.filter_map(|meta| world.uid_at(meta.key)).collect();
             world.excuse(uids);
         }
-        if unknown && !forced && world.random.bool() {
+        if unknown && !forced && (broken || world.random.bool()) {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
         }
         world.deletes += 1;
@@ -237,6 +241,11 @@ impl Source for SimSource {
             let before = world.db.booked.as_ref().map_or(PlanId(0), |booked| booked.highest);
             let highest = plans.last().copied().unwrap_or(before).max(before);
             world.db.booked = Some(Booked { plans, highest });
+        }
+        if world.triggers > 0 {
+            world.triggers -= 1;
+            let rowid = world.insert_by_trigger(0);
+            deletion.written = vec![RowKey { outbox: OutboxIx(0), rowid }; 2];
         }
         world.deleted();
         if forced {
@@ -299,6 +308,21 @@ impl Source for SimSource {
     fn stirred(&mut self) -> bool {
         self.world.borrow().disk_changed
     }
+}
+
+/// Plans that can't be deleted for now, and the others.
+fn left_out(world: &mut World, order: &DeleteOrder<'_>) -> (Vec<LeftOut>, Vec<Arc<Plan>>) {
+    let unfit = world.unfit.filter(|(_, until)| world.elapsed < *until).map(|(table, _)| table);
+    let (mut left_out, mut plans) = (Vec::new(), Vec::new());
+    for (at, plan) in order.plans.iter().enumerate() {
+        let of_it = plan.rows.meta.iter().any(|meta| Some(usize::from(meta.key.outbox.0)) == unfit);
+        if of_it || world.chance(60) {
+            left_out.push(LeftOut { plan: at, why: Why::new("a column is missing") });
+        } else {
+            plans.push(plan.clone());
+        }
+    }
+    (left_out, plans)
 }
 
 /// What a delete of this order does, and to which rows.

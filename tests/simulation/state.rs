@@ -12,6 +12,8 @@ pub struct State {
     pub quarantine: BTreeMap<RowKey, Quarantined>,
     pub resends: BTreeMap<RowKey, Resend>,
     pub last_plan: u64,
+    /// The highest number that a delete was noted under.
+    pub last_delete: u64,
 }
 
 impl State {
@@ -33,6 +35,7 @@ impl State {
                     assert_ne!(self.plans[plan].state, PlanState::Planned, "only what was acknowledged is deleted");
                 }
                 self.notes.insert(delete, plans.to_vec());
+                self.last_delete = self.last_delete.max(delete);
             }
             Change::Doubtful { plan } => {
                 if let Some(plan) = self.plans.get_mut(&plan) {

@@ -187,6 +187,14 @@ pub struct World {
     pub renamed: Vec<u64>,
     /// Looks and deletes meet a lock until then.
     pub locked_until: Duration,
+    /// Deletes leave out plans with rows of this table until then.
+    pub unfit: Option<(usize, Duration)>,
+    /// The COMMIT of a delete answers BUSY until then.
+    pub busy_until: Duration,
+    /// The COMMIT of a delete answers an I/O error, and has not happened, until then.
+    pub broken_until: Duration,
+    /// So many deletes make a trigger insert an event into the first table.
+    pub triggers: usize,
     /// The next COMMIT of a delete answers an I/O error and has happened, and rows that look like those that went come at once.
     pub unknown: bool,
     /// The daemon has so many more steps from then on.
@@ -269,6 +277,10 @@ impl World {
             message_ids: HashMap::new(),
             renamed: Vec::new(),
             locked_until: Duration::ZERO,
+            unfit: None,
+            busy_until: Duration::ZERO,
+            broken_until: Duration::ZERO,
+            triggers: 0,
             unknown: false,
             fuse_then: None,
             renumbered_then: false,
@@ -475,6 +487,15 @@ impl World {
             self.db.tables[table].insert(rowid, version);
         }
         self.committed();
+    }
+
+    /// What a trigger of the application does in a delete of ours: nobody else has committed, and nobody is woken.
+    pub fn insert_by_trigger(&mut self, table: usize) -> i64 {
+        let version = self.version(table, Some("trigger".to_owned()));
+        let rowid = self.db.top[table].max(self.db.tables[table].keys().next_back().copied().unwrap_or(0)) + 1;
+        self.db.top[table] = rowid;
+        self.db.tables[table].insert(rowid, version);
+        rowid
     }
 
     /// The table's first rows are gone, and the application inserts what looks like them.

@@ -348,7 +348,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let idle = self.source.is_open()
             && self.reading.last_use + keep <= now
             && self.reading.look_at.is_none()
-            && self.settling.is_empty()
+            && self.settling.is_at_rest()
             && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
             && self.reading.matching.is_none();
@@ -391,7 +391,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         {
             earliest = earliest.min(promise.next);
         }
-        if self.source.is_open() && self.settling.is_empty() && reading.promise.is_none() {
+        if self.source.is_open() && self.settling.is_at_rest() && reading.promise.is_none() {
             earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;

@@ -2,7 +2,9 @@
 //!
 //! Promises: a row is released only when the database said what became of it. Does not know: when a delete is due, what SQL it is.
 
-use super::{Errand, FAILED_RETRY, PLAN_ROWS_MAX, PLAN_ROWS_MIN, POLITE_STEP};
+use super::{
+    Errand, FAILED_RETRY, LEFT_OUT_RETRY, LEFT_OUT_RETRY_MAX, LeftOut, PLAN_ROWS_MAX, PLAN_ROWS_MIN, POLITE_STEP,
+};
 use crate::failpoint;
 use crate::model::{Deletion, Fault, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
 use crate::ports::{Change, Clock, DeleteOrder, Journal, Sink, Source, SourceError};
@@ -42,18 +44,12 @@ fn kept_rows<'a>(
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn delete(&mut self, rows_max: usize, now: Instant) -> Result<(), Fatal> {
-        let mut plans: Vec<Arc<Plan>> = Vec::new();
-        let mut rows = 0;
-        for entry in &self.settling.acknowledged {
-            if !plans.is_empty() && rows + entry.plan.rows.len() > rows_max {
-                break;
-            }
-            rows += entry.plan.rows.len();
-            plans.push(entry.plan.clone());
-        }
-        self.settling.number += 1;
+        let (taken, rows) = self.settling.take(rows_max, now);
+        let plans: Vec<Arc<Plan>> = taken.iter().map(|at| self.settling.acknowledged[*at].plan.clone()).collect();
+        // The number of one that did not commit is used again: there are as many as there are plans.
+        let number = self.settling.number + 1;
         let order = DeleteOrder {
-            number: self.settling.number,
+            number,
             plans: &plans,
             booked: &self.settling.booked,
             yields: self.settling.polite_since.is_none_or(|since| now.duration_since(since) < self.patience(rows_max)),
@@ -61,8 +57,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         // Rows of a bare table can come back alike, so that only this note tells a delete that happened from one that did not.
         let bare = self.bare(&plans);
-        let to_note: &[PlanId] = if self.source.books() { &[] } else { &bare };
-        let number = self.settling.number;
+        let (books, mut attempted) = (self.source.books(), bare.clone());
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
         self.journal.reads_from(self.reading.file);
         let (journal, noted) = (&mut self.journal, &mut self.settling.notes);
@@ -71,6 +66,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
             let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
             let before = noted.to_take_back();
+            let left_out = |plan: &PlanId| deletion.left_out.iter().any(|left| plans[left.plan].id == *plan);
+            attempted = bare.iter().copied().filter(|plan| !left_out(plan)).collect();
+            let to_note: &[PlanId] = if books { &[] } else { &attempted };
             if !to_note.is_empty() {
                 changes.extend(before.iter().map(|(delete, plans)| Change::Deleting { delete: *delete, plans }));
                 changes.push(Change::Deleting { delete: number, plans: to_note });
@@ -89,20 +87,25 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         });
         match result {
             Ok(deletion) => {
+                if deletion.deleted > 0 {
+                    self.settling.number = number;
+                    self.settling.doubts.over();
+                }
                 self.settling.notes.committed(number);
-                self.deleted(plans.len(), rows, &deletion)?;
+                self.deleted(&taken, rows, &deletion)?;
                 failpoint::hit("deleted");
             }
             Err(SourceError::CommitUnknown(text)) if planted::is(Bug::HooksWithoutCommit) => {
                 log::debug!("{text}");
                 let deletion = Deletion { deleted: rows, ..Deletion::default() };
-                self.deleted(plans.len(), rows, &deletion)?;
+                self.deleted(&taken, rows, &deletion)?;
             }
             Err(SourceError::CommitUnknown(text)) => {
                 self.source_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
-                self.settling.retry_at = Some(now + FAILED_RETRY);
+                self.settling.number = number;
+                self.settling.retry_at = Some(now + self.settling.doubts.failed());
                 self.errands_unknown(&plans, now);
-                self.commit_unknown(number, bare, now);
+                self.commit_unknown(number, attempted, now);
             }
             Err(SourceError::Busy(_)) => {
                 self.did_not_commit();
@@ -159,27 +162,53 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    fn deleted(&mut self, plans_count: usize, rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
+    /// `taken`: places of the plans of the delete, rising; `rows`: theirs.
+    fn deleted(&mut self, taken: &[usize], rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
+        let now = self.clock.now();
+        let left_out: Vec<usize> = deletion.left_out.iter().map(|left| taken[left.plan]).collect();
+        let settling = &mut self.settling;
+        let rows_left_out: usize = left_out.iter().map(|at| settling.acknowledged[*at].plan.rows.len()).sum();
+        let rows = rows - rows_left_out;
         let accounted = deletion.deleted + deletion.changed.len() + deletion.kept.len() + deletion.gone.len();
         if accounted != rows {
             return Err(Fatal(format!("a delete of {rows} rows accounts for {accounted}: {deletion:?}")));
         }
-        let now = self.clock.now();
-        let settling = &mut self.settling;
-        log::debug!(
-            "deleted {rows} rows of {plans_count} plans in {:?}, under the write lock for {:?}",
-            deletion.took,
-            deletion.held
-        );
-        settling.measured(rows, deletion.took);
-        settling.rows -= rows;
-        let (mut plans, mut errands) = (Vec::with_capacity(plans_count), Vec::new());
-        for entry in settling.acknowledged.drain(..plans_count) {
+        let (mut plans, mut errands) = (Vec::with_capacity(taken.len()), Vec::new());
+        for (at, mut entry) in std::mem::take(&mut settling.acknowledged).into_iter().enumerate() {
+            let deleted = taken.binary_search(&at).is_ok() && !left_out.contains(&at);
+            if !deleted {
+                if left_out.contains(&at) {
+                    let pause = entry.left_out.map_or(LEFT_OUT_RETRY, |left| (left.pause * 2).min(LEFT_OUT_RETRY_MAX));
+                    entry.left_out = Some(LeftOut { retry_at: now + pause, pause });
+                }
+                settling.acknowledged.push_back(entry);
+                continue;
+            }
             match entry.errand {
                 None => settling.deleted.push(entry.plan.id),
                 Some(errand) => errands.push((entry.plan.clone(), errand)),
             }
             plans.push(entry.plan);
+        }
+        settling.count();
+        if let Some(left) = deletion.left_out.first() {
+            settling.left_out_trouble.happened(now, &left.why.to_string());
+        } else if settling.acknowledged.iter().all(|entry| entry.left_out.is_none()) {
+            settling.left_out_trouble.over(now);
+        }
+        settling.retry_at = None;
+        if plans.is_empty() {
+            return Ok(());
+        }
+        log::debug!(
+            "deleted {rows} rows of {} plans in {:?}, under the write lock for {:?}",
+            plans.len(),
+            deletion.took,
+            deletion.held
+        );
+        // With the comparison, which is not always under the lock but may be. One that deleted nothing was rolled back.
+        if deletion.deleted > 0 {
+            settling.cost.measured(rows, deletion.took);
         }
         if self.source.books() {
             settling.booked.extend(&settling.deleted);
@@ -188,13 +217,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         settling.deleted_at = Some(now);
         settling.last_delete = Some(now);
-        settling.retry_at = None;
         settling.polite_since = None;
         settling.busy_step = POLITE_STEP;
         // A delete takes whole plans, and their rows lie interleaved: the plans of all busy lanes are to fit into one.
         let lanes = self.plans.len() + plans.len();
         self.intake.limits.batch_rows_max =
-            (self.settling.rows_in(self.settling.write_time()) / lanes.max(1)).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
+            (self.settling.cost.rows_in(self.settling.write_time()) / lanes.max(1)).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
         self.summary.deleted += deletion.deleted as u64;
         self.figures.longest_write_us.fetch_max(deletion.held.as_micros() as u64, Relaxed);
         self.source_trouble.over(now);
@@ -209,6 +237,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         drop(errands);
         for plan in plans {
             self.intake.forget_rows(take_rows(plan));
+        }
+        // Our own commits wake nobody.
+        for key in &deletion.written {
+            let outbox = self.intake.outbox(key.outbox);
+            outbox.ledger.revisit(key.rowid);
+            outbox.again = true;
+            self.reading.look_soon(now);
         }
         self.reading.room();
         Ok(())

@@ -3,13 +3,18 @@
 //! Promises: a row is deleted only after its record was acknowledged and its plan is noted so in the state file; never two deletes
 //! within their spacing while somebody else uses the database. Does not know: how a delete is done.
 
+mod cost;
 mod deleting;
+mod doubts;
 
 use crate::failpoint;
 use crate::model::{JournalMode, Plan, PlanId, RowKey};
 use crate::ports::{Change, Clock, Journal, Sink, Source};
 use crate::relay::notes::Notes;
 use crate::relay::{Fatal, Relay};
+use crate::telemetry::trouble::Trouble;
+use cost::Cost;
+use doubts::Doubts;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +32,7 @@ const DELETE_WAIT: Duration = Duration::from_millis(20);
 /// in one transaction is the page freed instead of written, and lanes are acknowledged one after the other.
 const DELETE_ROWS_ALONE: usize = 24_000;
 const DELETE_WAIT_ALONE: Duration = Duration::from_millis(50);
-/// A write transaction is made to last no longer than this. Whom it refuses sleeps 1, then 2, then 5 ms (SQLite's own busy handler):
+/// The rows of a write transaction are made to take no longer than this. Whom it refuses sleeps 1, then 2, then 5 ms (SQLite's own busy handler):
 /// one of 5 ms costs an application that never pauses 8.
 const WRITE_TIME: Duration = Duration::from_millis(2);
 /// The same while nobody else has used the database for `QUIET_AFTER`.
@@ -42,10 +47,13 @@ const POLITE_FOR: Duration = Duration::from_secs(2);
 const POLITE_FOR_BEHIND: Duration = Duration::from_millis(1);
 /// After a failure that is not weather.
 const FAILED_RETRY: Duration = Duration::from_millis(500);
+/// Plans that were left out of a delete are tried again after this, then rarer.
+const LEFT_OUT_RETRY: Duration = Duration::from_millis(500);
+const LEFT_OUT_RETRY_MAX: Duration = Duration::from_secs(4);
+/// So many of their rows at most together: it may have to be done row by row.
+const LEFT_OUT_ROWS: usize = 1_000;
 /// Deleted plans are forgotten by the next dispatch; when there is none, by a sync of their own after this.
 const FORGET_AFTER: Duration = Duration::from_millis(100);
-/// Cost of a row in a write transaction before it was measured.
-const ROW_COST: Duration = Duration::from_micros(1);
 const PLAN_ROWS_MIN: usize = 64;
 const PLAN_ROWS_MAX: usize = 8_192;
 
@@ -66,6 +74,15 @@ struct Acknowledged {
     recorded: bool,
     /// Not a plan of the state file's.
     errand: Option<Errand>,
+    /// The last delete that was to take it left it out.
+    left_out: Option<LeftOut>,
+}
+
+/// When a plan that was left out of a delete is tried again.
+#[derive(Clone, Copy, Debug)]
+struct LeftOut {
+    retry_at: Instant,
+    pause: Duration,
 }
 
 /// Plans between acknowledgement and oblivion.
@@ -73,6 +90,9 @@ struct Acknowledged {
 pub(super) struct Settling {
     acknowledged: VecDeque<Acknowledged>,
     rows: usize,
+    /// Of these, rows of plans that were left out, or that are in doubt.
+    waiting_rows: usize,
+    left_out_trouble: Trouble,
     /// Deleted, and the delete may still be lost in a power cut.
     deleted: Vec<PlanId>,
     deleted_at: Option<Instant>,
@@ -83,6 +103,7 @@ pub(super) struct Settling {
     /// Plans with rows of outboxes that are no longer configured as well: the state file keeps those.
     lasting: BTreeSet<PlanId>,
     notes: Notes,
+    pub(super) doubts: Doubts,
     /// What lies where their rows were may be other rows, and the state file does not say so yet.
     doubtful: Vec<PlanId>,
     /// Deletes of an earlier run that did not happen.
@@ -93,7 +114,7 @@ pub(super) struct Settling {
     polite_since: Option<Instant>,
     busy_step: Duration,
     number: u64,
-    row_cost: Duration,
+    cost: Cost,
     others_seen: Instant,
     started: Instant,
     /// Nobody else uses the database.
@@ -103,16 +124,19 @@ pub(super) struct Settling {
 
 impl Settling {
     /// `first_delete`: above every number that an earlier run gave to a delete.
-    pub(super) fn new(now: Instant, first_delete: u64) -> Self {
+    pub(super) fn new(now: Instant, first_delete: u64, database: &str) -> Self {
         Settling {
             acknowledged: VecDeque::new(),
             rows: 0,
+            waiting_rows: 0,
+            left_out_trouble: Trouble::new(format!("database {database}: published rows that can't be deleted now")),
             deleted: Vec::new(),
             deleted_at: None,
             settled: Vec::new(),
             booked: Vec::new(),
             lasting: BTreeSet::new(),
             notes: Notes::default(),
+            doubts: Doubts::default(),
             doubtful: Vec::new(),
             undone: Vec::new(),
             last_delete: None,
@@ -120,7 +144,7 @@ impl Settling {
             polite_since: None,
             busy_step: POLITE_STEP,
             number: first_delete,
-            row_cost: ROW_COST,
+            cost: Cost::default(),
             others_seen: now,
             started: now,
             alone: false,
@@ -130,6 +154,11 @@ impl Settling {
 
     pub(super) fn is_empty(&self) -> bool {
         self.acknowledged.is_empty()
+    }
+
+    /// Nothing is to be deleted but what can't be for now.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.rows == self.waiting_rows
     }
 
     /// Nobody else uses the database.
@@ -144,18 +173,28 @@ impl Settling {
 
     pub(super) fn acknowledged(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
         self.rows += plan.rows.len();
-        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: false, errand: None });
+        if self.doubts.contains(plan.id) {
+            self.waiting_rows += plan.rows.len();
+        }
+        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: false, errand: None, left_out: None });
     }
 
     /// What an earlier run was told: the state file knows.
     pub(super) fn acknowledged_before(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
         self.rows += plan.rows.len();
-        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: true, errand: None });
+        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: true, errand: None, left_out: None });
     }
 
     pub(super) fn errand(&mut self, plan: Arc<Plan>, errand: Errand, at: Instant) {
         self.rows += plan.rows.len();
-        self.acknowledged.push_back(Acknowledged { plan, offset: -1, at, recorded: true, errand: Some(errand) });
+        self.acknowledged.push_back(Acknowledged {
+            plan,
+            offset: -1,
+            at,
+            recorded: true,
+            errand: Some(errand),
+            left_out: None,
+        });
     }
 
     pub(super) fn plans(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
@@ -174,7 +213,7 @@ impl Settling {
         let (errands, plans): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.acknowledged).into_iter().partition(|entry| entry.errand.is_some());
         self.acknowledged = plans;
-        self.rows = self.acknowledged.iter().map(|entry| entry.plan.rows.len()).sum();
+        self.count();
         errands.into_iter().filter_map(|entry| Some((entry.plan, entry.errand?))).collect()
     }
 
@@ -215,8 +254,35 @@ impl Settling {
         let (errands, plans): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.acknowledged).into_iter().partition(|entry| entry.errand.is_some());
         self.acknowledged = errands;
-        self.rows = self.acknowledged.iter().map(|entry| entry.plan.rows.len()).sum();
+        self.count();
         plans.into_iter().map(|entry| (entry.plan, entry.offset)).collect()
+    }
+
+    fn count(&mut self) {
+        self.rows = self.acknowledged.iter().map(|entry| entry.plan.rows.len()).sum();
+        let waiting = self.acknowledged.iter().filter(|entry| self.waits(entry));
+        self.waiting_rows = waiting.map(|entry| entry.plan.rows.len()).sum();
+    }
+
+    fn waits(&self, entry: &Acknowledged) -> bool {
+        entry.left_out.is_some() || self.doubts.contains(entry.plan.id)
+    }
+
+    /// Whether the plan was deleted is in doubt, and it is neither sent again nor deleted for now. Also in the state file.
+    pub(super) fn wait_in_doubt(&mut self, plan: Arc<Plan>, offset: i64, delete: u64, now: Instant) {
+        self.leave_noted(plan.id);
+        self.doubts.wait_for(delete, plan.id, now);
+        self.acknowledged(plan, offset, now);
+    }
+
+    /// Plans that were in doubt: they are judged anew.
+    pub(super) fn take_doubts(&mut self) -> Vec<PlanId> {
+        let plans = self.doubts.take_all();
+        for plan in &plans {
+            self.notes.undoubt(*plan);
+        }
+        self.count();
+        plans
     }
 
     /// What was to be done about the plan is done.
@@ -276,9 +342,11 @@ impl Settling {
 
     /// When a delete is due, politeness aside.
     fn due(&self, quiet_pipeline: bool) -> Option<Instant> {
-        let oldest = self.acknowledged.front()?.at;
+        let retry = self.left_out_due();
+        let Some(fresh) = self.acknowledged.iter().find(|entry| !self.waits(entry)) else { return retry };
+        let oldest = fresh.at;
         let (rows, wait) = if self.alone { (DELETE_ROWS_ALONE, DELETE_WAIT_ALONE) } else { (DELETE_ROWS, DELETE_WAIT) };
-        let enough = self.rows >= rows;
+        let enough = self.rows - self.waiting_rows >= rows;
         let spacing = match self.mode {
             _ if self.alone => Duration::ZERO,
             JournalMode::Wal if enough => DELETE_EVERY_BEHIND,
@@ -286,32 +354,54 @@ impl Settling {
         };
         let spaced = self.last_delete.map_or(oldest, |last| last + spacing);
         let wanted = if quiet_pipeline || enough { oldest } else { oldest + wait };
-        Some(spaced.max(wanted))
+        let due = spaced.max(wanted);
+        Some(retry.map_or(due, |retry| retry.min(due)))
     }
 
-    pub(super) fn deadline(&self, quiet_pipeline: bool) -> Option<Instant> {
+    /// The places of the plans that the next delete is to take, and how many rows they have. Those that were left out before go on
+    /// their own: what is to be done row by row would hold up the others.
+    fn take(&self, rows_max: usize, now: Instant) -> (Vec<usize>, usize) {
+        let again = self.left_out_due().filter(|due| *due <= now);
+        let rows_max = match again {
+            _ if self.doubts.is_trial() => 0,
+            Some(_) => rows_max.min(LEFT_OUT_ROWS),
+            None => rows_max,
+        };
+        let (mut taken, mut rows) = (Vec::new(), 0);
+        for (at, entry) in self.acknowledged.iter().enumerate() {
+            // Those about as long due too: one may take the other along.
+            let wanted = match (again, entry.left_out) {
+                (Some(due), Some(left)) => left.retry_at < due + LEFT_OUT_RETRY,
+                (again, left) => again.is_none() && left.is_none(),
+            };
+            if !wanted || self.doubts.contains(entry.plan.id) {
+                continue;
+            }
+            if !taken.is_empty() && rows + entry.plan.rows.len() > rows_max {
+                break;
+            }
+            rows += entry.plan.rows.len();
+            taken.push(at);
+        }
+        (taken, rows)
+    }
+
+    /// When plans that were left out are tried again.
+    fn left_out_due(&self) -> Option<Instant> {
+        if self.waiting_rows == 0 {
+            return None;
+        }
+        self.acknowledged.iter().filter_map(|entry| entry.left_out.map(|left| left.retry_at)).min()
+    }
+
+    pub(super) fn deadline(&self, quiet_pipeline: bool, now: Instant) -> Option<Instant> {
         let forget = self.deleted_at.map(|at| at + FORGET_AFTER).filter(|_| quiet_pipeline);
         let delete = self.due(quiet_pipeline).map(|due| self.retry_at.map_or(due, |retry| retry.max(due)));
-        [forget, delete].into_iter().flatten().min()
+        [forget, delete, self.doubts.due(now)].into_iter().flatten().min()
     }
 
     fn write_time(&self) -> Duration {
         if self.alone { WRITE_TIME_QUIET } else { WRITE_TIME }
-    }
-
-    /// How many rows fit into one write transaction of this length.
-    fn rows_in(&self, time: Duration) -> usize {
-        (time.as_nanos() / self.row_cost.as_nanos().max(1)) as usize
-    }
-
-    /// `took`: with the comparison, which is not always under the lock but may be.
-    fn measured(&mut self, rows: usize, took: Duration) {
-        if rows >= PLAN_ROWS_MIN {
-            // A delete that was interrupted by other processes says nothing of a row's cost: up slowly, down at once. Without that,
-            // one bad moment makes batches small, small batches make deletes dear, and so on.
-            let cost = took / rows as u32;
-            self.row_cost = cost.min(self.row_cost.mul_f64(1.1));
-        }
     }
 }
 
@@ -324,6 +414,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Some(foreign) = self.reading.last_foreign {
             self.settling.others_seen = self.settling.others_seen.max(foreign);
         }
+        if let Some((delete, plans)) = self.settling.doubts.take_due(now) {
+            for plan in &plans {
+                self.settling.notes.undoubt(*plan);
+            }
+            self.settling.count();
+            self.commit_unknown(delete, plans, now);
+            return Ok(());
+        }
         let quiet = self.settling.quiet(now);
         // In the first second nobody can have been quiet for one; with nobody seen the spacing is not needed either.
         self.settling.alone = quiet || self.settling.others_seen == self.settling.started;
@@ -332,7 +430,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if due.is_none_or(|due| now < due) || self.settling.retry_at.is_some_and(|at| now < at) {
             return Ok(());
         }
-        let rows_max = self.settling.rows_in(self.settling.write_time());
+        let rows_max = self.settling.cost.next_rows(self.settling.write_time());
         if self.makes_way(rows_max, now) {
             return Ok(());
         }
@@ -366,7 +464,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// How long others may go first.
     fn patience(&self, rows_max: usize) -> Duration {
-        if self.settling.rows >= 2 * rows_max.min(DELETE_ROWS) { POLITE_FOR_BEHIND } else { POLITE_FOR }
+        if self.settling.rows - self.settling.waiting_rows >= 2 * rows_max.min(DELETE_ROWS) {
+            POLITE_FOR_BEHIND
+        } else {
+            POLITE_FOR
+        }
     }
 
     /// Plans whose deletes are durable leave the state file.

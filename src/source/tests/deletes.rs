@@ -52,7 +52,11 @@ fn two_versions_of_a_row_in_one_order_settle_as_one() {
     app.exec("UPDATE users_outbox SET payload='new' WHERE id=1;");
     let new = all(&mut database);
     let deletion = database.delete(&order(&[plan(&old[..1]), plan(&new)]), &mut |_| Ok(())).unwrap();
-    assert_eq!((deletion.deleted, deletion.changed.len(), deletion.gone.len()), (2, 0, 0));
+    assert_eq!(
+        (deletion.deleted, deletion.changed.len(), deletion.gone),
+        (2, 0, vec![key(1)]),
+        "every row of the order once"
+    );
     assert_eq!(app.count(), 0);
 }
 
@@ -93,22 +97,140 @@ fn a_trigger_that_raises_keeps_its_rows_and_no_others() {
     }
 }
 
-#[test]
-fn rows_that_a_trigger_takes_along_are_counted_only_if_asked_for() {
-    let (world, mut app) = World::with("WAL", SCHEMA);
-    app.exec(
-        "CREATE TABLE other_outbox AS SELECT * FROM users_outbox; INSERT INTO other_outbox VALUES (1,'a','t','p');",
-    );
-    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p'),(3,'a','t','p'),(4,'a','t','p');");
-    app.exec(
-        "CREATE TRIGGER k AFTER DELETE ON users_outbox WHEN old.id=1 BEGIN
-        DELETE FROM users_outbox WHERE id IN (3, 4); DELETE FROM other_outbox; END;",
-    );
+/// Rows at 1, 2 and 5, and what a trigger does when the first is deleted.
+fn with_trigger(mode: &str, does: &str) -> (World, App, Database, Vec<Seen>) {
+    let (world, mut app) = World::with(mode, SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p'),(5,'a','t','p');");
+    app.exec(&format!("CREATE TRIGGER k AFTER DELETE ON users_outbox WHEN old.id=1 BEGIN {does}; END;"));
     let mut database = world.database();
     let seen = all(&mut database);
-    let deletion = delete(&mut database, &seen[..3]).unwrap();
-    assert_eq!((deletion.deleted, deletion.kept.len(), deletion.gone.len()), (3, 0, 0));
-    assert_eq!(app.count(), 0);
+    (world, app, database, seen)
+}
+
+#[test]
+fn what_a_trigger_puts_into_a_gap_stays() {
+    for (mode, yields) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
+        let (_world, mut app, mut database, seen) =
+            with_trigger(mode, "INSERT INTO users_outbox VALUES (3,'a','t','deleted'),(4,'a','t','deleted')");
+        let plans = [plan(&seen)];
+        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| Ok(())).unwrap();
+        assert_eq!(app.run("SELECT id, payload FROM users_outbox;"), "3|deleted\n4|deleted", "{mode}");
+        assert_eq!(deletion.deleted, 3, "{mode}");
+        assert_eq!(deletion.written, [key(3), key(4)], "{mode}: whoever reads is told");
+        assert!(deletion.left_out.is_empty());
+    }
+}
+
+#[test]
+fn what_a_trigger_makes_of_a_row_before_its_turn_is_a_new_event() {
+    for does in [
+        "UPDATE users_outbox SET payload='new' WHERE id=2",
+        "DELETE FROM users_outbox WHERE id=2; INSERT INTO users_outbox VALUES (2,'a','t','new')",
+        "INSERT OR REPLACE INTO users_outbox VALUES (2,'a','t','new')",
+    ] {
+        let (_world, mut app, mut database, seen) = with_trigger("WAL", does);
+        let mut before_commit = 0;
+        let deletion = database
+            .delete(&order(&[plan(&seen)]), &mut |_| {
+                before_commit += 1;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(app.run("SELECT id, payload FROM users_outbox;"), "2|new", "{does}");
+        assert_eq!((deletion.deleted, deletion.changed), (2, vec![key(2)]), "{does}");
+        assert_eq!(before_commit, 1, "{does}: the state file is not told twice");
+    }
+}
+
+#[test]
+fn rows_that_were_not_sent_are_not_taken_along_and_their_plan_waits() {
+    for does in ["DELETE FROM users_outbox WHERE id=5", "DELETE FROM other_outbox"] {
+        let (world, mut app) = World::with("WAL", SCHEMA);
+        app.exec(&SCHEMA.replace("users_outbox", "other_outbox"));
+        app.exec(
+            "INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p'),(5,'a','t','p');
+            INSERT INTO other_outbox VALUES (1,'a','t','p');",
+        );
+        app.exec(&format!("CREATE TRIGGER k AFTER DELETE ON users_outbox WHEN old.id=1 BEGIN {does}; END;"));
+        let mut database = Database::new(world.options(), vec![spec("users_outbox"), spec("other_outbox")]);
+        let b = crate::model::OutboxIx(1);
+        let (seen, in_b) = (all(&mut database), look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1);
+        // The first row's delete would take one along that nobody has acknowledged.
+        let plans = [plan(&seen[..1]), plan(&seen[1..2])];
+        let mut told = Vec::new();
+        let deletion = database
+            .delete(&order(&plans), &mut |deletion| {
+                told.extend(deletion.left_out.iter().map(|left| left.plan));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(told, [0], "{does}: before it is committed");
+        assert_eq!(deletion.left_out.iter().map(|left| left.plan).collect::<Vec<_>>(), [0], "{does}");
+        assert!(deletion.left_out[0].why.text.contains("rowid 1"), "{does}: {:?}", deletion.left_out);
+        assert_eq!((deletion.deleted, deletion.kept.len(), deletion.gone.len()), (1, 0, 0), "{does}");
+        assert_eq!(app.run("SELECT id FROM users_outbox;"), "1\n5", "{does}");
+        assert_eq!(app.run("SELECT count(*) FROM other_outbox;"), "1", "{does}");
+        // Once all of them are sent they go together.
+        let plans = [plan(&seen[..1]), plan(&seen[2..]), plan_of(b, &in_b)];
+        let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
+        assert!(deletion.left_out.is_empty(), "{does}: {deletion:?}");
+        assert_eq!(deletion.deleted + deletion.gone.len(), 3, "{does}");
+        assert_eq!(app.run("SELECT count(*) FROM users_outbox; SELECT count(*) FROM other_outbox;"), "0\n0", "{does}");
+    }
+}
+
+#[test]
+fn a_cascade_takes_no_row_of_another_outbox_along() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec(
+        "CREATE TABLE b (id INTEGER PRIMARY KEY, aggregateId REFERENCES users_outbox(id) ON DELETE CASCADE, eventType, payload);
+        INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p'); INSERT INTO b VALUES (7,2,'t','p');",
+    );
+    let options = DatabaseOptions { foreign_keys: true, ..world.options() };
+    let mut database = Database::new(options, vec![spec("users_outbox"), spec("b")]);
+    let seen = all(&mut database);
+    let plans = [plan(&seen[..1]), plan(&seen[1..])];
+    let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
+    assert_eq!((deletion.deleted, deletion.left_out.len()), (1, 1), "{deletion:?}");
+    assert_eq!(app.run("SELECT id FROM users_outbox; SELECT id FROM b;"), "2\n7");
+}
+
+/// A trigger whose table is missing, a renamed column, a renamed table.
+#[test]
+fn rows_of_a_table_that_is_missing_or_unfit_for_a_moment_are_neither_gone_nor_changed() {
+    for (away, back) in [
+        ("CREATE TRIGGER k AFTER DELETE ON users_outbox BEGIN INSERT INTO nowhere VALUES (1); END;", "DROP TRIGGER k;"),
+        (
+            "ALTER TABLE users_outbox RENAME COLUMN payload TO body;",
+            "ALTER TABLE users_outbox RENAME COLUMN body TO payload;",
+        ),
+        ("ALTER TABLE users_outbox RENAME TO x;", "ALTER TABLE x RENAME TO users_outbox;"),
+    ] {
+        let counting = SCHEMA.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT");
+        let (world, mut app) = World::with("WAL", &counting);
+        app.exec(&SCHEMA.replace("users_outbox", "b"));
+        app.exec(
+            "INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p'); INSERT INTO b VALUES (1,'a','t','p');",
+        );
+        let mut database = Database::new(world.options(), vec![spec("users_outbox"), spec("b")]);
+        let b = crate::model::OutboxIx(1);
+        let seen = all(&mut database);
+        let in_b = look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1;
+        app.exec(away);
+        let plans = [plan(&seen), plan_of(b, &in_b)];
+        let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
+        assert_eq!((deletion.deleted, deletion.gone.len(), deletion.changed.len()), (1, 0, 0), "{away}");
+        assert_eq!(deletion.left_out.iter().map(|left| left.plan).collect::<Vec<_>>(), [0], "{away}");
+        assert_eq!(app.run("SELECT count(*) FROM b;"), "0", "{away}: the others are not held up");
+        app.exec(back);
+        let again = |database: &mut Database| database.delete(&order(&plans[..1]), &mut |_| Ok(()));
+        let deletion = match again(&mut database) {
+            Err(SourceError::Replaced { .. }) => again(&mut database),
+            other => other,
+        };
+        assert_eq!(deletion.unwrap().deleted, 2, "{away}");
+        assert_eq!(app.count(), 0, "{away}");
+    }
 }
 
 #[test]
