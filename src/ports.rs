@@ -60,7 +60,15 @@ pub trait Source {
     /// The file that is locked, also while it is let go; `None` before there was one.
     fn file(&self) -> Option<FileId>;
 
-    /// While let go: whether database or -wal differ (inode, size, mtime) from what they were after closing. One or two `stat`.
+    /// Whether another process has the database open. True when that can't be known: outside WAL mode, or while it is let go.
+    fn others_connected(&mut self) -> bool;
+
+    /// Whether the first look of this connection has found everything as the connection before left it: nobody has committed in
+    /// between.
+    fn is_undisturbed(&self) -> bool;
+
+    /// While let go: whether database or -wal differ (inode, size, mtime) from what they were after closing. An
+    /// empty -wal is as good as none. One or two `stat`.
     fn stirred(&mut self) -> bool;
 }
 

@@ -567,3 +567,60 @@ fn the_unit_file_is_understood_by_systemd() {
     let said = String::from_utf8_lossy(&verified.stderr);
     assert!(verified.status.success() && said.is_empty(), "{}: {said}", verified.status);
 }
+
+/// As the README says it: the application stopped, its -wal gone, outboxd running.
+#[test]
+fn a_database_replaced_while_the_application_is_stopped_keeps_its_contents() {
+    const EVENT: &str = "INSERT INTO users_outbox (aggregateId, payload) VALUES";
+    let place = Place::new();
+    let users = |count: usize, name: &str| {
+        format!(
+            "CREATE TABLE users (name); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{count})
+             INSERT INTO users SELECT '{name}' FROM n;"
+        )
+    };
+    for mode in ["WAL", "DELETE"] {
+        for way in ["rename", "symlink", "restore"] {
+            let name = |kind: &str| format!("{kind}-{mode}-{way}");
+            let make = |name: &str, count, label: &str| {
+                place.database(name, &format!("PRAGMA journal_mode = {mode}; {OUTBOX} {}", users(count, label)))
+            };
+            let (old, new) = (make(&name("old"), 3_000, "old"), make(&name("new"), 9_000, "new"));
+            place.database(&name("new"), &format!("{EVENT} (1, '{way} first'), (2, '{way} second')"));
+            let database = if way == "symlink" { place.text(&name("link")) } else { old.clone() };
+            if way == "symlink" {
+                std::os::unix::fs::symlink(&old, &database).unwrap();
+            }
+            place.database(&name("old"), &format!("{EVENT} (6, 'first of all')"));
+            let mut daemon = stdout_run(&database);
+            daemon.wait_until("the first event", |daemon| daemon.stdout().contains("first of all"));
+            place.database(&name("old"), &format!("INSERT INTO users VALUES ('old'); {EVENT} (7, 'before')"));
+            daemon.wait_until("its event", |daemon| daemon.stdout().contains("before"));
+            let log = place.path(&format!("{}-wal", name("old")));
+            daemon.wait_until("no -wal", |_| !log.exists());
+            match way {
+                "rename" => std::fs::rename(&new, &old).unwrap(),
+                "symlink" => {
+                    std::os::unix::fs::symlink(&new, place.path("turned")).unwrap();
+                    std::fs::rename(place.path("turned"), &database).unwrap();
+                }
+                _ => {
+                    let restore = format!(".restore {new}");
+                    let shell = std::process::Command::new("sqlite3").args([&old, ".timeout 30000", &restore]).output();
+                    assert!(shell.as_ref().is_ok_and(|output| output.status.success()), "{shell:?}");
+                }
+            }
+            let connection = rusqlite::Connection::open(&database).unwrap();
+            connection.busy_timeout(common::PATIENCE).unwrap();
+            let text = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+            assert_eq!(text("PRAGMA integrity_check"), "ok", "{mode} {way}");
+            assert_eq!(text("SELECT count(*) || ' ' || min(name) || ' ' || max(name) FROM users"), "9000 new new");
+            daemon.wait_until("the new one's events", |daemon| {
+                daemon.stdout().contains(&format!("{way} first")) && daemon.stdout().contains(&format!("{way} second"))
+            });
+            daemon.wait_until("their deletes", |_| text("SELECT count(*) || '' FROM users_outbox") == "0");
+            daemon.signal(Signal::TERM);
+            assert_eq!(daemon.finish().status.code(), Some(0));
+        }
+    }
+}

@@ -241,6 +241,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.read(now)?;
         self.open_topics();
         self.dispatch(now);
+        self.look_around(now);
         self.settle(now)?;
         self.tend_quarantine(now);
         self.rest(now);

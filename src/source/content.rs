@@ -130,6 +130,16 @@ impl Database {
         content
     }
 
+    /// After a look: a log that the connection has made itself is the one it works with.
+    pub(super) fn note_log(&mut self) {
+        if let (Some(known), Some(companions)) = (&mut self.known, &self.companions)
+            && known.mode == JournalMode::Wal
+            && known.log.file.is_none()
+        {
+            known.log.file = companions.wal_file();
+        }
+    }
+
     /// Before a look, which does no harm to a file it need not believe: one `fstat` most of the time.
     pub(super) fn content_at_a_glance(&mut self) -> Content {
         let (Some(link), Some(known)) = (&self.link, &self.known) else { return self.content_in_wal() };

@@ -5,9 +5,9 @@
 
 use super::books::Books;
 use super::content::{Content, Known};
-use super::durability::Companions;
+use super::durability::{Companions, HeldLog};
 use super::hooks::Hooks;
-use super::lock::{Connected, Header, Lock, LockError};
+use super::lock::{Claim, Connected, Header, Lock, LockError};
 use super::outbox::{Outbox, State};
 use super::scan::Gather;
 use super::traces::Traces;
@@ -56,6 +56,7 @@ pub struct Database {
     pub(super) unsynced: bool,
     pub(super) busy_since: Option<Instant>,
     left: Option<Left>,
+    stranded: Option<Stranded>,
     pub(super) books: Books,
     pub(super) known: Option<Known>,
     /// To be said once the transaction that met it is over.
@@ -94,7 +95,11 @@ pub(super) struct Link {
     pub synchronous_for: Option<JournalMode>,
     pub database: PathBuf,
     pub page_size: u32,
-    _connected: Connected,
+    /// How it was left by the connection before, until the first look.
+    left: Option<Left>,
+    /// The first look found everything as it was left.
+    undisturbed: bool,
+    connected: Connected,
 }
 
 #[derive(Debug)]
@@ -102,6 +107,13 @@ struct Left {
     database: PathBuf,
     traces: Traces,
     doubt: bool,
+}
+
+/// The log of a file whose name is another file's now. Whoever opens that one lays the old one's pages over it.
+#[derive(Debug)]
+struct Stranded {
+    owner: FileId,
+    log: HeldLog,
 }
 
 impl Database {
@@ -124,6 +136,7 @@ impl Database {
             unsynced: false,
             busy_since: None,
             left: None,
+            stranded: None,
             known: None,
             distrusted: None,
             gather: Gather::default(),
@@ -154,7 +167,12 @@ impl Database {
             Err(NotReady::Forbidden(why)) => return Err(OpenError::Forbidden(why)),
             Err(NotReady::Failed(why)) => return Err(OpenError::Failed(why)),
         }
-        match self.inspect_now() {
+        let inspected = self.inspect_now();
+        if self.mode == JournalMode::Wal {
+            // From here on the log that lies under the name is known to be this file's.
+            self.content_in_wal();
+        }
+        match inspected {
             Ok(()) | Err(SourceError::Busy(_) | SourceError::NotThere(_) | SourceError::Replaced { .. }) => {}
             Err(SourceError::NotAnOutbox { outbox, why }) => return Err(OpenError::NotAnOutbox { outbox, why }),
             Err(SourceError::Failed(why)) => return Err(OpenError::Failed(why)),
@@ -248,13 +266,20 @@ impl Database {
                 }
             };
             self.refuse_to_lock_out(lock)?;
-            let link = self.connect(lock.file(), header)?;
+            let file = lock.file();
+            if let Some(why) = self.anothers_log(file) {
+                return Err(NotReady::Failed(why));
+            }
+            let link = self.connect(file, header)?;
             self.companions = Some(Companions::of(&link.database));
             self.mode = header.mode;
             self.link = Some(link);
             if !self.has_moved() {
                 self.connections += 1;
-                self.left = None;
+                if let Some(link) = &mut self.link {
+                    link.left = self.left.take();
+                }
+                self.stranded = None;
                 for outbox in &mut self.outboxes {
                     outbox.state = State::Unknown;
                 }
@@ -264,6 +289,25 @@ impl Database {
             self.link = None;
         }
         Err(NotReady::Busy(format!("{} is being replaced", self.subject())))
+    }
+
+    /// The log beside this file is that of the file that had the name before: opened together, the new one's contents are gone.
+    fn anothers_log(&self, file: FileId) -> Option<Why> {
+        let database = self.options.path.canonicalize().ok()?;
+        let log = Companions::of(&database).wal;
+        let stranded = self.stranded.as_ref();
+        let stranded = stranded.is_some_and(|stranded| stranded.owner != file && stranded.log.lies_at(&log));
+        let left = self.left.as_ref().is_some_and(|left| left.traces.left_behind(file, &log));
+        (stranded || left).then(|| {
+            let (database, log) = (database.display(), log.display());
+            Why::new(format!(
+                "{database} is another file now, and {log} still holds pages of the one before: opened together, they are mixed"
+            ))
+            .hint(format!(
+                "stop the application, remove the old log, and if the new file was opened already put it in place again: \
+                 rm {log} {database}-shm"
+            ))
+        })
     }
 
     /// Holds the lock of the file the path leads to. Another file than before: says so with the next call.
@@ -413,7 +457,9 @@ impl Database {
             synchronous_for: None,
             database,
             page_size: header.page_size,
-            _connected: connected,
+            left: None,
+            undisturbed: false,
+            connected,
         })
     }
 
@@ -469,21 +515,54 @@ impl Database {
                 }
             }
         }
-        if let Some(link) = self.link.take() {
-            let Link { connection, .. } = link;
-            if let Err((_, error)) = connection.close() {
-                log::debug!("{}: closing: {}", self.subject(), failure::text(&error));
-            }
-        }
+        self.disconnect(false);
     }
 
     /// As `close`, and writes nothing: the log stays as it is.
     pub(super) fn close_untouched(&mut self) {
-        if let Some(link) = self.link.take()
-            && let Err(error) = link.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        self.disconnect(true);
+    }
+
+    /// As the last connection SQLite brings the log to the file and removes it, but not where the file has lost its name
+    /// (`databaseIsUnmoved`): the log would lie there for whatever takes the name next. It is emptied into its own file then, unless
+    /// that file, or the one that has the name now, is open elsewhere.
+    fn disconnect(&mut self, untouched: bool) {
+        let Some(link) = self.link.take() else { return };
+        let Link { connection, database, connected, .. } = link;
+        let owner = self.lock.as_ref().map(Lock::file);
+        let there = lock::file_id(&database).ok().flatten();
+        let moved = self.mode == JournalMode::Wal && !self.read_only && there != owner;
+        let log = if moved { self.log_in_use() } else { None };
+        if let (Some(lock), true, false) = (&self.lock, log.is_some(), untouched)
+            && !lock.is_used_by_others()
         {
+            let claim = there.map(|heir| Claim::on(&database, heir));
+            if !matches!(claim, Some(None))
+                && let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            {
+                log::warn!("{}: emptying the log of a file that was moved: {}", self.subject(), failure::text(&error));
+            }
+        }
+        if untouched && let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
             log::warn!("{}: closing: {}", self.subject(), failure::text(&error));
         }
+        if let Err((_, error)) = connection.close() {
+            log::debug!("{}: closing: {}", self.subject(), failure::text(&error));
+        }
+        drop(connected);
+        if let (Some(owner), Some(log)) = (owner, log)
+            && log.lies_at(&Companions::of(&database).wal)
+        {
+            self.stranded = Some(Stranded { owner, log });
+        }
+    }
+
+    /// The log that lies under the name, if it is the one that the connection works with.
+    fn log_in_use(&self) -> Option<HeldLog> {
+        let companions = self.companions.as_ref()?;
+        let log = companions.hold_wal()?;
+        let known = self.known.as_ref()?;
+        (!known.lost_its_log(Some(log.file()))).then_some(log)
     }
 
     pub(super) fn let_go_now(&mut self) {
@@ -504,6 +583,24 @@ impl Database {
         }
         let after = Traces::take(&database, &wal);
         self.left = Some(Left { doubt: unseen || before.leaves_doubt(&after), database, traces: after });
+    }
+
+    /// After a look: whether the connection has found everything as the one before left it.
+    pub(super) fn note_how_it_was_left(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let Some(left) = link.left.take() else { return };
+        let now = Traces::take(&link.database, &Companions::of(&link.database).wal);
+        link.undisturbed = !left.doubt && left.database == link.database && left.traces == now;
+    }
+
+    pub(super) fn is_undisturbed(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.undisturbed)
+    }
+
+    /// Outside WAL mode, where connections leave no trace between transactions: true.
+    pub(super) fn others_connected_now(&self) -> bool {
+        let (Some(link), Some(lock)) = (&self.link, &self.lock) else { return true };
+        self.mode != JournalMode::Wal || !link.unix || lock.is_used_by_others()
     }
 
     pub(super) fn stirred_now(&mut self) -> bool {

@@ -65,6 +65,31 @@ impl OpenWal {
     }
 }
 
+/// A -wal that is kept open, so that its inode is no other file's.
+#[derive(Debug)]
+pub(super) struct HeldLog {
+    _descriptor: OwnedFd,
+    file: FileId,
+}
+
+impl HeldLog {
+    fn open(path: &Path) -> Option<HeldLog> {
+        let descriptor = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let stat = rustix::fs::fstat(&descriptor).ok()?;
+        Some(HeldLog { _descriptor: descriptor, file: FileId { device: stat.st_dev, inode: stat.st_ino } })
+    }
+
+    pub fn file(&self) -> FileId {
+        self.file
+    }
+
+    /// It has the name, and something is in it.
+    pub fn lies_at(&self, path: &Path) -> bool {
+        rustix::fs::stat(path)
+            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (self.file.device, self.file.inode) && stat.st_size > 0)
+    }
+}
+
 impl Companions {
     pub fn of(database: &Path) -> Self {
         let with = |suffix: &str| {
@@ -151,6 +176,10 @@ impl Companions {
 
     pub fn wal_salts(&mut self) -> Option<Salts> {
         self.wal().ok()??.salts()
+    }
+
+    pub fn hold_wal(&self) -> Option<HeldLog> {
+        HeldLog::open(&self.wal)
     }
 
     /// The file that has the name of the -wal.

@@ -6,10 +6,11 @@
 use crate::model::{FileId, JournalMode};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 use std::collections::HashMap;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 fn id_of(stat: &rustix::fs::Stat) -> FileId {
     FileId { device: stat.st_dev, inode: stat.st_ino }
@@ -54,8 +55,17 @@ fn absolute(path: &Path) -> std::path::PathBuf {
     }
 }
 
+/// The bytes that SQLite's connections lock in a database file: PENDING, RESERVED, and 510 for SHARED (its `os.h`). No page is
+/// ever stored there.
+const LOCK_BYTES: Flock =
+    Flock { start: 0x4000_0000, length: 512, pid: None, typ: FlockType::WriteLock, offset_type: FlockOffsetType::Set };
+
 /// Connections of this process by file.
 static CONNECTED: LazyLock<Mutex<HashMap<FileId, usize>>> = LazyLock::new(Mutex::default);
+
+fn connected() -> MutexGuard<'static, HashMap<FileId, usize>> {
+    CONNECTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Says that a connection of this process has the file open, for as long as it lives.
 #[derive(Debug)]
@@ -63,14 +73,14 @@ pub(super) struct Connected(FileId);
 
 impl Connected {
     pub fn new(file: FileId) -> Self {
-        *CONNECTED.lock().unwrap_or_else(PoisonError::into_inner).entry(file).or_default() += 1;
+        *connected().entry(file).or_default() += 1;
         Connected(file)
     }
 }
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let mut connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connected = connected();
         if let Some(count) = connected.get_mut(&self.0) {
             *count -= 1;
             if *count == 0 {
@@ -162,6 +172,12 @@ impl Lock {
         Ok(Glance { size: stat.st_size, modified: (stat.st_mtime, stat.st_mtime_nsec as i64) })
     }
 
+    /// Whether another process has a lock of SQLite's on the file at this moment. In WAL mode each connection keeps one from its
+    /// first statement to its end. When it can't be known: yes.
+    pub fn is_used_by_others(&self) -> bool {
+        !matches!(fcntl_getlk(self.fd(), &LOCK_BYTES), Ok(None))
+    }
+
     pub fn is_empty_file(&self) -> std::io::Result<bool> {
         Ok(rustix::fs::fstat(self.fd())?.st_size == 0)
     }
@@ -170,13 +186,44 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let Some(descriptor) = self.descriptor.take() else { return };
-        let connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let connected = connected();
         if connected.contains_key(&self.file) {
             // Another connection of this process has the same file open (two paths became one file while we ran). Closing would
             // drop its POSIX locks; a descriptor that stays open only costs its number. The flock is given up.
             let _ = rustix::fs::flock(&descriptor, FlockOperation::Unlock);
             let _ = descriptor.into_raw_fd();
         }
+    }
+}
+
+/// Holds off every connection to a file that we have not opened: whoever comes is answered BUSY.
+#[derive(Debug)]
+pub(super) struct Claim {
+    _descriptor: OwnedFd,
+    /// Our own process is no exception: closing the descriptor would drop the locks of a connection of ours.
+    _unconnected: MutexGuard<'static, HashMap<FileId, usize>>,
+}
+
+impl Claim {
+    /// `None` when anybody has the file open with SQLite, or might have. Connections of this process to any file can neither
+    /// begin nor end while it lives: keep it for a moment only, and be no [`Connected`]'s end meanwhile.
+    pub fn on(path: &Path, file: FileId) -> Option<Claim> {
+        let unconnected = connected();
+        if unconnected.contains_key(&file) {
+            return None;
+        }
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let descriptor = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        let opened = rustix::fs::fstat(&descriptor).map(|stat| id_of(&stat)).ok()?;
+        if opened != file {
+            if unconnected.contains_key(&opened) {
+                let _ = descriptor.into_raw_fd();
+            }
+            return None;
+        }
+        // The whole file, SQLite's bytes with it.
+        rustix::fs::fcntl_lock(&descriptor, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(Claim { _descriptor: descriptor, _unconnected: unconnected })
     }
 }
 

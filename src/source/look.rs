@@ -36,6 +36,8 @@ impl Database {
             Ok(look) => {
                 self.busy_since = None;
                 self.unsynced |= look.rows > 0;
+                self.note_how_it_was_left();
+                self.note_log();
                 Ok(look)
             }
             Err(Trouble::Source(error)) => Err(self.abandoned().unwrap_or(error)),

@@ -97,6 +97,14 @@ impl Source for Database {
         self.lock.as_ref().map(Lock::file)
     }
 
+    fn others_connected(&mut self) -> bool {
+        self.others_connected_now()
+    }
+
+    fn is_undisturbed(&self) -> bool {
+        Database::is_undisturbed(self)
+    }
+
     fn stirred(&mut self) -> bool {
         self.stirred_now()
     }

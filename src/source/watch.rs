@@ -1,6 +1,6 @@
 //! Noticing commits of other processes: inotify on the database's directory, and the headers of new WAL frames.
 //!
-//! Promises: a commit made while the watch runs is followed by a wake, except when the kernel or the file system gives no events
+//! Promises: a commit made while the watch runs is followed by a wake, and so is a connection's end, except when the kernel or the file system gives no events
 //! (then the relay's own look at `data_version` is the net); opens only the -wal. Does not know: rows, SQL.
 
 use super::lock;
@@ -38,6 +38,9 @@ const TICK: Duration = Duration::from_secs(1);
 const UNCERTAIN_EVERY: Duration = Duration::from_millis(20);
 
 const EVENTS_BUFFER_BYTES: usize = 4096;
+
+/// A file that was open for reading only is closed too: its reader may have been the last connection.
+const CLOSE: ReadFlags = ReadFlags::CLOSE_WRITE.union(ReadFlags::CLOSE_NOWRITE);
 
 /// The longest event has a name of 255 bytes: a reading that filled the buffer brought at least so many.
 const EVENTS_PER_FULL_BUFFER: usize = EVENTS_BUFFER_BYTES / (16 + 256) - 1;
@@ -132,7 +135,7 @@ struct Place {
 }
 
 /// What a batch of events said.
-#[allow(clippy::struct_excessive_bools)] // five facts, each may hold without the others
+#[allow(clippy::struct_excessive_bools)] // six facts, each may hold without the others
 #[derive(Clone, Copy, Debug, Default)]
 struct Noted {
     /// The database or its -journal was written, or the -journal went.
@@ -143,13 +146,15 @@ struct Noted {
     wal_changed: bool,
     /// Names appeared or went, the queue overflowed: anything may have happened.
     anything: bool,
+    /// Somebody has closed the database, and may have been the last.
+    closed: bool,
     /// The directory itself went.
     lost: bool,
 }
 
 impl Noted {
     fn nothing(self) -> bool {
-        !(self.written || self.wal_written || self.wal_changed || self.anything || self.lost)
+        !(self.written || self.wal_written || self.wal_changed || self.anything || self.closed || self.lost)
     }
 }
 
@@ -261,6 +266,10 @@ impl Watcher {
             }
             let Some(name) = event.file_name().map(std::ffi::CStr::to_bytes) else { continue };
             let modified = what.contains(ReadFlags::MODIFY);
+            if what.intersects(CLOSE) {
+                noted.closed |= name == place.database;
+                continue;
+            }
             if name == place.wal {
                 noted.wal_written |= modified;
                 noted.wal_changed |= !modified;
@@ -299,7 +308,11 @@ impl Watcher {
         let Some(news) = news else {
             self.uncertain_since = None;
             // No -wal: a rollback-journal mode, or the -wal went before it could be read, and its last commits with it.
-            return noted.anything || noted.written || noted.wal_written || (noted.wal_changed && had_wal);
+            return noted.anything
+                || noted.closed
+                || noted.written
+                || noted.wal_written
+                || (noted.wal_changed && had_wal);
         };
         if !news.uncertain {
             self.uncertain_since = None;
@@ -309,7 +322,11 @@ impl Watcher {
             self.uncertain_since.get_or_insert_with(Instant::now);
         }
         let no_log = self.follower.header().is_none();
-        noted.anything || news.foreign || (news.uncertain && uncertain_is_due) || (no_log && noted.written)
+        noted.anything
+            || noted.closed
+            || news.foreign
+            || (news.uncertain && uncertain_is_due)
+            || (no_log && noted.written)
     }
 
     /// Reads the -wal on to its end; `None` when there is none.
@@ -368,6 +385,7 @@ impl Watcher {
             | WatchFlags::CREATE
             | WatchFlags::DELETE
             | WatchFlags::MOVE
+            | WatchFlags::CLOSE
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;

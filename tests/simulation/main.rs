@@ -14,7 +14,7 @@ mod state;
 mod world;
 
 use outboxd::kafka::partitioner::partition_for_key;
-use outboxd::model::{PlanId, RunId, SinkEvent, Wake};
+use outboxd::model::{JournalMode, PlanId, RunId, SinkEvent, Wake};
 use outboxd::relay::route::{Route, TemplatePart, TopicTemplate};
 use outboxd::relay::{Event, Limits, Relay, RelaySpec};
 use outboxd::telemetry::figures::Figures;
@@ -132,6 +132,7 @@ impl Run {
             if result.expect("no invariant is broken") {
                 return true;
             }
+            self.world.borrow_mut().watch_the_log();
             let held = self.figures.held_rows.load(Relaxed) as usize;
             assert!(held <= HELD_ROWS_MAX + self.left_rows, "P5: {held} rows held (seed {})", self.seed);
             let deadline = self.relay.deadline();
@@ -383,6 +384,7 @@ impl Run {
 
 fn run(seed: u64) {
     let mut run = Run::new(seed);
+    run.world.borrow_mut().company = None;
     run.world.borrow_mut().plan(Duration::ZERO, Happening::App);
     run.until(STORM);
     run.world.borrow_mut().calm_down();
@@ -396,6 +398,7 @@ fn run(seed: u64) {
 /// SIGTERM at any time, then a daemon that starts again.
 fn drain_and_restart(seed: u64) {
     let mut run = Run::new(seed);
+    run.world.borrow_mut().company = None;
     run.world.borrow_mut().plan(Duration::ZERO, Happening::App);
     let at = run.world.borrow_mut().micros(0..4_000_000);
     run.until(at);
@@ -423,6 +426,7 @@ fn a_drain_at_any_time_loses_and_doubles_nothing() {
 fn an_idle_database_is_opened_only_for_what_differs_and_then_waits_for_the_promised_commit() {
     let mut run = Run::new(1);
     run.world.borrow_mut().weather.faults = false;
+    run.world.borrow_mut().company = Some(true);
     run.until(Duration::from_secs(10));
     assert!(!run.world.borrow().open, "it is let go");
     let connections = run.world.borrow().connection;
@@ -441,6 +445,45 @@ fn an_idle_database_is_opened_only_for_what_differs_and_then_waits_for_the_promi
     assert!(run.world.borrow().db.tables[0].is_empty(), "found as soon as it was visible");
     run.until(Duration::from_secs(30));
     assert!(!run.world.borrow().open, "it is let go again");
+}
+
+#[test]
+fn a_database_that_nobody_else_has_open_is_let_go_within_a_tenth_of_a_second() {
+    // Whatever is under way: nothing, batches that nobody answers, rows that wait for their delete.
+    for (at, silent) in [(0, None), (1, None), (5, Some(1)), (300, None), (700, Some(0)), (3_000, Some(2))] {
+        for seed in 0..20 {
+            let mut run = Run::new(seed);
+            {
+                let world = &mut *run.world.borrow_mut();
+                (world.weather.faults, world.mode, world.company) = (false, JournalMode::Wal, Some(true));
+                world.weather.silent = silent.map(|partition| (partition, Duration::from_secs(60)));
+            }
+            run.until(Duration::from_secs(2));
+            run.world.borrow_mut().insert(0, (0..150).map(|at| format!("k{}", at % 12)));
+            let wake = |run: &mut Run| {
+                let seen = run.world.borrow().now();
+                run.world.borrow_mut().disk_changed = true;
+                run.note(Event::Wake(Wake { seen }));
+            };
+            wake(&mut run);
+            run.until(Duration::from_millis(2_000 + at));
+            run.world.borrow_mut().company = Some(false);
+            wake(&mut run);
+            let left = run.world.borrow().elapsed;
+            run.world.borrow_mut().exposed = None;
+            // Long after, too: no delete of ours stays in the log.
+            run.until(left + Duration::from_secs(20));
+            let longest = run.world.borrow().longest_exposed;
+            assert!(longest < Duration::from_millis(100), "{longest:?} (after {at} ms, seed {seed})");
+            assert!(!run.world.borrow().open);
+            let connections = run.world.borrow().connection;
+            run.until(left + Duration::from_secs(40));
+            let opened = run.world.borrow().connection - connections;
+            assert!(opened <= 2, "opened {opened} times with nothing to do (seed {seed})");
+            run.until(Duration::from_secs(200));
+            run.check();
+        }
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl SimSource {
         if !world.open {
             world.open = true;
             world.connection += 1;
+            world.undisturbed = world.left_at == Some(world.counter);
         }
     }
 
@@ -293,6 +294,8 @@ impl Source for SimSource {
     fn let_go(&mut self) {
         let world = &mut *self.world.borrow_mut();
         world.open = false;
+        world.log_written &= world.company != Some(false);
+        world.left_at = (!world.chance(20)).then_some(world.counter);
         // A writer at work leaves doubt.
         world.disk_changed = world.agenda.values().any(|what| matches!(what, Happening::Visible));
     }
@@ -303,6 +306,16 @@ impl Source for SimSource {
 
     fn file(&self) -> Option<FileId> {
         None
+    }
+
+    fn others_connected(&mut self) -> bool {
+        let world = &mut *self.world.borrow_mut();
+        world.company.unwrap_or_else(|| world.random.u32(0..3) > 0)
+            || world.agenda.values().any(|what| matches!(what, Happening::Visible))
+    }
+
+    fn is_undisturbed(&self) -> bool {
+        self.world.borrow().undisturbed
     }
 
     fn stirred(&mut self) -> bool {

@@ -146,6 +146,16 @@ pub struct World {
     pub counter: i64,
     pub connection: u64,
     pub open: bool,
+    /// Whether the application is connected; `None`: now and then.
+    pub company: Option<bool>,
+    /// Since when the database has been open with something in its log and nobody else connected, and for how long at most.
+    pub exposed: Option<Duration>,
+    pub longest_exposed: Duration,
+    /// The log holds frames.
+    pub log_written: bool,
+    /// The counter when the database was let go, if that is to be known.
+    pub left_at: Option<i64>,
+    pub undisturbed: bool,
     pub disk_changed: bool,
     pub weather: Weather,
     pub logs: BTreeMap<(String, i32), Log>,
@@ -247,6 +257,12 @@ impl World {
             counter: 1,
             connection: 0,
             open: false,
+            company: Some(true),
+            exposed: None,
+            longest_exposed: Duration::ZERO,
+            log_written: false,
+            left_at: None,
+            undisturbed: false,
             disk_changed: true,
             weather: Weather {
                 faults: true,
@@ -328,6 +344,16 @@ impl World {
         self.dead
     }
 
+    /// How long what is in the log depends on us alone.
+    pub fn watch_the_log(&mut self) {
+        if self.company == Some(false) && self.open && self.log_written {
+            let since = *self.exposed.get_or_insert(self.elapsed);
+            self.longest_exposed = self.longest_exposed.max(self.elapsed.saturating_sub(since));
+        } else {
+            self.exposed = None;
+        }
+    }
+
     pub fn print(&self, rowid: i64, row: &Version) -> Fingerprint {
         row.print((self.kind != Kind::Sure).then_some(rowid))
     }
@@ -335,6 +361,7 @@ impl World {
     /// The database has changed: what it was is one of the things a power cut can leave.
     pub fn committed(&mut self) {
         self.counter += 1;
+        self.log_written = true;
         self.db.born = self.next_uid;
         self.remember();
     }
@@ -349,6 +376,7 @@ impl World {
 
     /// A delete of the daemon's has changed it.
     pub fn deleted(&mut self) {
+        self.log_written = true;
         self.remember();
     }
 

@@ -113,7 +113,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if let Ok(look) = &result {
             self.figures.longest_read_us.fetch_max(look.held.as_micros() as u64, Relaxed);
-            self.reading.saw(look.version, now);
+            self.reading.saw(look.version, self.source.is_undisturbed(), now);
             self.reading.file = self.source.file();
             self.reading.not_busy();
             // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five

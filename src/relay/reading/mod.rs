@@ -29,6 +29,12 @@ const PROMISE_FOR: Duration = Duration::from_secs(2);
 const NET_EVERY: Duration = Duration::from_secs(1);
 /// An idle WAL connection still keeps a SHARED lock: it is closed after this.
 const LET_GO_AFTER: Duration = Duration::from_secs(5);
+/// The same when nobody else is connected. Closing as the last connection brings the log to the file and removes it: a log that
+/// stays would be laid over whatever database takes the file's name. Whoever connects for each transaction is rarely gone for so
+/// long, and does not find us checkpointing each time it comes.
+const LET_GO_ALONE_AFTER: Duration = Duration::from_millis(20);
+/// While nobody else is connected it is asked whether that is still so, at most so often.
+const ALONE_EVERY: Duration = Duration::from_millis(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often an outbox that is not there, or can't be read, is tried again.
 pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -80,6 +86,12 @@ pub(super) struct Reading {
     /// The last look or delete.
     last_use: Instant,
     pub(super) last_foreign: Option<Instant>,
+    /// When others were last asked for.
+    asked_at: Option<Instant>,
+    /// Since when nobody else was connected.
+    alone_since: Option<Instant>,
+    /// The log may hold what nobody but us will bring to the file.
+    exposed: bool,
     /// A commit whose bytes were in the files before we let go, and that became visible after, changes no file any more: the
     /// database is looked at once more when every promise would have been kept.
     recheck_at: Option<Instant>,
@@ -109,6 +121,9 @@ impl Reading {
             net_at: now + NET_EVERY,
             last_use: now,
             last_foreign: None,
+            asked_at: None,
+            alone_since: None,
+            exposed: true,
             recheck_at: None,
             rechecking: false,
             busy_since: None,
@@ -128,7 +143,19 @@ impl Reading {
             next: now + PROMISE_STEP,
             step: PROMISE_STEP,
         });
+        self.asked_at = None;
         self.look_soon(now);
+    }
+
+    /// A delete of ours is in the log.
+    pub(super) fn deleted(&mut self) {
+        self.exposed = true;
+        self.asked_at = None;
+    }
+
+    /// Nobody else has been connected for this time.
+    pub(super) fn is_alone_for(&self, time: Duration, now: Instant) -> bool {
+        self.alone_since.is_some_and(|since| since + time <= now)
     }
 
     /// A look as soon as the spacing allows.
@@ -177,15 +204,18 @@ impl Reading {
         self.last_use = now;
     }
 
-    /// A version was read; says whether somebody else has committed since the one before.
-    fn saw(&mut self, version: Version, now: Instant) -> bool {
+    /// A version was read; says whether somebody else has committed since the one before. `undisturbed`: nobody has while the
+    /// database was let go.
+    fn saw(&mut self, version: Version, undisturbed: bool, now: Instant) -> bool {
         let foreign =
             self.version.is_some_and(|old| old.connection == version.connection && old.counter != version.counter);
         self.version = Some(version);
         if self.connection.replace(version.connection).is_some_and(|old| old != version.connection) {
             // What was committed while the database was let go may lie below the cursors. And it stays open for a while: with
             // commits that leave nothing for us it would be opened for each of them.
-            self.sweep.wanted = true;
+            self.sweep.wanted |= !undisturbed;
+            self.exposed |= !undisturbed;
+            self.asked_at = None;
             self.used(now);
         }
         if foreign {
@@ -305,6 +335,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if net {
             self.reading.net_at = now + NET_EVERY;
+            self.reading.asked_at = None;
         }
         if let Some(promise) = &mut self.reading.promise {
             if promise.until <= now {
@@ -326,7 +357,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         match self.source.version() {
             Ok(Some(version)) => {
-                if self.reading.saw(version, now) {
+                if self.reading.saw(version, self.source.is_undisturbed(), now) {
                     self.reading.look_soon(now);
                 }
             }
@@ -336,6 +367,35 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Err(SourceError::Replaced { text, another }) => self.replaced(&text, another, now),
             Err(_) => self.reading.look_soon(now),
         }
+    }
+
+    /// Whether anybody else is connected: asked after whatever may have changed it, and all the time while nobody is.
+    pub(super) fn look_around(&mut self, now: Instant) {
+        let reading = &mut self.reading;
+        let asked = reading.asked_at.is_some_and(|at| reading.alone_since.is_none() || now < at + ALONE_EVERY);
+        if asked || !self.source.is_open() {
+            return;
+        }
+        reading.asked_at = Some(now);
+        if self.source.others_connected() {
+            reading.alone_since = None;
+            reading.exposed = true;
+        } else {
+            reading.alone_since.get_or_insert(now);
+        }
+    }
+
+    /// Nobody else is connected, and nothing is to be done in this very moment.
+    fn lets_go_alone(&self, now: Instant) -> bool {
+        let reading = &self.reading;
+        let idle = reading.last_use + LET_GO_ALONE_AFTER <= now
+            && reading.look_at.is_none()
+            && reading.sweep.running.is_none();
+        self.source.is_open()
+            && reading.is_alone_for(LET_GO_ALONE_AFTER, now)
+            && (reading.exposed || idle)
+            && reading.matching.is_none()
+            && !self.settling.is_due(self.is_quiet_pipeline(), now)
     }
 
     /// Housekeeping when there is nothing better to do: plans are forgotten, an idle database is let go.
@@ -352,16 +412,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
             && self.reading.matching.is_none();
-        if idle {
-            self.forget_settled(now, true);
+        let alone = self.lets_go_alone(now);
+        if idle || alone {
+            if !alone {
+                self.forget_settled(now, true);
+            }
             log::debug!(
                 "database let go; longest read transaction {} us, longest write transaction {} us",
                 self.figures.longest_read_us.load(Relaxed),
                 self.figures.longest_write_us.load(Relaxed)
             );
             self.source.let_go();
-            self.reading.recheck_at = (!self.reading.rechecking).then_some(now + PROMISE_FOR);
+            self.reading.recheck_at = (!self.reading.rechecking && !alone).then_some(now + PROMISE_FOR);
             self.reading.rechecking = false;
+            self.reading.exposed = false;
             self.reading.version = None;
             self.reading.promise = None;
         }
@@ -390,6 +454,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             && reading.look_at.is_none()
         {
             earliest = earliest.min(promise.next);
+        }
+        if let Some(since) = reading.alone_since.filter(|_| self.source.is_open()) {
+            let idle_since = if reading.exposed { since } else { since.max(reading.last_use) };
+            earliest = earliest.min((idle_since + LET_GO_ALONE_AFTER).max(now + PROMISE_STEP));
         }
         if self.source.is_open() && self.settling.is_at_rest() && reading.promise.is_none() {
             earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));

@@ -227,6 +227,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.figures.longest_write_us.fetch_max(deletion.held.as_micros() as u64, Relaxed);
         self.source_trouble.over(now);
         self.reading.used(now);
+        self.reading.deleted();
         for outbox in self.outboxes() {
             self.release(outbox, &plans, deletion);
         }

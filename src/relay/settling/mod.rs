@@ -38,6 +38,9 @@ const WRITE_TIME: Duration = Duration::from_millis(2);
 /// The same while nobody else has used the database for `QUIET_AFTER`.
 const WRITE_TIME_QUIET: Duration = Duration::from_millis(50);
 const QUIET_AFTER: Duration = Duration::from_secs(1);
+/// After so long without anybody connected nobody is there. An application that connects for each transaction is hardly ever gone for
+/// so long.
+const DELETE_ALONE_AFTER: Duration = Duration::from_millis(50);
 /// How often it is asked whether the others are done.
 const POLITE_STEP: Duration = Duration::from_micros(50);
 /// After so long it is our turn. A transaction of the application that reads, thinks and then writes fails for good
@@ -394,6 +397,10 @@ impl Settling {
         self.acknowledged.iter().filter_map(|entry| entry.left_out.map(|left| left.retry_at)).min()
     }
 
+    pub(super) fn is_due(&self, quiet_pipeline: bool, now: Instant) -> bool {
+        self.due(quiet_pipeline).is_some_and(|due| due <= now) && self.retry_at.is_none_or(|at| at <= now)
+    }
+
     pub(super) fn deadline(&self, quiet_pipeline: bool, now: Instant) -> Option<Instant> {
         let forget = self.deleted_at.map(|at| at + FORGET_AFTER).filter(|_| quiet_pipeline);
         let delete = self.due(quiet_pipeline).map(|due| self.retry_at.map_or(due, |retry| retry.max(due)));
@@ -424,10 +431,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let quiet = self.settling.quiet(now);
         // In the first second nobody can have been quiet for one; with nobody seen the spacing is not needed either.
-        self.settling.alone = quiet || self.settling.others_seen == self.settling.started;
+        self.settling.alone = quiet
+            || self.settling.others_seen == self.settling.started
+            || self.reading.is_alone_for(DELETE_ALONE_AFTER, now);
         self.settling.mode = self.source.journal_mode();
-        let due = self.settling.due(self.is_quiet_pipeline());
-        if due.is_none_or(|due| now < due) || self.settling.retry_at.is_some_and(|at| now < at) {
+        if !self.settling.is_due(self.is_quiet_pipeline(), now) {
             return Ok(());
         }
         let rows_max = self.settling.cost.next_rows(self.settling.write_time());

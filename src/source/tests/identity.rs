@@ -56,6 +56,7 @@ fn a_file_replaced_by_rename_is_taken_up_again() {
     app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
     let mut database = world.database();
     let seen = all(&mut database);
+    app.close();
     let other = world.directory.path().join("other.sqlite");
     let mut next = App::start(&other);
     next.exec(SCHEMA);

@@ -9,6 +9,7 @@ mod identity;
 mod looks;
 mod manners;
 mod refusals;
+mod swaps;
 mod together;
 mod wakes;
 
@@ -73,6 +74,12 @@ impl App {
 
     pub fn count(&mut self) -> i64 {
         self.run("SELECT count(*) FROM users_outbox;").parse().unwrap()
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub fn close(mut self) {
