@@ -226,19 +226,111 @@ pub struct Left {
     pub plans: Vec<LeftPlan>,
     pub quarantine: Vec<Quarantined>,
     pub resends: Vec<LeftResend>,
-    /// By outbox: what the fingerprints above were made of ([`TableTraits::columns`]).
-    pub columns: Vec<Option<Vec<String>>>,
+    /// By outbox: the table as it was when it was last noted.
+    pub tables: Vec<Option<KnownTable>>,
+}
+
+/// What an earlier run noted of an outbox's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownTable {
+    /// What its fingerprints were made of ([`TableTraits::columns`]).
+    pub columns: Vec<String>,
+    /// `None`: not noted by an older outboxd.
+    pub identity: Option<TableIdentity>,
+}
+
+/// What tells a table from another one that has its name later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableIdentity {
+    /// `PRAGMA schema_version`: each statement that changes the schema is one more.
+    pub schema_version: i64,
+    /// Where the schema names it, and its root page.
+    pub place: (i64, i64),
+    /// Of its CREATE statement, which SQLite itself rewrites when other things change.
+    pub definition: u128,
+    /// AUTOINCREMENT: where `sqlite_sequence` names it, and the highest rowid there ever was.
+    pub sequence: Option<(i64, i64)>,
+}
+
+/// Whether a table is the one that was known under its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sameness {
+    #[default]
+    Same,
+    /// It may be.
+    Doubtful,
+    /// It is not, or its rowids begin anew: rows that look alike may be others.
+    Another,
+}
+
+impl TableIdentity {
+    /// What this table is, if `self` was known under its name before.
+    pub fn compare(&self, now: &TableIdentity) -> Sameness {
+        let fell = match (self.sequence, now.sequence) {
+            (Some((_, before)), Some((_, after))) => after < before,
+            (before, _) => before.is_some(),
+        };
+        let named_anew = self.sequence.is_some_and(|(before, _)| now.sequence.is_none_or(|(after, _)| after != before));
+        let same_place = self.place == now.place;
+        let same_definition = self.definition == now.definition;
+        match now.schema_version.wrapping_sub(self.schema_version) {
+            _ if fell => Sameness::Another,
+            0 if same_place && same_definition => Sameness::Same,
+            // One statement can't take a table away and make another. ALTER leaves a table where it is; VACUUM, and with auto_vacuum
+            // DROP TABLE of any other, move it as it is.
+            1 if same_place || same_definition => Sameness::Same,
+            // The last table of a schema that is dropped and made again gets its old place.
+            2.. if same_place && !named_anew => Sameness::Doubtful,
+            _ => Sameness::Another,
+        }
+    }
+}
+
+/// Which outboxes' tables are others than the ones that were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Another {
+    #[default]
+    None,
+    Of(Vec<OutboxIx>),
+    /// It is another file.
+    All,
+}
+
+impl Another {
+    pub fn is(&self, outbox: OutboxIx) -> bool {
+        match self {
+            Another::None => false,
+            Another::Of(outboxes) => outboxes.contains(&outbox),
+            Another::All => true,
+        }
+    }
+
+    #[must_use]
+    pub fn or(self, other: Another) -> Another {
+        match (self, other) {
+            (Another::All, _) | (_, Another::All) => Another::All,
+            (Another::None, other) | (other, Another::None) => other,
+            (Another::Of(mut outboxes), Another::Of(more)) => {
+                outboxes.extend(more);
+                Another::Of(outboxes)
+            }
+        }
+    }
 }
 
 /// What was learned about a table's rows: how they may be told apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableTraits {
     /// Rows can come back alike: neither AUTOINCREMENT nor an event id column. A unique key alone proves nothing.
     pub bare: bool,
     /// `id` is SQLite's rowid. Otherwise a VACUUM may have renumbered the rows.
     pub rowid_is_key: bool,
-    /// What fingerprints are made of, in this order: the stored columns' names when the table was first read.
+    /// What fingerprints are made of, in this order. Of a bare table: all columns that were stored when it was first read. Of others:
+    /// those that a record is made of, since what was sent is all that has to be compared where no other row has the same key.
     pub columns: Vec<String>,
+    pub identity: TableIdentity,
+    /// Whether it is the table that an earlier run noted.
+    pub told: Sameness,
 }
 
 /// The row in `_outboxd` (`bookkeeping = "table"`), written in each delete's own transaction.

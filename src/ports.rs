@@ -3,8 +3,8 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined, Request,
-    Resend, RowKey, RowView, Sought, Start, TableTraits, Topic, Version, Why,
+    Another, Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined,
+    Request, Resend, RowKey, RowView, Sought, Start, TableIdentity, TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -100,10 +100,10 @@ pub enum SourceError {
     #[error("{0}")]
     NotThere(Why),
     /// File or table are not the ones read before (replaced, restored, re-created, renumbered by VACUUM): what is held has to be
-    /// matched anew. Said once; the next call works on what is there now. `another`: it is another file or table, so that rows
-    /// of a bare table that look alike are not the ones that were read.
+    /// matched anew. Said once; the next call works on what is there now. `another`: whose table is another, so that rows that look
+    /// alike are not the ones that were read.
     #[error("{text}")]
-    Replaced { text: String, another: bool },
+    Replaced { text: String, another: Another },
     /// COMMIT answered an I/O error: it may have happened or not. The connection was closed.
     #[error("whether the delete was committed is not known: {0}")]
     CommitUnknown(String),
@@ -182,10 +182,11 @@ pub enum Change<'a> {
     NotToResend {
         key: RowKey,
     },
-    /// What fingerprints of this outbox are made of.
-    Columns {
+    /// The outbox's table as it is now, and what its fingerprints are made of.
+    Table {
         outbox: OutboxIx,
         columns: &'a [String],
+        identity: &'a TableIdentity,
     },
     /// A request was dealt with; the text is for the operator. `failed`: it could not be done.
     Answered {

@@ -93,9 +93,9 @@ pub fn start(
                 let path = config::resolve(&database.path);
                 let left = state.left(&path, &tables, source.file())?;
                 source.keep_books(state.id());
-                for (at, columns) in left.columns.iter().enumerate() {
-                    if let Some(columns) = columns {
-                        source.recognise_by(OutboxIx(at as u16), columns.clone());
+                for (at, table) in left.tables.iter().enumerate() {
+                    if let Some(table) = table {
+                        source.recognise_by(OutboxIx(at as u16), table.clone());
                     }
                 }
                 let journal = state.journal(&path, &tables)?;

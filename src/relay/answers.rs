@@ -9,7 +9,7 @@ use super::ledger::Leaver;
 use super::planted::{self, Bug};
 use super::route::recut;
 use super::{Fatal, Producer, Relay};
-use crate::model::{Fault, Outcome, Plan, PlanId, RowMark, Rows, SinkEvent, Sought, Why};
+use crate::model::{Fault, OutboxIx, Outcome, Plan, PlanId, RowMark, Rows, SinkEvent, Sought, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -160,11 +160,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             lane.noted_offset = offset + rows as i64;
         }
         let topic = lane.topic as usize;
-        if flight.disowned {
-            self.settling.forget(flight.plan.id);
-            self.intake.forget_rows(take_rows(flight.plan));
+        let plan = self.intake.without_bytes(flight.plan);
+        let plan = self.without_disowned(plan, &flight.disowned);
+        if plan.rows.is_empty() {
+            self.settling.forget(plan.id);
         } else {
-            let plan = self.intake.without_bytes(flight.plan);
             self.settling.acknowledged(plan, offset, now);
         }
         self.intake.topics[topic].trouble.over(now);
@@ -212,7 +212,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let again = again || unsure;
         self.plans.remove(&plan.id);
         let (id, run) = (plan.id, plan.run);
-        let rows = take_rows(plan);
+        let rows = self.owned(take_rows(plan), &disowned);
         let lane = &mut self.intake.lanes[ix as usize];
         // A rejection is an answer: whatever the lane was in trouble for is over.
         lane.standing = Standing::Running;
@@ -225,8 +225,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Some(older) = lane.replacing.replace(id) {
             self.settling.forget(older);
         }
-        if disowned {
-            self.drop_disowned(ix, rows);
+        if rows.is_empty() {
+            self.nothing_owned(ix);
             return;
         }
         let topic = lane.topic as usize;
@@ -268,10 +268,33 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    /// Rows of a file or table that is no more go nowhere: what is there now that looks like them is read as new, and is not theirs to
-    /// delete.
-    pub(super) fn drop_disowned(&mut self, ix: u32, rows: Rows) {
+    /// The batch without what it has of a file or table that is no more: those rows go nowhere, and what is there now that looks like
+    /// them is read again and is not theirs to delete.
+    pub(super) fn owned(&mut self, rows: Rows, disowned: &[OutboxIx]) -> Rows {
+        if disowned.is_empty() {
+            return rows;
+        }
+        let ours = (0..rows.len()).filter(|at| !disowned.contains(&rows.meta[*at].key.outbox));
+        let kept = recut(&rows, ours);
+        self.intake.held_rows += kept.len();
+        self.intake.held_bytes += kept.bytes.len();
         self.intake.forget_rows(rows);
+        kept
+    }
+
+    /// The same for a batch whose bytes are not needed any more.
+    fn without_disowned(&mut self, plan: Arc<Plan>, disowned: &[OutboxIx]) -> Arc<Plan> {
+        if disowned.is_empty() {
+            return plan;
+        }
+        let ours = plan.rows.meta.iter().filter(|meta| !disowned.contains(&meta.key.outbox)).copied();
+        let rows = Rows { bytes: Vec::new(), meta: ours.collect() };
+        self.intake.held_rows -= plan.rows.len() - rows.len();
+        Arc::new(plan.with_rows(rows))
+    }
+
+    /// Nothing of a batch is to be sent again.
+    pub(super) fn nothing_owned(&mut self, ix: u32) {
         self.forget_replaced(ix);
         self.intake.make_ready(ix);
         self.reading.room();

@@ -87,10 +87,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
             }
             Evidence::PartitionGone(why) => {
-                let plan = &flight.plan;
-                if !flight.disowned {
-                    self.count_unsure(&plan.target.to_string(), plan.rows.len(), &why.to_string());
-                }
+                self.count_unsure(&flight.plan.target.to_string(), flight.owned_rows(), &why.to_string());
                 self.route_anew(ix, &flight);
             }
             Evidence::OtherCluster(_) if planted::is(Bug::SentToAnotherCluster) => self.same_again(ix, flight, now),
@@ -143,7 +140,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Flight { plan, seen, next_epoch, disowned, .. } = flight;
         self.plans.remove(&plan.id);
         let (old, old_triple, cluster, run) = (plan.id, plan.triple, plan.cluster.clone(), plan.run);
-        let rows = take_rows(plan);
+        let rows = self.owned(take_rows(plan), &disowned);
         let lane = &mut self.intake.lanes[ix as usize];
         if let Some(older) = lane.replacing.replace(old) {
             self.settling.forget(older);
@@ -157,8 +154,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.producer = Producer::Unknown;
                 }
             }
-            if disowned {
-                self.drop_disowned(ix, rows);
+            if rows.is_empty() {
+                self.nothing_owned(ix);
                 return;
             }
             self.intake.resends.keep_rows(&rows, run);
@@ -167,8 +164,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.intake.make_ready(ix);
             return;
         }
-        if disowned {
-            self.drop_disowned(ix, rows);
+        if rows.is_empty() {
+            self.nothing_owned(ix);
             return;
         }
         // An earlier run's producer id: fenced by one epoch more, and used for nothing else.
@@ -187,9 +184,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.figures.database
             );
         }
-        if !flight.disowned {
-            self.add_unsure(flight.plan.rows.len());
-        }
+        self.add_unsure(flight.owned_rows());
         self.route_anew(ix, flight);
     }
 
@@ -197,16 +192,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn route_anew(&mut self, ix: u32, flight: &Flight) {
         let plan = flight.plan.clone();
         self.plans.remove(&plan.id);
-        if flight.disowned {
-            self.settling.forget(plan.id);
-            self.intake.forget_rows(take_rows(plan));
-            return;
-        }
-        let rows = plan.rows.meta.iter().map(|meta| (meta.key, meta.print, meta.message)).collect();
+        let ours = self.owned((*plan.rows).clone(), &flight.disowned);
+        let rows = ours.meta.iter().map(|meta| (meta.key, meta.print, meta.message)).collect();
         self.keep_ids(plan.id, plan.run, rows);
         let lane = &mut self.intake.lanes[ix as usize];
         lane.trouble = false;
-        self.intake.give_back_rows(ix, take_rows(plan));
+        self.intake.give_back_rows(ix, ours);
         self.reading.room();
     }
 }

@@ -12,7 +12,8 @@ use super::planted;
 use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
-    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowView, Rows, RunId, Target, Topic, Version,
+    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowView, Rows, RunId, TableTraits, Target,
+    Topic, Version,
 };
 use crate::telemetry::trouble::Trouble;
 use std::collections::HashMap;
@@ -52,8 +53,8 @@ pub struct Outbox {
     pub trouble: Trouble,
     /// Set-aside rows have reached their limit; nothing is taken until there are fewer.
     pub paused: bool,
-    /// The state file knows what the fingerprints are made of.
-    pub columns_noted: bool,
+    /// What the state file knows of the table.
+    pub noted: Option<TableTraits>,
     /// When the oldest row that is still in the table and not held was noticed.
     pub behind_since: Option<Instant>,
     pub topics: usize,
@@ -165,7 +166,7 @@ impl Intake {
                 again: false,
                 retry_at: None,
                 paused: false,
-                columns_noted: false,
+                noted: None,
                 behind_since: None,
                 topics: 0,
             })

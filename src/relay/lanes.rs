@@ -5,7 +5,7 @@
 
 use super::backoff::Backoff;
 use crate::kafka::record_batch::sequence_after;
-use crate::model::{Plan, PlanId, Rows, RunId, Target, Triple, Why};
+use crate::model::{OutboxIx, Plan, PlanId, Rows, RunId, Target, Triple, Why};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -79,8 +79,8 @@ pub struct Flight {
     pub next_epoch: i16,
     /// When the leader last said what it remembers of us: a resend was certain then.
     pub asked_at: Option<(Instant, SystemTime)>,
-    /// The rows it was made from are gone with their file or table: there is nothing to delete when it is stored.
-    pub disowned: bool,
+    /// The rows it has of these outboxes are gone with their file or table: there is nothing to delete when it is stored.
+    pub disowned: Vec<OutboxIx>,
 }
 
 impl Flight {
@@ -96,8 +96,13 @@ impl Flight {
             doubt: None,
             next_epoch,
             asked_at: None,
-            disowned: false,
+            disowned: Vec::new(),
         }
+    }
+
+    /// How many of its rows are still where they were read.
+    pub fn owned_rows(&self) -> usize {
+        self.plan.rows.meta.iter().filter(|meta| !self.disowned.contains(&meta.key.outbox)).count()
     }
 
     /// For how long the leader may not have heard of us: since the first attempt, or since it was asked. Of two clocks the one that

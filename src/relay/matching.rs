@@ -8,7 +8,9 @@ use super::intake::Intake;
 use super::planted::{self, Bug};
 use super::reading::RETRY_EVERY;
 use super::{Fatal, Relay};
-use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start};
+use crate::model::{
+    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start,
+};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,9 +26,9 @@ const SKIPPED_ROWS_MAX: usize = 64;
 pub(super) enum Cause {
     /// The daemon has started.
     Start,
-    /// `another`: what is there now is another file or table, not the same one renumbered. `doubtful`: plans of a delete whose
-    /// COMMIT may have happened, and that were still being looked for.
-    Replaced { another: bool, doubtful: Vec<PlanId> },
+    /// `another`: whose table is another one, not the same renumbered. `doubtful`: plans of a delete whose COMMIT may have happened, and
+    /// that were still being looked for.
+    Replaced { another: Another, doubtful: Vec<PlanId> },
     /// The COMMIT of this delete may have happened. `plans`: those it took whose rows can come back alike.
     CommitUnknown { delete: u64, plans: Vec<PlanId> },
 }

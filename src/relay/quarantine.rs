@@ -7,7 +7,7 @@ use super::Relay;
 use super::settling::Errand;
 use crate::model::{
     Action, Budget, Fault, Flow, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey, RowMark, RowMeta, Rows, Span,
-    Start, Target, Triple, Why,
+    Start, TableTraits, Target, Triple, Why,
 };
 use crate::ports::{Change, Clock, Journal, Sink, Source, SourceError};
 use std::collections::{BTreeMap, VecDeque};
@@ -29,7 +29,7 @@ enum Note {
     Quarantined(Quarantined),
     Released(RowKey),
     Renumbered(RowKey, i64),
-    Columns { outbox: OutboxIx, columns: Vec<String> },
+    Table { outbox: OutboxIx, traits: TableTraits },
     Answered { request: i64, failed: bool, text: String },
 }
 
@@ -66,7 +66,9 @@ impl Quarantine {
                 Note::Quarantined(row) => Change::Quarantined(row),
                 Note::Released(key) => Change::Released { key: *key },
                 Note::Renumbered(key, rowid) => Change::Renumbered { key: *key, rowid: *rowid },
-                Note::Columns { outbox, columns } => Change::Columns { outbox: *outbox, columns },
+                Note::Table { outbox, traits } => {
+                    Change::Table { outbox: *outbox, columns: &traits.columns, identity: &traits.identity }
+                }
                 Note::Answered { request, failed, text } => {
                     Change::Answered { request: *request, failed: *failed, text }
                 }
@@ -87,8 +89,8 @@ impl Quarantine {
         self.look_at
     }
 
-    pub(super) fn columns(&mut self, outbox: OutboxIx, columns: Vec<String>) {
-        self.notes.push_back(Note::Columns { outbox, columns });
+    pub(super) fn table(&mut self, outbox: OutboxIx, traits: TableTraits) {
+        self.notes.push_back(Note::Table { outbox, traits });
     }
 
     pub(super) fn release(&mut self, key: RowKey) {

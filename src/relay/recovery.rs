@@ -13,8 +13,8 @@ use super::told::Told;
 use super::verdict::{Facts, Verdict};
 use super::{Fatal, Relay};
 use crate::model::{
-    Booked, Fault, Fingerprint, Left, LeftPlan, OutboxIx, Plan, PlanId, PlanState, Resend, RowKey, RowMark, RowMeta,
-    Rows, Sought, Span, Target,
+    Booked, Fault, Fingerprint, Left, LeftPlan, LeftRow, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend,
+    RowKey, RowMark, RowMeta, Rows, Sameness, Sought, Span, Target,
 };
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -92,6 +92,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Some(booked) = booked.as_ref().filter(|booked| booked.highest.0 >= self.next_plan) {
             self.state_is_older(&mut left, booked);
         }
+        self.doubt_other_tables(&mut left);
         let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
         let mut findings = self.findings(&left, &matching, booked.as_ref());
         // Named before a delete that did not commit after all: published, and to be left alone.
@@ -182,6 +183,30 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.next_plan = booked.highest.0 + 1;
     }
 
+    /// What lies where the rows of these batches were may be other rows: the table is not the one that was noted, or its ids begin
+    /// anew. Also for who comes after a crash, when this table is the one that is noted.
+    fn doubt_other_tables(&mut self, left: &mut Left) {
+        for plan in &mut left.plans {
+            let other = plan.rows.iter().any(|row| {
+                self.source.traits(row.key.outbox).is_some_and(|traits| {
+                    let counted = traits.identity.sequence.map_or(0, |(_, highest)| highest);
+                    let begins_anew = !traits.bare && !self.has_event_id(row.key.outbox) && counted < row.key.rowid;
+                    traits.told != Sameness::Same || begins_anew
+                })
+            });
+            if other {
+                plan.other_file = true;
+                self.settling.doubt(plan.id);
+            }
+        }
+        let source = &self.source;
+        let another = |outbox| source.traits(outbox).is_some_and(|traits| traits.told == Sameness::Another);
+        let gone = |row: &mut Quarantined| row.fault == Fault::Undeletable && another(row.key.outbox);
+        for row in left.quarantine.extract_if(.., gone) {
+            self.quarantine.release(row.key);
+        }
+    }
+
     fn findings(&self, left: &Left, matching: &Matching, booked: Option<&Booked>) -> Vec<Findings> {
         // Of two plans with the same row the later one owns it.
         let mut owners: HashMap<(RowKey, Fingerprint), PlanId> = HashMap::new();
@@ -203,14 +228,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     .filter(|(_, row)| owned(plan, row.key, row.print))
                     .filter_map(|(at, row)| Some((at, *matching.found.get(&(row.key, row.print))?)))
                     .collect();
-                let keys = || plan.rows.iter().map(|row| row.key.outbox);
-                let surely = there.iter().any(|(at, _)| !self.bare_outbox(plan.rows[*at].key.outbox));
+                let comes_back = |row: &LeftRow| self.comes_back(row.key.outbox, plan.other_file);
+                let surely = there.iter().any(|(at, _)| !comes_back(&plan.rows[*at]));
                 let whole = there.len() == mine && mine == plan.rows.len();
                 let facts = Facts {
                     state: plan.state,
                     whole: whole && plan.rows_elsewhere == 0,
                     none: there.is_empty(),
-                    bare: keys().any(|outbox| self.bare_outbox(outbox)),
+                    bare: plan.rows.iter().any(comes_back),
                     continuous: !plan.other_boot && !plan.other_file,
                     booked: booked
                         .filter(|_| !plan.other_boot || self.intake.limits.power_loss)
@@ -372,6 +397,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 None => self.intake.resends.drop_left(row.key),
             }
         }
+    }
+
+    fn has_event_id(&self, outbox: OutboxIx) -> bool {
+        self.intake.outboxes[usize::from(outbox.0)].route.event_id
+    }
+
+    /// Whether a row of the outbox that looks like one that was sent may be another. `another`: it may be read from another table, where
+    /// AUTOINCREMENT has begun anew.
+    pub(super) fn comes_back(&self, outbox: OutboxIx, another: bool) -> bool {
+        self.bare_outbox(outbox) || (another && !self.has_event_id(outbox))
     }
 
     fn quarantine_left(&mut self, left: &Left, matching: &Matching) -> Vec<BTreeMap<i64, Aside>> {

@@ -10,7 +10,9 @@ use super::matching::{Cause, Matching};
 use super::reading::RETRY_EVERY;
 use super::verdict::{Facts, Verdict};
 use super::{Fatal, Relay};
-use crate::model::{Deletion, Fault, OutboxIx, Plan, PlanId, PlanState, Quarantined, RowKey, RowMark, RowMeta, Rows};
+use crate::model::{
+    Another, Deletion, Fault, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend, RowKey, RowMark, RowMeta, Rows,
+};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,31 +20,33 @@ use std::time::Instant;
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// File or table are not what they were: what was collected is read again, what is planned or in quarantine is looked for.
-    pub(super) fn replaced(&mut self, text: &str, another: bool, now: Instant) {
+    pub(super) fn replaced(&mut self, text: &str, another: Another, now: Instant) {
         log::warn!("{}: {text}; what is there now is read from the start", self.figures.database);
         if let Some(left) = &mut self.recovery.left {
-            if another {
-                for plan in &mut left.plans {
+            for plan in &mut left.plans {
+                if plan.rows.iter().any(|row| another.is(row.key.outbox)) {
                     plan.other_file = true;
                     self.settling.doubt(plan.id);
                 }
-                let (gone, kept) = std::mem::take(&mut left.quarantine)
-                    .into_iter()
-                    .partition(|row: &Quarantined| row.fault == Fault::Undeletable);
-                left.quarantine = kept;
-                for row in gone {
-                    self.quarantine.release(row.key);
-                }
             }
-            if another {
+            let (gone, kept) = std::mem::take(&mut left.quarantine)
+                .into_iter()
+                .partition(|row: &Quarantined| row.fault == Fault::Undeletable && another.is(row.key.outbox));
+            left.quarantine = kept;
+            for row in gone {
+                self.quarantine.release(row.key);
+            }
+            if another != Another::None {
                 self.record(now);
             }
             self.begin_recovery(now);
             return;
         }
-        if another {
+        if another != Another::None {
             // Before anything else: what looks like the rows of these batches is something else, for who comes after a crash as well.
-            let plans: Vec<PlanId> = self.flying().chain(self.settling.plans()).map(|plan| plan.id).collect();
+            let plans = self.flying().chain(self.settling.plans());
+            let plans = plans.filter(|plan| plan.rows.meta.iter().any(|meta| another.is(meta.key.outbox)));
+            let plans: Vec<PlanId> = plans.map(|plan| plan.id).collect();
             for plan in plans.into_iter().filter(|plan| *plan != PlanId(0)) {
                 self.settling.doubt(plan);
             }
@@ -52,13 +56,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         // What an unfinished search was for is not forgotten.
         let (before, mut doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {
             Some(Cause::Replaced { another, doubtful }) => (another, doubtful),
-            Some(Cause::CommitUnknown { plans, .. }) => (false, plans),
-            Some(Cause::Start) | None => (false, Vec::new()),
+            Some(Cause::CommitUnknown { plans, .. }) => (Another::None, plans),
+            Some(Cause::Start) | None => (Another::None, Vec::new()),
         };
         doubtful.extend(self.settling.take_doubts());
-        self.look_for_planned(Cause::Replaced { another: another || before, doubtful }, now);
+        self.look_for_planned(Cause::Replaced { another: another.or(before), doubtful }, now);
         for outbox in &mut self.intake.outboxes {
-            outbox.columns_noted = false;
+            outbox.noted = None;
         }
         self.reading.look_soon(now);
     }
@@ -128,7 +132,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.forget_unplanned();
                 let total = matching.sought();
                 log::info!("{}: {} of {total} rows were found again", self.figures.database, matching.found.len());
-                self.go_on(&matching, another, &doubtful, now);
+                self.go_on(&matching, &another, &doubtful, now);
             }
             Cause::CommitUnknown { delete, plans } => self.settle_unknown(&matching, delete, plans, now),
         }
@@ -137,25 +141,30 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// While running: flights, acknowledged plans and suspects learn where their rows are now.
-    fn go_on(&mut self, matching: &Matching, another: bool, doubtful: &[PlanId], now: Instant) {
+    fn go_on(&mut self, matching: &Matching, another: &Another, doubtful: &[PlanId], now: Instant) {
         let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
-        let mut disowned = 0;
+        let mut disowned = Vec::new();
+        let lost = self.outboxes().filter(|outbox| another.is(*outbox) && self.comes_back(*outbox, true));
+        let lost: Vec<OutboxIx> = lost.collect();
         for ix in 0..self.intake.lanes.len() {
             let Some(mut flight) = self.intake.lanes[ix].flight.take() else { continue };
-            // In another file rows that look alike are other rows: read as new, nothing is deleted for this batch.
-            flight.disowned |= another && self.is_bare(&flight.plan.rows.meta);
-            if flight.disowned {
-                disowned += flight.plan.rows.meta.iter().filter(|meta| matching.at(meta).is_some()).count();
-            } else {
-                flight.plan = renumbered(&flight.plan, matching);
-                hold(&mut held, &flight.plan.rows.meta);
+            // In another table rows that look alike may be other rows: sent again, and nothing is deleted of them for this batch.
+            for meta in flight.plan.rows.meta.iter().filter(|meta| lost.contains(&meta.key.outbox)) {
+                if !flight.disowned.contains(&meta.key.outbox) {
+                    flight.disowned.push(meta.key.outbox);
+                }
+                if let Some(rowid) = matching.at(meta) {
+                    let resend = Resend { print: meta.print, run: flight.plan.run, message: meta.message };
+                    disowned.push((RowKey { rowid, ..meta.key }, resend));
+                }
             }
+            flight.plan = renumbered(&flight.plan, matching);
+            let ours = flight.plan.rows.meta.iter().filter(|meta| !flight.disowned.contains(&meta.key.outbox));
+            hold(&mut held, ours);
             self.intake.lanes[ix].flight = Some(flight);
         }
-        if disowned > 0 {
-            let why = "file or table are others, and its rows can come back alike";
-            self.count_unsure(&self.figures.database.clone(), disowned, why);
-        }
+        let why = "file or table are others, and its rows can come back alike";
+        self.count_unsure(&self.figures.database.clone(), disowned.len(), why);
         for topic in 0..self.intake.topics.len() {
             for suspect in self.intake.topics[topic].breaker.renumber(|meta| matching.at(meta)) {
                 self.intake.forget_rows(suspect.row);
@@ -164,9 +173,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 hold(&mut held, &suspect.row.meta);
             }
         }
-        if another {
+        if *another != Another::None {
             for (plan, errand) in self.settling.take_errands() {
-                if !self.is_bare(&plan.rows.meta) {
+                if !plan.rows.meta.iter().any(|meta| lost.contains(&meta.key.outbox)) {
                     self.settling.errand(plan, errand, now);
                     continue;
                 }
@@ -182,9 +191,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             plan
         });
         for (plan, offset) in self.settling.take_acknowledged() {
-            let facts = self.facts_of(&plan, matching, PlanState::Acknowledged { offset }, !another);
             // A delete of it may have been committed: as if in another file, a row of a bare table that looks alike may be new.
-            let facts = Facts { continuous: facts.continuous && !doubtful.contains(&plan.id), ..facts };
+            let doubtful = doubtful.contains(&plan.id);
+            let facts = self.facts_of(&plan, matching, PlanState::Acknowledged { offset }, another);
+            let facts = Facts { continuous: facts.continuous && !doubtful, ..facts };
             match facts.verdict() {
                 Verdict::Delete => {
                     let plan = renumbered(&plan, matching);
@@ -202,21 +212,25 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let rowid = *matching.found.get(&(key, resend.print))?;
             Some(RowKey { rowid, ..key })
         });
+        for (key, resend) in disowned {
+            self.intake.resends.keep(key, resend);
+        }
         let aside = self.aside_again(matching, another);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
             outbox.ledger.restart(held, aside);
         }
     }
 
-    fn facts_of(&self, plan: &Plan, matching: &Matching, state: PlanState, continuous: bool) -> Facts {
+    fn facts_of(&self, plan: &Plan, matching: &Matching, state: PlanState, another: &Another) -> Facts {
         let there = plan.rows.meta.iter().filter(|meta| matching.at(meta).is_some()).count();
-        let disproved = |meta: &RowMeta| matching.at(meta).is_some() && !self.bare_outbox(meta.key.outbox);
+        let comes_back = |meta: &RowMeta| self.comes_back(meta.key.outbox, another.is(meta.key.outbox));
+        let disproved = |meta: &RowMeta| matching.at(meta).is_some() && !comes_back(meta);
         Facts {
             state,
             whole: there == plan.rows.len(),
             none: there == 0,
-            bare: self.is_bare(&plan.rows.meta),
-            continuous,
+            bare: plan.rows.meta.iter().any(comes_back),
+            continuous: !plan.rows.meta.iter().any(|meta| another.is(meta.key.outbox)),
             booked: None,
             delete_whole: there == plan.rows.len(),
             delete_disproved: plan.rows.meta.iter().any(disproved),
@@ -260,7 +274,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             .settling
             .plans()
             .filter(|plan| doubtful.contains(&plan.id))
-            .map(|plan| (plan.id, self.facts_of(&plan, matching, state, true)))
+            .map(|plan| (plan.id, self.facts_of(&plan, matching, state, &Another::None)))
             .collect();
         let whole = cases.iter().all(|(_, facts)| facts.delete_whole);
         let disproved = cases.iter().any(|(_, facts)| facts.delete_disproved);
@@ -308,7 +322,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// The quarantine where it is now; what is no longer there is released.
     ///
     /// In another file a row that looks like one that was published may be another event, and would never be sent.
-    fn aside_again(&mut self, matching: &Matching, another: bool) -> Vec<BTreeMap<i64, Aside>> {
+    fn aside_again(&mut self, matching: &Matching, another: &Another) -> Vec<BTreeMap<i64, Aside>> {
         let mut again = Vec::with_capacity(self.intake.outboxes.len());
         for at in 0..self.intake.outboxes.len() {
             let outbox = OutboxIx(at as u16);
@@ -316,7 +330,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let before: Vec<(i64, Aside)> = self.intake.outboxes[at].ledger.asides(i64::MIN).collect();
             for (rowid, aside) in before {
                 let key = RowKey { outbox, rowid };
-                match matching.found.get(&(key, aside.print)).filter(|_| !(another && aside.published)) {
+                match matching.found.get(&(key, aside.print)).filter(|_| !(another.is(outbox) && aside.published)) {
                     Some(now) if *now == rowid => drop(rows.insert(rowid, aside)),
                     Some(now) => {
                         rows.insert(*now, aside);
@@ -338,7 +352,7 @@ impl Matching {
     }
 }
 
-pub(super) fn hold(held: &mut [Vec<RowMark>], meta: &[RowMeta]) {
+pub(super) fn hold<'a>(held: &mut [Vec<RowMark>], meta: impl IntoIterator<Item = &'a RowMeta>) {
     for meta in meta {
         held[usize::from(meta.key.outbox.0)].push(RowMark { rowid: meta.key.rowid, print: meta.print });
     }

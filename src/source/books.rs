@@ -204,6 +204,7 @@ impl Database {
         if let Some(version) = self.books.created.take() {
             // Our own CREATE is no sign of a VACUUM or of a table made again.
             self.schema_version = Some(version);
+            self.outboxes.iter_mut().for_each(|outbox| outbox.version_is(version));
             self.books.there = There::Ours;
         }
     }

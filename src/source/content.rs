@@ -10,7 +10,7 @@ use super::database::{Database, Link, Replaced};
 use super::durability::Salts;
 use super::lock::{Glance, Header, Lock};
 use super::outbox::Outbox;
-use crate::model::{FileId, JournalMode};
+use crate::model::{Another, FileId, JournalMode};
 use crate::ports::SourceError;
 use rusqlite::Connection;
 use std::time::{Duration, Instant};
@@ -228,6 +228,6 @@ impl Database {
 
     pub(super) fn overwritten(&self) -> Replaced {
         let text = format!("{} was overwritten in place: it does not go on from what was there", self.subject());
-        Replaced { text, another: true }
+        Replaced { text, another: Another::All }
     }
 }

@@ -12,7 +12,7 @@ use super::outbox::{Outbox, State};
 use super::scan::Gather;
 use super::traces::Traces;
 use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
-use crate::model::{FileId, JournalMode, OutboxIx, Version, Why};
+use crate::model::{Another, FileId, JournalMode, KnownTable, OutboxIx, Version, Why};
 use crate::ports::SourceError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -69,8 +69,8 @@ pub struct Database {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Replaced {
     pub text: String,
-    /// Another file or another table, not the same one renumbered.
-    pub another: bool,
+    /// Whose table is another one, not the same renumbered.
+    pub another: Another,
 }
 
 impl From<Replaced> for SourceError {
@@ -200,15 +200,18 @@ impl Database {
         }
     }
 
-    /// The columns that an earlier run made an outbox's fingerprints of, so that an ADD COLUMN since then changes none: to be told
-    /// after `check` and before the first look. Heeded while the table has all of them.
-    pub fn recognise_by(&mut self, outbox: OutboxIx, columns: Vec<String>) {
-        self.outboxes[usize::from(outbox.0)].recognise_by(columns);
+    /// What an earlier run noted of an outbox's table: to be told after `check` and before the first look. Its columns are what
+    /// fingerprints are made of, so that an ADD COLUMN since then changes none, while the table has all of them.
+    pub fn recognise_by(&mut self, outbox: OutboxIx, table: KnownTable) {
+        self.outboxes[usize::from(outbox.0)].recognise_by(table);
         if let Some(link) = &mut self.link {
             link.checked = None;
-            // What can't be read now is read by the first look.
-            if let Err(error) = self.inspect_now() {
-                log::debug!("{}: reading the schema again: {error}", self.subject());
+            match self.inspect_now() {
+                Ok(()) => {}
+                // For whoever asks first.
+                Err(SourceError::Replaced { text, another }) => self.replaced = Some(Replaced { text, another }),
+                // What can't be read now is read by the first look.
+                Err(error) => log::debug!("{}: reading the schema again: {error}", self.subject()),
             }
         }
     }
@@ -345,7 +348,7 @@ impl Database {
                 let another = self.lock.as_ref().is_some_and(|old| old.file() != lock.file());
                 if another || self.vanished {
                     let text = format!("{} is another file now", self.subject());
-                    self.replaced = Some(Replaced { text, another: true });
+                    self.replaced = Some(Replaced { text, another: Another::All });
                     self.schema_version = None;
                     self.known = None;
                     self.outboxes.iter_mut().for_each(Outbox::forget);

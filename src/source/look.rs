@@ -141,17 +141,16 @@ impl Database {
             self.mode = header.mode;
         }
         let version: i64 = connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
-        let steps = self.schema_version.map_or(0, |known| version.wrapping_sub(known));
-        let changed = steps != 0;
-        for outbox in &mut self.outboxes {
+        let changed = self.schema_version.is_some_and(|known| known != version);
+        for (at, outbox) in self.outboxes.iter_mut().enumerate() {
             if changed || matches!(outbox.state, State::Unknown) {
                 // Kept aside at once: an error at the next outbox must not swallow it.
-                if let Some(replaced) = outbox.inspect(connection, steps)? {
+                if let Some(replaced) = outbox.inspect(connection, OutboxIx(at as u16), version)? {
                     self.replaced = Some(match self.replaced.take() {
                         None => replaced,
                         Some(said) => Replaced {
                             text: said.text + "; " + &replaced.text,
-                            another: said.another || replaced.another,
+                            another: said.another.or(replaced.another),
                         },
                     });
                 }

@@ -6,7 +6,7 @@
 use super::OutboxSpec;
 use super::database::Replaced;
 use super::schema::{self, Found, Table};
-use crate::model::{TableTraits, Why};
+use crate::model::{Another, KnownTable, OutboxIx, Sameness, TableIdentity, TableTraits, Why};
 use rusqlite::{Connection, Result};
 
 #[derive(Debug)]
@@ -15,10 +15,10 @@ pub(super) struct Outbox {
     pub state: State,
     /// The table as last read, also while it is away.
     known: Option<Box<Table>>,
-    /// It was seen missing or unfit since.
-    was_away: bool,
-    /// What an earlier run made its fingerprints of; until the table has been read with it.
-    told: Option<Vec<String>>,
+    /// That table as last seen, under whatever name and fit or not; `None` when it was not found any more.
+    trace: Option<TableIdentity>,
+    /// What an earlier run noted of it; until the table has been read with that.
+    told: Option<KnownTable>,
 }
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) enum State {
 
 impl Outbox {
     pub fn new(spec: OutboxSpec) -> Self {
-        Outbox { spec, state: State::Unknown, known: None, was_away: false, told: None }
+        Outbox { spec, state: State::Unknown, known: None, trace: None, told: None }
     }
 
     /// Of the table as last read, also while it is away.
@@ -40,9 +40,9 @@ impl Outbox {
         self.known.as_deref().filter(|_| self.told.is_none()).map(|table| &table.traits)
     }
 
-    /// The columns that an earlier run made its fingerprints of.
-    pub fn recognise_by(&mut self, columns: Vec<String>) {
-        self.told = Some(columns);
+    /// What an earlier run noted of the table.
+    pub fn recognise_by(&mut self, table: KnownTable) {
+        self.told = Some(table);
         self.state = State::Unknown;
     }
 
@@ -57,71 +57,103 @@ impl Outbox {
     pub fn forget(&mut self) {
         self.state = State::Unknown;
         self.known = None;
-        self.was_away = false;
+        self.trace = None;
         self.told = None;
     }
 
+    /// Our own statement has changed the schema, beside this table.
+    pub fn version_is(&mut self, version: i64) {
+        if let Some(trace) = &mut self.trace {
+            trace.schema_version = version;
+        }
+        let fit = match &mut self.state {
+            State::Fit(table) => Some(table),
+            _ => None,
+        };
+        for table in self.known.iter_mut().chain(fit) {
+            table.traits.identity.schema_version = version;
+        }
+    }
+
     /// Reads the schema again. Says why, when rows read before can no longer be recognised by rowid and fingerprint.
-    ///
-    /// `steps`: by how much the schema version differs from that of the last inspection on any connection. Each statement that
-    /// changes the schema is one.
-    pub fn inspect(&mut self, connection: &Connection, steps: i64) -> Result<Option<Replaced>> {
-        let first_stored = self.told.as_deref().or(self.known.as_deref().map(|table| table.traits.columns.as_slice()));
-        let table = match schema::read(connection, &self.spec, first_stored)? {
+    pub fn inspect(&mut self, connection: &Connection, ix: OutboxIx, version: i64) -> Result<Option<Replaced>> {
+        let told = self.told.as_ref().map(|told| told.columns.as_slice());
+        let first = told.or(self.known.as_deref().map(|table| table.traits.columns.as_slice()));
+        let mut table = match schema::read(connection, &self.spec, version, first)? {
             Found::Table(table) => table,
             Found::NotThere(why) => {
-                self.was_away = true;
+                self.trace = self.follow(connection, version)?;
                 self.state = State::NotThere(why);
                 return Ok(None);
             }
             Found::Unfit(why) => {
-                self.was_away = true;
+                self.trace = self.follow(connection, version)?;
                 self.state = State::Unfit(why);
                 return Ok(None);
             }
         };
-        let name = &table.name;
-        let another = |text| Some(Replaced { text, another: true });
-        let replaced = match &self.known {
-            Some(_) if self.was_away => another(format!("{name} was re-created")),
-            // Told of other columns since the first read: nothing has been read by that one.
-            Some(known) if self.told.is_none() && known.traits.columns != table.traits.columns => {
-                let text = format!("{name} lost or renamed a column");
-                Some(Replaced { text, another: false })
+        let told = self.told.take();
+        table.traits.told = match (&told, &self.known) {
+            (Some(told), _) => {
+                told.identity.map_or(Sameness::Same, |identity| identity.compare(&table.traits.identity))
             }
-            Some(known) if known.traits.rowid_is_key != table.traits.rowid_is_key => {
-                another(format!("{name} was re-created"))
-            }
-            Some(known) if !continues(&known.sql, &table.sql) && !continues(&table.sql, &known.sql) => {
-                another(format!("{name} was re-created with another definition"))
-            }
-            // Word for word the same, elsewhere. VACUUM moves tables too, in one step; dropping and creating takes two. (The last
-            // table of a schema that is dropped and created at once gets its old place, and looks as if nothing had been.)
-            Some(known) if !(0..=1).contains(&steps) && known.place != table.place => {
-                another(format!("{name} was re-created"))
-            }
-            Some(_) if steps != 0 && !table.traits.rowid_is_key => {
-                let text = format!("the schema changed, and a VACUUM may have renumbered the rows of {name}");
-                Some(Replaced { text, another: false })
-            }
-            _ => None,
+            (None, Some(known)) => known.traits.told,
+            (None, None) => Sameness::Same,
         };
-        self.was_away = false;
-        self.told = None;
+        let replaced = self.known.as_ref().and_then(|known| self.differs(known, &table, ix, told.is_some()));
+        self.trace = Some(table.traits.identity);
         self.known = Some(table.clone());
         self.state = State::Fit(table);
         Ok(replaced)
     }
+
+    /// Where the table is that was read: it may be unfit for a moment, or have another name, and come back as what it was.
+    fn follow(&self, connection: &Connection, version: i64) -> Result<Option<TableIdentity>> {
+        let Some(before) = &self.trace else { return Ok(None) };
+        for place in [None, Some(before.place)] {
+            let Some((_, now)) = schema::trace(connection, &self.spec.table, version, place)? else { continue };
+            match before.compare(&now) {
+                Sameness::Same => return Ok(Some(now)),
+                // Asked again of what comes back.
+                Sameness::Doubtful => return Ok(Some(*before)),
+                Sameness::Another => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the change of the schema means for rows of the table that was known.
+    /// `told`: of other columns since, so that nothing was read by those of the known one.
+    fn differs(&self, known: &Table, table: &Table, ix: OutboxIx, told: bool) -> Option<Replaced> {
+        let name = &table.name;
+        let (was, is) = (&known.traits, &table.traits);
+        let same = self.trace.is_some_and(|trace| match trace.compare(&is.identity) {
+            Sameness::Same => true,
+            Sameness::Doubtful => {
+                let steps = is.identity.schema_version.abs_diff(trace.schema_version);
+                altered(&known.shape, &table.shape).is_some_and(|changes| changes <= steps)
+            }
+            Sameness::Another => false,
+        });
+        if !same || was.rowid_is_key != is.rowid_is_key || (is.bare && !was.bare) {
+            return Some(Replaced { text: format!("{name} was re-created"), another: Another::Of(vec![ix]) });
+        }
+        let changed = was.identity.schema_version != is.identity.schema_version;
+        let text = if !told && was.columns != is.columns {
+            format!("{name} lost or renamed a column")
+        } else if changed && !is.rowid_is_key {
+            format!("the schema changed, and a VACUUM may have renumbered the rows of {name}")
+        } else {
+            return None;
+        };
+        Some(Replaced { text, another: Another::None })
+    }
 }
 
-/// Whether the new CREATE statement can have come from the old one by ADD COLUMN, which puts the new column before the closing
-/// parenthesis and changes nothing else; the other way round, by DROP COLUMN. (A RENAME of the table is seen as its vanishing.)
-fn continues(old: &str, new: &str) -> bool {
-    if old == new {
-        return true;
-    }
-    match old.rfind(')') {
-        Some(end) => new.starts_with(old[..end].trim_end()),
-        None => false,
-    }
+/// By how many ALTER TABLE the one can have become the other, if so: each adds a column at the end, or takes one away.
+fn altered(old: &[(String, String)], new: &[(String, String)]) -> Option<u64> {
+    let mut kept = old.iter().filter(|column| new.contains(column));
+    let (stayed, added) = new.split_at(new.iter().position(|column| !old.contains(column)).unwrap_or(new.len()));
+    let can = stayed.iter().all(|column| kept.next() == Some(column)) && kept.next().is_none();
+    can.then_some((old.len() - stayed.len() + added.len()) as u64)
 }

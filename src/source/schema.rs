@@ -3,20 +3,19 @@
 //! Promises: reads the schema only; whatever it refuses it names with the next thing to do. Does not know: rows.
 
 use super::{OutboxSpec, books, failure};
-use crate::model::{TableTraits, Why, field};
+use crate::model::{Sameness, TableIdentity, TableTraits, Why, field};
 use rusqlite::{Connection, OptionalExtension, Result};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// A table that can be an outbox, and the statements to work on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table {
     /// As the schema spells it, which is what the update hook reports.
     pub name: String,
-    /// The CREATE statement: what tells a re-created table from the one read before.
-    pub sql: String,
-    /// Its row in the schema, and its root page.
-    pub place: (i64, i64),
+    /// All of its columns, in order: name and type.
+    pub shape: Vec<(String, String)>,
     pub traits: TableTraits,
-    /// How many columns the statements below give after the rowid: the stored ones, then virtual generated ones that a field needs.
+    /// How many columns the statements below give after the rowid: those of the fingerprint, then others that a field needs.
     pub columns: usize,
     /// By [`field`]: the position among those columns.
     pub fields: Vec<Option<usize>>,
@@ -42,12 +41,18 @@ pub(super) enum Found {
 
 struct Column {
     name: String,
+    kind: String,
     is_key: bool,
     is_stored: bool,
 }
 
-/// `first_stored`: the columns of the first read, kept while they all exist, so that an ADD COLUMN changes no fingerprint.
-pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Option<&[String]>) -> Result<Found> {
+/// `first`: what fingerprints were made of at the first read, kept while all of it exists, so that an ADD COLUMN changes none.
+pub(super) fn read(
+    connection: &Connection,
+    spec: &OutboxSpec,
+    schema_version: i64,
+    first: Option<&[String]>,
+) -> Result<Found> {
     let Some((name, kind, without_rowid)) = table_kind(connection, &spec.table)? else {
         return Ok(Found::NotThere(Why::new(format!("there is no table {} yet", spec.table)).hint(format!(
             "waiting for the application to create it; the database's tables: {}",
@@ -74,11 +79,6 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
             "create it without the words WITHOUT ROWID",
         ));
     }
-    let (sql, place): (String, (i64, i64)) = connection.query_row(
-        "SELECT coalesce(sql, ''), rowid, rootpage FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
-        [&name],
-        |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))),
-    )?;
     let columns = columns(connection, &name)?;
     let indexes = indexes(connection, &name)?;
 
@@ -100,30 +100,29 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
         ));
     };
 
-    let mut stored: Vec<String> =
-        columns.iter().filter(|column| column.is_stored).map(|column| column.name.clone()).collect();
-    if let Some(first) = first_stored
-        && first.iter().all(|name| stored.contains(name))
-    {
-        stored = first.to_vec();
-    }
-    let mut selected = stored.clone();
-    let mut fields = Vec::with_capacity(spec.fields.len());
+    let mut sent: Vec<Option<&Column>> = Vec::with_capacity(spec.fields.len());
     for (position, wanted) in spec.fields.iter().enumerate() {
-        let Some(wanted) = wanted else {
-            fields.push(None);
-            continue;
-        };
-        let Some(column) = find(&columns, wanted) else { return Ok(missing(&name, &columns, wanted, position)) };
-        let at = selected.iter().position(|name| *name == column.name).unwrap_or_else(|| {
-            selected.push(column.name.clone());
-            selected.len() - 1
-        });
-        fields.push(Some(at));
+        match wanted.as_deref().map(|wanted| (wanted, find(&columns, wanted))) {
+            None => sent.push(None),
+            Some((_, Some(column))) => sent.push(Some(column)),
+            Some((wanted, None)) => return Ok(missing(&name, &columns, wanted, position)),
+        }
     }
-
     let counts_up = rowid_is_key && connection.column_metadata(Some("main"), &name, &keys[0].name)?.4;
     let bare = !counts_up && spec.fields.get(field::EVENT_ID).is_none_or(Option::is_none);
+    let guard = guard(&columns, &sent, bare, first);
+    let mut selected = guard.clone();
+    let fields = sent.iter().map(|column| {
+        let name = &column.as_ref()?.name;
+        Some(selected.iter().position(|selected| selected == name).unwrap_or_else(|| {
+            selected.push(name.clone());
+            selected.len() - 1
+        }))
+    });
+    let fields = fields.collect();
+    let Some((_, identity)) = trace(connection, &name, schema_version, None)? else {
+        return Err(rusqlite::Error::QueryReturnedNoRows);
+    };
 
     let table = quote(&name);
     let list: String = selected.iter().flat_map(|name| [", ".to_owned(), quote(name)]).collect();
@@ -152,17 +151,75 @@ pub(super) fn read(connection: &Connection, spec: &OutboxSpec, first_stored: Opt
     }
     Ok(Found::Table(Box::new(Table {
         name,
-        sql,
-        place,
+        shape: columns.into_iter().map(|column| (column.name, column.kind)).collect(),
         count,
         ends,
         columns: selected.len(),
-        traits: TableTraits { bare, rowid_is_key, columns: stored },
+        traits: TableTraits { bare, rowid_is_key, columns: guard, identity, told: Sameness::Same },
         fields,
         scan,
         range,
         delete,
     })))
+}
+
+/// What a row's fingerprint is made of.
+///
+/// Where rows can come back alike every column helps to tell them apart. Elsewhere the key does, and what was sent is what has to be
+/// the same: an application that counts `attempts` in a row on its way has written no new event.
+fn guard(columns: &[Column], sent: &[Option<&Column>], bare: bool, first: Option<&[String]>) -> Vec<String> {
+    let sent = || sent.iter().flatten().copied();
+    if let Some(first) = first {
+        let exists = |name: &String| columns.iter().any(|column| column.name == *name && (column.is_stored || !bare));
+        // A virtual column says nothing that the stored ones don't.
+        let guarded = |column: &Column| first.contains(&column.name) || (bare && !column.is_stored);
+        if first.iter().all(exists) && sent().all(guarded) {
+            return first.to_vec();
+        }
+    }
+    let mut guard: Vec<String> = Vec::new();
+    if bare {
+        guard.extend(columns.iter().filter(|column| column.is_stored).map(|column| column.name.clone()));
+    } else {
+        for column in sent() {
+            if !guard.contains(&column.name) {
+                guard.push(column.name.clone());
+            }
+        }
+    }
+    guard
+}
+
+/// A table's name and identity: of the one with this name, or of the one in this place, under whatever name.
+pub(super) fn trace(
+    connection: &Connection,
+    table: &str,
+    schema_version: i64,
+    place: Option<(i64, i64)>,
+) -> Result<Option<(String, TableIdentity)>> {
+    let found = connection
+        .query_row(
+            "SELECT name, rowid, rootpage, coalesce(sql, '') FROM main.sqlite_schema WHERE type = 'table' \
+             AND ((?2 IS NULL AND name = ?1 COLLATE NOCASE) OR (rowid = ?2 AND rootpage = ?3))",
+            rusqlite::params![table, place.map(|place| place.0), place.map(|place| place.1)],
+            |row| {
+                let definition = xxh3_128(row.get_ref(3)?.as_bytes()?);
+                Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?), definition))
+            },
+        )
+        .optional()?;
+    let Some((name, place, definition)) = found else { return Ok(None) };
+    let counted: bool =
+        connection.query_row("SELECT count(*) FROM main.sqlite_schema WHERE name = 'sqlite_sequence'", [], |row| {
+            row.get(0)
+        })?;
+    let sequence = if counted {
+        let sql = "SELECT rowid, CAST(seq AS INTEGER) FROM main.sqlite_sequence WHERE name = ?1 AND seq IS NOT NULL";
+        connection.query_row(sql, [&name], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
+    } else {
+        None
+    };
+    Ok(Some((name, TableIdentity { schema_version, place, definition, sequence })))
 }
 
 fn unfit(table: &str, what: &str, hint: &str) -> Found {
@@ -222,12 +279,17 @@ fn tables(connection: &Connection) -> Result<String> {
 
 fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>> {
     let mut statement =
-        connection.prepare("SELECT name, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
+        connection.prepare("SELECT name, pk, hidden, type FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
     statement
         .query_map([table], |row| {
             let hidden: i64 = row.get(2)?;
             // 2 is a virtual generated column, 3 a stored one.
-            Ok(Column { name: row.get(0)?, is_key: row.get::<_, i64>(1)? > 0, is_stored: hidden == 0 || hidden == 3 })
+            Ok(Column {
+                name: row.get(0)?,
+                kind: row.get(3)?,
+                is_key: row.get::<_, i64>(1)? > 0,
+                is_stored: hidden == 0 || hidden == 3,
+            })
         })?
         .collect()
 }

@@ -4,7 +4,7 @@
 //! that call is, and the next may go well. Does not know: why.
 
 use super::plans::{self, RELAY_SHIFT};
-use super::{Shared, StateError, StateFile, codec, millis, quarantine, requests, resends, upkeep};
+use super::{Shared, StateError, StateFile, codec, millis, quarantine, requests, resends, tables, upkeep};
 use crate::model::{FileId, Plan, PlanId, Request};
 use crate::ports::{Change, Journal, JournalError};
 use rusqlite::{Transaction, TransactionBehavior, params};
@@ -107,7 +107,9 @@ impl StateJournal {
                     resends::insert(&transaction, outbox(key.outbox), key.rowid, &resend)?;
                 }
                 Change::NotToResend { key } => resends::delete(&transaction, outbox(key.outbox), key.rowid)?,
-                Change::Columns { outbox: ix, columns } => quarantine::set_columns(&transaction, outbox(ix), columns)?,
+                Change::Table { outbox: ix, columns, identity } => {
+                    tables::set(&transaction, outbox(ix), columns, identity)?;
+                }
                 Change::Answered { request, failed, text } => requests::answer(&transaction, request, failed, text)?,
             }
         }

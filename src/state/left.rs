@@ -4,7 +4,7 @@
 //! configured is lost. Does not know: what became of a plan.
 
 use super::codec::{Damaged, OpenRow};
-use super::{StateFile, plans, quarantine, resends, same_table};
+use super::{StateFile, plans, quarantine, resends, same_table, tables};
 use crate::model::{Fault, FileId, Left, LeftPlan, LeftRow, OutboxIx, Quarantined, RowKey};
 use rusqlite::{Transaction, TransactionBehavior};
 use std::os::unix::ffi::OsStrExt;
@@ -23,7 +23,7 @@ pub fn read(file: &StateFile, database: &Path, tables: &[&str], now: Option<File
     plans::forget_notes(&transaction)?;
     for (ix, table) in tables.iter().enumerate() {
         let outbox = OutboxIx(ix as u16);
-        let mut columns = None;
+        let mut known = None;
         // The same table in another spelling, by an earlier config, has a number of its own.
         for (number, _) in reader.numbers.iter().filter(|(_, name)| same_table(name, table)) {
             let entries = reader.quarantine(*number, outbox)?;
@@ -34,12 +34,12 @@ pub fn read(file: &StateFile, database: &Path, tables: &[&str], now: Option<File
             left.quarantine.extend(entries);
             left.resends.extend(again);
             if is_used {
-                columns = quarantine::columns(&transaction, *number)?.or(columns);
+                known = tables::known(&transaction, *number)?.or(known);
             } else {
-                quarantine::set_columns(&transaction, *number, &[])?;
+                tables::forget(&transaction, *number)?;
             }
         }
-        left.columns.push(columns);
+        left.tables.push(known);
     }
     transaction.commit()?;
     Ok(left)

@@ -22,6 +22,7 @@ mod requests;
 mod resends;
 mod run;
 mod schema;
+mod tables;
 mod upkeep;
 mod visit;
 

@@ -68,23 +68,6 @@ pub fn of_outbox(
     statement.query_map([number], each)?.collect()
 }
 
-/// What fingerprints of the outbox's rows are made of.
-pub fn columns(connection: &Connection, outbox: i64) -> rusqlite::Result<Option<Vec<String>>> {
-    let mut statement = connection.prepare("SELECT name FROM fingerprint_column WHERE outbox = ? ORDER BY position")?;
-    let names: Vec<String> = statement.query_map([outbox], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(if names.is_empty() { None } else { Some(names) })
-}
-
-pub fn set_columns(transaction: &Transaction<'_>, outbox: i64, columns: &[String]) -> rusqlite::Result<()> {
-    transaction.prepare_cached("DELETE FROM fingerprint_column WHERE outbox = ?")?.execute([outbox])?;
-    let mut insert =
-        transaction.prepare_cached("INSERT INTO fingerprint_column (outbox, position, name) VALUES (?, ?, ?)")?;
-    for (position, name) in columns.iter().enumerate() {
-        insert.execute(params![outbox, position as i64, name])?;
-    }
-    Ok(())
-}
-
 /// The fault named in a column.
 pub fn fault(row: &Row<'_>, column: usize) -> rusqlite::Result<Fault> {
     row.get::<_, Named>(column).map(|named| named.0)

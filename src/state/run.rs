@@ -87,7 +87,7 @@ fn last(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Last>> {
 fn drop_all(transaction: &Transaction<'_>, path: &Path, what: &str) -> rusqlite::Result<()> {
     let plans = transaction.execute("DELETE FROM plan", [])?;
     let quarantined = transaction.execute("DELETE FROM quarantine", [])?;
-    for table in ["plan_rows", "fingerprint_column", "deleting", "settled_here", "resend"] {
+    for table in ["plan_rows", "fingerprint_column", "table_identity", "deleting", "settled_here", "resend"] {
         transaction.execute(&format!("DELETE FROM {table}"), [])?;
     }
     log::warn!(

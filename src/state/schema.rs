@@ -125,6 +125,16 @@ const STEPS: &[&str] = &[
     ) WITHOUT ROWID;
     -- The Kafka cluster in which the triple stands for the plan's rows. NULL: it has no id, or the plan is from before this was noted.
     ALTER TABLE plan ADD COLUMN cluster TEXT;
+    -- What tells an outbox's table from another one that has its name later. definition: of its CREATE statement, little-endian.
+    CREATE TABLE table_identity (
+        outbox INTEGER PRIMARY KEY REFERENCES outbox,
+        schema_version INTEGER NOT NULL,
+        schema_row INTEGER NOT NULL,
+        root_page INTEGER NOT NULL,
+        definition BLOB NOT NULL CHECK (length(definition) = 16),
+        sequence_row INTEGER,
+        sequence_highest INTEGER
+    );
     ",
 ];
 

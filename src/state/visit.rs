@@ -4,7 +4,7 @@
 //! beside a daemon it asks and changes nothing else. Does not know: what an operator wants.
 
 use super::lock::{Held, Lock, Tried};
-use super::{BUSY_TIMEOUT, StateError, mark, millis, plans, quarantine, requests, schema, with_suffix};
+use super::{BUSY_TIMEOUT, StateError, mark, millis, plans, quarantine, requests, schema, tables, with_suffix};
 use crate::model::{Action, Fault, Fingerprint, PlanId, Why};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
 use std::ffi::OsString;
@@ -124,7 +124,7 @@ impl Visitor {
 
     /// What the fingerprint of the entry's row was made of, if that was noted.
     pub fn columns(&self, entry: &Entry) -> Result<Option<Vec<String>>, StateError> {
-        quarantine::columns(&self.connection, entry.outbox).map_err(self.sqlite("read"))
+        tables::columns(&self.connection, entry.outbox).map_err(self.sqlite("read"))
     }
 
     /// Asks the daemon; the entry stands for its outbox. `rowid`: `None` for all of the outbox's rows. Answers the request's

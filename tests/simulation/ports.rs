@@ -4,9 +4,9 @@ use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, LeftOut, Look, LookEnd, OutboxIx, Outcome,
-    PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits, Topic,
-    Version, Why,
+    Another, Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, LeftOut, Look, LookEnd, OutboxIx,
+    Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits,
+    Topic, Version, Why,
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
 use outboxd::relay::planted::{self, Bug};
@@ -70,9 +70,13 @@ impl SimSource {
         self.traits = self.world.borrow().traits.clone();
         if std::mem::take(&mut self.world.borrow_mut().another) {
             self.known = false;
-            return Err(SourceError::Replaced { text: "another file".to_owned(), another: true });
+            return Err(SourceError::Replaced { text: "another file".to_owned(), another: Another::All });
         }
-        if renumbered { Err(SourceError::Replaced { text: "renumbered".to_owned(), another: false }) } else { Ok(()) }
+        if renumbered {
+            Err(SourceError::Replaced { text: "renumbered".to_owned(), another: Another::None })
+        } else {
+            Ok(())
+        }
     }
 
     fn version_now(&self) -> Version {

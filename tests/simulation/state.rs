@@ -60,7 +60,7 @@ impl State {
             }
             Change::ToResend { key, resend } => drop(self.resends.insert(key, resend)),
             Change::NotToResend { key } => drop(self.resends.remove(&key)),
-            Change::Columns { .. } | Change::Answered { .. } => {}
+            Change::Table { .. } | Change::Answered { .. } => {}
         }
     }
 
@@ -109,7 +109,7 @@ impl State {
             plans: plans.collect(),
             quarantine: self.quarantine.values().cloned().collect(),
             resends: self.resends.iter().map(|(key, resend)| LeftResend { key: *key, resend: *resend }).collect(),
-            columns: vec![None; 2],
+            tables: vec![None; 2],
         }
     }
 

@@ -250,7 +250,7 @@ impl World {
             power_cut_comes: false,
             unsynced: true,
             kind,
-            traits: TableTraits { bare: kind != Kind::Sure, rowid_is_key: true, columns: Vec::new() },
+            traits: TableTraits { bare: kind != Kind::Sure, rowid_is_key: true, ..TableTraits::default() },
             fates: HashMap::new(),
             versions: HashMap::new(),
             next_uid: 1,

@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::daemon::{DaemonError, wiring};
 use crate::exit::FAILED;
 use crate::model::{
-    Action, Deletion, Fault, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple,
+    Action, Deletion, Fault, KnownTable, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple,
 };
 use crate::ports::{DeleteOrder, Source, SourceError};
 use crate::source::Database;
@@ -88,7 +88,7 @@ fn delete(
     }
     for (row, outbox) in rows {
         if let Some(columns) = visitor.columns(&row.entry).map_err(state_error)? {
-            source.recognise_by(*outbox, columns);
+            source.recognise_by(*outbox, KnownTable { columns, identity: None });
         }
     }
     // What is booked of outboxd's own deletes stays booked.

@@ -8,7 +8,7 @@ use super::{CommandError, Place, flags, state_error, text};
 use crate::cli::DeadShowArgs;
 use crate::config::{self, Config, Database as Configured};
 use crate::daemon::wiring;
-use crate::model::{Budget, Flow, OutboxIx, RowView, Start, field};
+use crate::model::{Budget, Flow, KnownTable, OutboxIx, RowView, Start, field};
 use crate::ports::{Source, SourceError};
 use crate::source::Database;
 use crate::state::Visitor;
@@ -74,7 +74,7 @@ fn now(dead: &Dead, config: Option<&Config>, columns: Option<Vec<String>>) -> Ve
     // Reads the schema; what is wrong with it shows in the look.
     let _ = source.check();
     if let Some(columns) = columns {
-        source.recognise_by(outbox, columns);
+        source.recognise_by(outbox, KnownTable { columns, identity: None });
     }
     let rowid = dead.entry.rowid;
     let mut found = None;

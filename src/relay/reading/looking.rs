@@ -51,11 +51,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         };
         outbox.retry_at = None;
-        if !outbox.columns_noted
-            && let Some(traits) = self.source.traits(ix)
+        if let Some(traits) = self.source.traits(ix)
+            && outbox.noted.as_ref() != Some(traits)
         {
-            outbox.columns_noted = true;
-            self.quarantine.columns(ix, traits.columns.clone());
+            outbox.noted = Some(traits.clone());
+            self.quarantine.table(ix, traits.clone());
         }
         let outbox = self.intake.outbox(ix);
         outbox.version = Some(look.version);

@@ -151,7 +151,10 @@ fn our_own_create_is_no_change_of_the_schema() {
         delete_as(&mut database, 2, &[], &seen[1..2]).unwrap();
         app.exec("VACUUM;");
         let result = look(&mut database, Start::Lowest, 9);
-        assert!(matches!(result, Err(SourceError::Replaced { another: false, .. })), "{mode}: {result:?}");
+        assert!(
+            matches!(result, Err(SourceError::Replaced { another: crate::model::Another::None, .. })),
+            "{mode}: {result:?}"
+        );
     }
 }
 

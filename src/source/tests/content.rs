@@ -1,6 +1,7 @@
 //! The same file with another content: overwritten in place, truncated, its log taken away; and what looks like it and is not.
 
 use super::*;
+use crate::model::Another;
 
 const ROW: &str = "INSERT INTO users_outbox VALUES (1,'a','t','p');";
 
@@ -41,7 +42,7 @@ fn overwrite(world: &World, bytes: &[u8]) {
 }
 
 fn is_another(result: &Result<crate::model::Deletion, SourceError>) -> bool {
-    matches!(result, Err(SourceError::Replaced { another: true, .. }))
+    matches!(result, Err(SourceError::Replaced { another: Another::All, .. }))
 }
 
 #[test]

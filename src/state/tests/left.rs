@@ -1,7 +1,11 @@
 //! What a start is told of earlier runs; the quarantine; files of the first version.
 
 use super::*;
+use crate::model::{KnownTable, TableIdentity};
 use std::os::unix::ffi::OsStrExt;
+
+const IDENTITY: TableIdentity =
+    TableIdentity { schema_version: 7, place: (1, 2), definition: u128::MAX - 3, sequence: Some((1, i64::MAX)) };
 
 #[test]
 fn a_start_is_told_everything_of_its_database() {
@@ -24,7 +28,7 @@ fn a_start_is_told_everything_of_its_database() {
                     Change::Deleting { delete: 4, plans: &[PlanId(8)] },
                     Change::Quarantined(&quarantined(1, 5, Fault::Undeletable)),
                     Change::Quarantined(&quarantined(0, -9, Fault::Rejected)),
-                    Change::Columns { outbox: OutboxIx(0), columns: &columns },
+                    Change::Table { outbox: OutboxIx(0), columns: &columns, identity: &IDENTITY },
                     Change::ToResend { key: resend(1, 3).key, resend: resend(1, 2).resend },
                     Change::ToResend { key: resend(1, 3).key, resend: resend(1, 3).resend },
                     Change::ToResend { key: resend(0, 8).key, resend: resend(0, 8).resend },
@@ -51,7 +55,8 @@ fn a_start_is_told_everything_of_its_database() {
     assert_eq!(rows, meta);
     assert_eq!(left.plans[1].state, PlanState::Deleting { delete: 4 });
     assert_eq!(left.quarantine, [quarantined(0, -9, Fault::Rejected), quarantined(1, 5, Fault::Undeletable)]);
-    assert_eq!(left.columns, [Some(vec!["id".to_owned(), "payload".to_owned()]), None]);
+    let known = KnownTable { columns: vec!["id".to_owned(), "payload".to_owned()], identity: Some(IDENTITY) };
+    assert_eq!(left.tables, [Some(known), None]);
     assert_eq!(left.resends, [resend(0, 8), resend(1, 3)]);
     // Asked again, the same: nothing was used up.
     let again = file.left(&database, &TABLES, identity(&database)).unwrap();
@@ -183,22 +188,25 @@ fn a_quarantined_row_has_one_entry_until_it_is_released() {
 }
 
 #[test]
-fn columns_are_kept_as_long_as_a_fingerprint_is() {
+fn what_a_table_was_is_kept_as_long_as_a_fingerprint_is() {
     let place = Place::new();
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
     journal.reads_from(identity(&database));
     let mut note = |changes: &[Change<'_>]| journal.record(changes, false).unwrap();
-    let read = || file.left(&database, &TABLES, identity(&database)).unwrap().columns;
+    let read = || file.left(&database, &TABLES, identity(&database)).unwrap().tables;
     let (old, new) = (["a".to_owned(), "b".to_owned()], ["b".to_owned()]);
     let outbox = OutboxIx(0);
-    note(&[Change::Columns { outbox, columns: &old }, Change::Columns { outbox, columns: &new }]);
+    let uncounted = TableIdentity { sequence: None, ..IDENTITY };
+    let of_old = Change::Table { outbox, columns: &old, identity: &IDENTITY };
+    note(&[of_old, Change::Table { outbox, columns: &new, identity: &uncounted }]);
     assert_eq!(read(), [None, None], "nothing was made of them");
-    note(&[Change::Columns { outbox, columns: &old }, Change::Quarantined(&quarantined(0, 1, Fault::Rejected))]);
-    assert_eq!(read(), [Some(old.to_vec()), None]);
+    note(&[of_old, Change::Quarantined(&quarantined(0, 1, Fault::Rejected))]);
+    let known = || [Some(KnownTable { columns: old.to_vec(), identity: Some(IDENTITY) }), None];
+    assert_eq!(read(), known());
     note(&[Change::Released { key: RowKey { outbox, rowid: 1 } }, Change::Planned(&plan(1, 1))]);
-    assert_eq!(read(), [Some(old.to_vec()), None]);
+    assert_eq!(read(), known());
     note(&[Change::Settled { plan: PlanId(1) }]);
     assert_eq!(read(), [None, None]);
     note(&[Change::Planned(&plan(2, 1))]);
@@ -276,7 +284,7 @@ fn a_file_of_the_first_version_moves_forward() {
     let states: Vec<_> = left.plans.iter().map(|plan| plan.state).collect();
     assert_eq!(states, [PlanState::Planned, PlanState::Acknowledged { offset: 66 }]);
     assert_eq!((left.plans[0].rows.len(), left.plans[0].other_file), (3, false));
-    assert_eq!((left.quarantine.len(), left.columns), (0, vec![None, None]));
+    assert_eq!((left.quarantine.len(), left.tables), (0, vec![None, None]));
     let mut journal = file.journal(&database, &TABLES).unwrap();
     journal.reads_from(identity(&database));
     assert_eq!(journal.first_plan(), PlanId(21), "above what the first version left");
