@@ -600,6 +600,17 @@ pub struct RowView<'a> {
     pub print: Fingerprint,
     /// By [`field`]: the value as bytes. TEXT as UTF-8, BLOB as is, INTEGER and REAL as SQLite's own text of them, NULL as `None`.
     pub fields: &'a [Option<&'a [u8]>],
+    /// Why there are no fields: the row is there and can't be read.
+    pub unreadable: Option<&'a Unreadable>,
+}
+
+/// What keeps a row from being read, while those before and behind it can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Its values have so many bytes, which is more than a record may have.
+    TooLarge { bytes: u64 },
+    /// A generated column's expression fails on it; SQLite's words.
+    Failed(String),
 }
 
 /// A plan that a delete did not take, for now.

@@ -202,3 +202,27 @@ fn after_a_kill_ids_that_may_have_come_back_are_no_proof() {
         assert_eq!(said.contains(&told), unsure > 0, "{killed_at} {change}\n{said}");
     }
 }
+
+#[test]
+fn a_row_that_an_expression_fails_on_is_set_aside_and_the_others_go() {
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let place = Place::new();
+    let traced = COUNTED.replace("note TEXT", "headers TEXT");
+    place.database("db", &format!("PRAGMA journal_mode = WAL; {OTHERS} {traced}"));
+    let headers = ["{\"traceparent\":\"1\"}", "oops", "{}"];
+    for text in headers {
+        sql(&place, &format!("INSERT INTO users_outbox (payload, headers) VALUES ('p', '{text}')"));
+    }
+    sql(&place, "ALTER TABLE users_outbox ADD COLUMN tp TEXT AS (json_extract(headers, '$.traceparent')) VIRTUAL");
+    let (database, servers) = (place.text("db"), kafka.bootstrap());
+    let outbox = format!("[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\n");
+    let text = format!("{outbox}[outbox.headers]\ntraceparent = \"tp\"\n[kafka]\nbootstrap_servers = [{servers:?}]\n");
+    let config = place.write("c.toml", &text);
+    let daemon = Running::start(outboxd(&["run", "--config", &config]));
+    let (records, ids, said) = drained(daemon, &kafka, &place, 1);
+    assert_eq!((records, ids), (2, 2), "{said}");
+    assert!(said.contains("row with rowid 2 is in quarantine: it can't be read: malformed JSON"), "{said}");
+    sql(&place, "UPDATE users_outbox SET headers = 'null'");
+    let daemon = Running::start(outboxd(&["run", "--config", &config]));
+    assert_eq!(drained(daemon, &kafka, &place, 0).0, 3);
+}

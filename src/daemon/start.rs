@@ -67,7 +67,8 @@ pub fn start(
             refuse_open_plans(&state_path)?;
             let out = Reporting::new(out, break_output);
             let sink = StdoutSink::to(out).map_err(|error| DaemonError::Thread { what: "the stdout sink", error })?;
-            for ((database, source), figures) in starts {
+            for ((database, mut source), figures) in starts {
+                source.read_at_most(config.kafka.max_request_size);
                 let (events, received) = bounded(SINK_EVENTS_MAX);
                 let spec = spec(config, database, PlanId(1), Left::default())?;
                 let parts = Parts {
@@ -93,6 +94,7 @@ pub fn start(
                 let path = config::resolve(&database.path);
                 let left = state.left(&path, &tables, source.file())?;
                 source.keep_books(state.id());
+                source.read_at_most(config.kafka.max_request_size);
                 for (at, table) in left.tables.iter().enumerate() {
                     if let Some(table) = table {
                         source.recognise_by(OutboxIx(at as u16), table.clone());

@@ -13,7 +13,7 @@ use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
     Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowView, Rows, RunId, TableTraits, Target,
-    Topic, Version,
+    Topic, Unreadable, Version,
 };
 use crate::telemetry::trouble::Trouble;
 use std::collections::HashMap;
@@ -313,6 +313,13 @@ impl Intake {
     }
 
     fn place(&mut self, ix: OutboxIx, row: &RowView<'_>, now: Instant) -> Place {
+        match row.unreadable {
+            None => {}
+            Some(Unreadable::TooLarge { bytes }) => {
+                return Place::Unroutable(Unroutable::TooLarge { bytes: *bytes, max: self.limits.record_bytes_max });
+            }
+            Some(Unreadable::Failed(text)) => return Place::Unroutable(Unroutable::Unreadable(text.clone())),
+        }
         let topic = match self.topic_for(ix, row) {
             Ok(topic) => topic,
             Err(reason) => return Place::Unroutable(reason),
@@ -323,7 +330,7 @@ impl Intake {
         }
         let bytes = outbox.route.record_bytes_bound(row);
         if bytes > self.limits.record_bytes_max {
-            return Place::Unroutable(Unroutable::TooLarge { bytes, max: self.limits.record_bytes_max });
+            return Place::Unroutable(Unroutable::TooLarge { bytes: bytes as u64, max: self.limits.record_bytes_max });
         }
         let state = &self.topics[topic as usize];
         if !state.is_open() {

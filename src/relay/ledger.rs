@@ -328,7 +328,7 @@ mod tests {
     }
 
     fn view(rowid: i64) -> RowView<'static> {
-        RowView { rowid, print: Fingerprint(rowid as u128), fields: &[] }
+        RowView { rowid, print: Fingerprint(rowid as u128), fields: &[], unreadable: None }
     }
 
     fn take(ledger: &mut Ledger, rowids: &[i64]) {
@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(ledger.recognise(&view(1)), Known::Passed);
         ledger.removed(&[2]);
         assert_eq!(ledger.cursor(), Some(mark(1)));
-        let changed = RowView { rowid: 1, print: Fingerprint(99), fields: &[] };
+        let changed = RowView { rowid: 1, print: Fingerprint(99), fields: &[], unreadable: None };
         assert_eq!(ledger.recognise(&changed), Known::New);
         assert_eq!(ledger.set_aside_rows(), 0);
     }

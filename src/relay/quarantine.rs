@@ -185,7 +185,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 (at, from) = (0, i64::MIN);
                 break;
             };
-            let Some((rowid, _)) = outbox.ledger.asides(from).next() else {
+            let Some((rowid, aside)) = outbox.ledger.asides(from).next() else {
                 (at, from) = (at + 1, i64::MIN);
                 continue;
             };
@@ -195,13 +195,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let mut there = false;
             let budget = Budget { rows: 1, time: Duration::from_millis(1), before: next };
             let look = self.source.look(ix, Start::From(rowid), budget, &mut |row| {
-                there = row.rowid == rowid;
+                there = row.rowid == rowid && row.print == aside.print;
                 Flow::Stop
             });
             (at, from) = next.map_or((at + 1, i64::MIN), |next| (at, next));
             if look.is_ok() && !there {
-                self.intake.outbox(ix).ledger.forget_aside(rowid);
+                let outbox = self.intake.outbox(ix);
+                outbox.ledger.forget_aside(rowid);
+                outbox.ledger.revisit(rowid);
+                outbox.again = true;
                 self.quarantine.release(RowKey { outbox: ix, rowid });
+                self.reading.look_soon(now);
             }
             match look {
                 Ok(_) => {}

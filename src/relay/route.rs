@@ -53,7 +53,9 @@ pub enum Unroutable {
     #[error("the template would open more than topics_max = {0} topics")]
     TooManyTopics(usize),
     #[error("its record of {bytes} bytes is larger than kafka.max_request_size = {max}")]
-    TooLarge { bytes: usize, max: usize },
+    TooLarge { bytes: u64, max: usize },
+    #[error("it can't be read: {0}")]
+    Unreadable(String),
     #[error("the event id column is NULL")]
     EventIdNull,
 }

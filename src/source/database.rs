@@ -9,10 +9,10 @@ use super::durability::{Companions, HeldLog};
 use super::hooks::Hooks;
 use super::lock::{Claim, Connected, Header, Lock, LockError};
 use super::outbox::{Outbox, State};
-use super::scan::Gather;
+use super::scan::{Apart, Gather};
 use super::traces::Traces;
 use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
-use crate::model::{Another, FileId, JournalMode, KnownTable, OutboxIx, Version, Why};
+use crate::model::{Another, FileId, JournalMode, KnownTable, OutboxIx, RowMark, Version, Why};
 use crate::ports::SourceError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -61,6 +61,10 @@ pub struct Database {
     pub(super) known: Option<Known>,
     /// To be said once the transaction that met it is over.
     pub(super) distrusted: Option<Content>,
+    /// Rows of more bytes than this can't be records, and are not read.
+    pub(super) row_bytes_max: u64,
+    /// By outbox: the large row that looks start behind, and what it is like without its large values.
+    pub(super) large: Vec<Option<(RowMark, Apart)>>,
     pub(super) gather: Gather,
     pub(super) work: super::transaction::Work,
 }
@@ -122,6 +126,7 @@ impl Database {
         Database {
             books: Books::new(options.bookkeeping),
             options,
+            large: vec![None; outboxes.len()],
             outboxes: outboxes.into_iter().map(Outbox::new).collect(),
             own: Arc::default(),
             mode: JournalMode::Rollback,
@@ -139,6 +144,7 @@ impl Database {
             stranded: None,
             known: None,
             distrusted: None,
+            row_bytes_max: u64::MAX,
             gather: Gather::default(),
             work: super::transaction::Work::default(),
         }
@@ -198,6 +204,11 @@ impl Database {
             Some(why) => Err(OpenError::NotAnOutbox { outbox: OutboxIx(0), why }),
             None => Ok(()),
         }
+    }
+
+    /// No record may have more bytes: a larger row is named by its size and not read.
+    pub fn read_at_most(&mut self, bytes: usize) {
+        self.row_bytes_max = bytes as u64;
     }
 
     /// What an earlier run noted of an outbox's table: to be told after `check` and before the first look. Its columns are what

@@ -70,6 +70,8 @@ pub(super) struct Deleter {
     stretches: Vec<(usize, usize)>,
     /// The first of `matched` that is not among the first half page.
     boundary: usize,
+    /// Of the rows matched so far, up to the boundary.
+    page_bytes: usize,
     pub changed: Vec<i64>,
     pub gone: Vec<i64>,
     pub kept: Vec<i64>,
@@ -98,68 +100,111 @@ impl Deleter {
     /// The first step: which of the rows are still there, and identical. `wanted`: sorted by rowid; one rowid twice means two
     /// versions of the row were sent, of which one at most is there. `spared`: rowids not to try, sorted.
     pub fn compare(&mut self, link: &Link, table: &Table, wanted: &[Wanted], spared: &[i64]) -> Result<(), Error> {
-        let page_size = link.page_size as usize;
         self.clear();
-        let half_page = page_size * LAST_ROWS_PAGE_PERCENT / 100;
-        let mut page_bytes = 0;
+        self.page_bytes = 0;
         self.boundary = 0;
-        let mut statement = link.connection.prepare_cached(&table.range)?;
         let mut rest = wanted;
-        while let Some(first) = rest.first() {
+        while !rest.is_empty() {
             let end = rest
                 .windows(2)
                 .position(|pair| pair[1].rowid.saturating_sub(pair[0].rowid) > RANGE_GAP_ROWIDS)
                 .map_or(rest.len(), |position| position + 1);
             let (run, after) = rest.split_at(end);
             rest = after;
-            let last = run[run.len() - 1].rowid;
-            let mut stretch = self.matched.len();
-            let mut position = 0;
-            let mut rows = statement.query([first.rowid, last])?;
-            while let Some(row) = rows.next()? {
-                let rowid: i64 = row.get(0)?;
-                while position < run.len() && run[position].rowid < rowid {
-                    self.gone.push(run[position].rowid);
-                    position += 1;
+            let before = self.lengths();
+            match self.compare_run(link, table, run, spared) {
+                Ok(()) => {}
+                // An expression fails on a row in between, or on one of these.
+                Err(error) if failure::class(&error) == Class::Statement => {
+                    self.back_to(before);
+                    self.compare_singly(link, table, run, spared)?;
                 }
-                let versions = run[position..].iter().take_while(|wanted| wanted.rowid == rowid).count();
-                let mut matches = false;
-                if versions > 0 {
-                    let print = self.gather.row(row, table, None)?;
-                    matches = run[position..position + versions].iter().any(|wanted| wanted.print == print);
-                    position += versions;
-                    // Whatever the row is, it is one of them.
-                    self.gone.extend(std::iter::repeat_n(rowid, versions - 1));
-                    if !matches {
-                        self.changed.push(rowid);
-                    } else if spared.binary_search(&rowid).is_ok() {
-                        matches = false;
-                        self.kept.push(rowid);
-                    }
-                }
-                if matches {
-                    if self.matched.len() > stretch
-                        && self.matched[self.matched.len() - 1].checked_add(1) != Some(rowid)
-                    {
-                        self.close_stretch(stretch);
-                        stretch = self.matched.len();
-                    }
-                    self.matched.push(rowid);
-                    if page_bytes < half_page {
-                        page_bytes += self.gather.cell_size_bytes().min(page_size);
-                        self.boundary = self.matched.len();
-                    }
-                } else {
-                    // A row that must stay: no statement may reach across it.
-                    self.close_stretch(stretch);
-                    stretch = self.matched.len();
-                }
+                Err(error) => return Err(error),
             }
-            self.gone.extend(run[position..].iter().map(|missing| missing.rowid));
-            self.close_stretch(stretch);
         }
         self.gather.shrink();
         Ok(())
+    }
+
+    /// Rows of which none can be stepped over. What can't be read is not what was sent.
+    fn compare_singly(&mut self, link: &Link, table: &Table, run: &[Wanted], spared: &[i64]) -> Result<(), Error> {
+        for one in run.chunk_by(|a, b| a.rowid == b.rowid) {
+            let before = self.lengths();
+            match self.compare_run(link, table, one, spared) {
+                Ok(()) => {}
+                Err(error) if failure::class(&error) == Class::Statement => {
+                    self.back_to(before);
+                    self.changed.push(one[0].rowid);
+                    self.gone.extend(std::iter::repeat_n(one[0].rowid, one.len() - 1));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that lie close to each other.
+    fn compare_run(&mut self, link: &Link, table: &Table, run: &[Wanted], spared: &[i64]) -> Result<(), Error> {
+        let page_size = link.page_size as usize;
+        let half_page = page_size * LAST_ROWS_PAGE_PERCENT / 100;
+        let mut stretch = self.matched.len();
+        let mut position = 0;
+        let mut statement = link.connection.prepare_cached(&table.range)?;
+        let mut rows = statement.query([run[0].rowid, run[run.len() - 1].rowid])?;
+        while let Some(row) = rows.next()? {
+            let rowid: i64 = row.get(0)?;
+            while position < run.len() && run[position].rowid < rowid {
+                self.gone.push(run[position].rowid);
+                position += 1;
+            }
+            let versions = run[position..].iter().take_while(|wanted| wanted.rowid == rowid).count();
+            let mut matches = false;
+            if versions > 0 {
+                let print = self.gather.row(row, table, None)?;
+                matches = run[position..position + versions].iter().any(|wanted| wanted.print == print);
+                position += versions;
+                // Whatever the row is, it is one of them.
+                self.gone.extend(std::iter::repeat_n(rowid, versions - 1));
+                if !matches {
+                    self.changed.push(rowid);
+                } else if spared.binary_search(&rowid).is_ok() {
+                    matches = false;
+                    self.kept.push(rowid);
+                }
+            }
+            if matches {
+                if self.matched.len() > stretch && self.matched[self.matched.len() - 1].checked_add(1) != Some(rowid) {
+                    self.close_stretch(stretch);
+                    stretch = self.matched.len();
+                }
+                self.matched.push(rowid);
+                if self.page_bytes < half_page {
+                    self.page_bytes += self.gather.cell_size_bytes().min(page_size);
+                    self.boundary = self.matched.len();
+                }
+            } else {
+                // A row that must stay: no statement may reach across it.
+                self.close_stretch(stretch);
+                stretch = self.matched.len();
+            }
+        }
+        self.gone.extend(run[position..].iter().map(|missing| missing.rowid));
+        self.close_stretch(stretch);
+        Ok(())
+    }
+
+    fn lengths(&self) -> [usize; 7] {
+        let lists = [&self.matched, &self.changed, &self.gone, &self.kept].map(Vec::len);
+        [lists[0], lists[1], lists[2], lists[3], self.stretches.len(), self.boundary, self.page_bytes]
+    }
+
+    fn back_to(&mut self, [matched, changed, gone, kept, stretches, boundary, page_bytes]: [usize; 7]) {
+        self.matched.truncate(matched);
+        self.changed.truncate(changed);
+        self.gone.truncate(gone);
+        self.kept.truncate(kept);
+        self.stretches.truncate(stretches);
+        (self.boundary, self.page_bytes) = (boundary, page_bytes);
     }
 
     /// The second step, in the same transaction: takes the write lock if the transaction does not have it yet. `compared`: by

@@ -5,16 +5,21 @@
 
 use super::content::Content;
 use super::database::{Database, Link, Replaced};
-use super::handle;
 use super::outbox::State;
-use super::scan::recycle;
-use crate::model::{Budget, Flow, JournalMode, Look, LookEnd, OutboxIx, RowView, Start, Version};
+use super::scan::{Apart, Gather, LARGE_BYTES, recycle};
+use super::schema::Table;
+use super::{failure, handle};
+use crate::model::{Budget, Flow, JournalMode, Look, LookEnd, OutboxIx, RowMark, RowView, Start, Unreadable, Version};
 use crate::ports::SourceError;
-use rusqlite::Connection;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OptionalExtension};
 use std::time::{Duration, Instant};
 
 /// In rollback-journal modes an open SELECT makes the application's COMMIT wait or fail.
 const JOURNAL_READ_MAX: Duration = Duration::from_millis(1);
+
+/// A row of this size is not read again and again only to see that it is still there: its size, and its smaller values, tell.
+const MARK_BYTES: usize = 16 << 10;
 
 /// The clock is read once for so many rows, or so many bytes.
 const CLOCK_EVERY_ROWS: usize = 16;
@@ -222,58 +227,232 @@ impl Database {
             }
             State::Unknown => unreachable!("inspected just before"),
         };
-        let rows_max = budget.rows.max(1);
         let time_max = match self.mode {
             JournalMode::Wal => budget.time,
             JournalMode::Rollback => budget.time.min(JOURNAL_READ_MAX),
         };
-        let (from, mark) = match start {
+        let (mut from, mut mark) = match start {
             Start::Lowest => (i64::MIN, None),
             Start::From(rowid) => (rowid, None),
             Start::After(mark) => (mark.rowid, Some(mark)),
         };
-        let mut statement = connection.prepare_cached(&table.scan)?;
-        let mut rows = statement.query([from])?;
-        if let Some(mark) = mark {
-            let known = match rows.next()? {
-                Some(row) => row.get::<_, i64>(0)? == mark.rowid && self.gather.row(row, table, None)? == mark.print,
-                None => false,
-            };
-            if !known {
+        let known = &mut self.large[usize::from(outbox.0)];
+        if let Some(marked) = mark
+            && known.as_ref().is_some_and(|(known, _)| *known == marked)
+        {
+            let now = apart(connection, &mut self.gather, table, marked.rowid)?;
+            if now != known.map(|(_, apart)| apart) {
+                *known = None;
                 return Ok((0, LookEnd::MarkGone));
             }
+            let Some(above) = marked.rowid.checked_add(1) else { return Ok((0, LookEnd::End)) };
+            (from, mark) = (above, None);
         }
-        let mut fields = Vec::with_capacity(table.fields.len());
-        let mut given = 0;
-        let mut bytes = 0;
-        let mut clock_at = (CLOCK_EVERY_ROWS, CLOCK_EVERY_BYTES);
-        while let Some(row) = rows.next()? {
-            let rowid: i64 = row.get(0)?;
-            if budget.before.is_some_and(|before| rowid >= before) {
-                break;
-            }
-            let print = self.gather.row(row, table, Some(connection))?;
-            bytes += self.gather.content_bytes();
-            let mut view = recycle(fields);
-            self.gather.fields(table, &mut view);
-            let flow = each(&RowView { rowid, print, fields: &view });
-            fields = recycle(view);
-            if flow == Flow::Stop {
-                return Ok((given, LookEnd::Stopped));
-            }
-            given += 1;
-            if given == rows_max {
-                return Ok((given, LookEnd::Budget { last: rowid }));
-            }
-            if given >= clock_at.0 || bytes >= clock_at.1 {
-                clock_at = (given + CLOCK_EVERY_ROWS, bytes + CLOCK_EVERY_BYTES);
-                if began.elapsed() >= time_max {
-                    return Ok((given, LookEnd::Budget { last: rowid }));
+        let mut pass = Pass::new(budget, began, time_max);
+        loop {
+            let stopped = scan(connection, &mut self.gather, table, from, mark, &mut pass, each)?;
+            let error = match stopped {
+                Stopped::Failed(error) => error,
+                Stopped::End(end) => {
+                    if let (Start::After(marked), true, false) = (start, pass.mark_is_large, end == LookEnd::MarkGone) {
+                        let sizes = apart(connection, &mut self.gather, table, marked.rowid)?;
+                        self.large[usize::from(outbox.0)] = sizes.map(|sizes| (marked, sizes));
+                    }
+                    return Ok((pass.given, end));
                 }
+            };
+            // One row can't be read as the others are. It stands alone, and what is behind it is gone on with.
+            let above = pass.last.map_or(Some(from), |last| last.checked_add(1));
+            let mut next = connection.prepare_cached(&table.next)?;
+            let rowid = match above {
+                Some(above) => next.query_row([above], |row| row.get::<_, i64>(0)).optional()?,
+                None => None,
+            };
+            let Some(rowid) = rowid else { return Err(error.into()) };
+            if budget.before.is_some_and(|before| rowid >= before) {
+                return Ok((pass.given, LookEnd::End));
+            }
+            let row_bytes_max = self.row_bytes_max;
+            let alone = alone(connection, &mut self.gather, table, rowid, row_bytes_max, mark, &mut pass, each)?;
+            if let Some(end) = alone {
+                return Ok((pass.given, end));
+            }
+            mark = None;
+            match rowid.checked_add(1) {
+                Some(above) => from = above,
+                None => return Ok((pass.given, LookEnd::End)),
             }
         }
-        Ok((given, LookEnd::End))
     }
+}
+
+/// How far a look has come.
+struct Pass {
+    budget: Budget,
+    began: Instant,
+    time_max: Duration,
+    given: usize,
+    bytes: usize,
+    clock_at: (usize, usize),
+    /// The last row that was read.
+    last: Option<i64>,
+    /// The row that the look starts behind takes long to read.
+    mark_is_large: bool,
+}
+
+/// Why a statement gives no further rows.
+enum Stopped {
+    End(LookEnd),
+    /// It can't read the row behind the last one.
+    Failed(rusqlite::Error),
+}
+
+impl Pass {
+    fn new(budget: Budget, began: Instant, time_max: Duration) -> Pass {
+        let clock_at = (CLOCK_EVERY_ROWS, CLOCK_EVERY_BYTES);
+        Pass { budget, began, time_max, given: 0, bytes: 0, clock_at, last: None, mark_is_large: false }
+    }
+
+    /// A row was given; what ends the look with it.
+    fn gave(&mut self, rowid: i64, flow: Flow) -> Option<LookEnd> {
+        if flow == Flow::Stop {
+            return Some(LookEnd::Stopped);
+        }
+        self.last = Some(rowid);
+        self.given += 1;
+        if self.given == self.budget.rows.max(1) {
+            return Some(LookEnd::Budget { last: rowid });
+        }
+        if self.given >= self.clock_at.0 || self.bytes >= self.clock_at.1 {
+            self.clock_at = (self.given + CLOCK_EVERY_ROWS, self.bytes + CLOCK_EVERY_BYTES);
+            if self.began.elapsed() >= self.time_max {
+                return Some(LookEnd::Budget { last: rowid });
+            }
+        }
+        None
+    }
+}
+
+/// While it lives, a large value is an error of its row: nothing of it is read.
+struct WithoutLarge<'a>(&'a Connection);
+
+impl<'a> WithoutLarge<'a> {
+    fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LARGE_BYTES as i32)?;
+        Ok(WithoutLarge(connection))
+    }
+}
+
+impl Drop for WithoutLarge<'_> {
+    fn drop(&mut self) {
+        // More than SQLite can: it takes its own limit.
+        let _ = self.0.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::MAX);
+    }
+}
+
+/// Rows from this rowid on, until one can't be read. `mark`: the first has to be this one.
+fn scan(
+    connection: &Connection,
+    gather: &mut Gather,
+    table: &Table,
+    from: i64,
+    mark: Option<RowMark>,
+    pass: &mut Pass,
+    each: &mut dyn FnMut(&RowView<'_>) -> Flow,
+) -> rusqlite::Result<Stopped> {
+    let _without_large = WithoutLarge::new(connection)?;
+    let failed = |error| match failure::class(&error) {
+        failure::Class::Statement => Ok(Stopped::Failed(error)),
+        _ => Err(error),
+    };
+    let mut statement = connection.prepare_cached(&table.scan)?;
+    let mut rows = statement.query([from])?;
+    if let Some(mark) = mark {
+        match rows.next() {
+            Ok(Some(row)) if row.get::<_, i64>(0)? == mark.rowid && gather.row(row, table, None)? == mark.print => {
+                pass.last = Some(mark.rowid);
+                pass.mark_is_large = gather.content_bytes() > MARK_BYTES;
+            }
+            Ok(_) => return Ok(Stopped::End(LookEnd::MarkGone)),
+            Err(error) => return failed(error),
+        }
+    }
+    let mut fields = Vec::with_capacity(table.fields.len());
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(Stopped::End(LookEnd::End)),
+            Err(error) => return failed(error),
+        };
+        let rowid: i64 = row.get(0)?;
+        if pass.budget.before.is_some_and(|before| rowid >= before) {
+            return Ok(Stopped::End(LookEnd::End));
+        }
+        let print = gather.row(row, table, Some(connection))?;
+        pass.bytes += gather.content_bytes();
+        let mut view = recycle(fields);
+        gather.fields(row, table, &mut view);
+        let flow = each(&RowView { rowid, print, fields: &view, unreadable: None });
+        fields = recycle(view);
+        if let Some(end) = pass.gave(rowid, flow) {
+            return Ok(Stopped::End(end));
+        }
+    }
+}
+
+/// One row that a scan could not read: with its large values, if they are not too large, or why not. `mark`: it has to be this one, and is
+/// not given.
+#[allow(clippy::too_many_arguments)] // a look in the middle
+fn alone(
+    connection: &Connection,
+    gather: &mut Gather,
+    table: &Table,
+    rowid: i64,
+    row_bytes_max: u64,
+    mark: Option<RowMark>,
+    pass: &mut Pass,
+    each: &mut dyn FnMut(&RowView<'_>) -> Flow,
+) -> rusqlite::Result<Option<LookEnd>> {
+    let Some(sizes) = apart(connection, gather, table, rowid)? else { return Ok(None) };
+    let mut give = |view: &RowView<'_>, pass: &mut Pass| match mark {
+        Some(mark) if mark.rowid == rowid && mark.print == view.print => {
+            pass.last = Some(rowid);
+            pass.mark_is_large = true;
+            None
+        }
+        Some(_) => Some(LookEnd::MarkGone),
+        None => pass.gave(rowid, each(view)),
+    };
+    let fields = vec![None; table.fields.len()];
+    let unreadable = if sizes.bytes > row_bytes_max {
+        (sizes.wanted, Unreadable::TooLarge { bytes: sizes.bytes })
+    } else {
+        let mut statement = connection.prepare_cached(&table.range)?;
+        let mut rows = statement.query([rowid, rowid])?;
+        match rows.next() {
+            Ok(None) => return Ok(None),
+            Ok(Some(row)) => {
+                let print = gather.row(row, table, Some(connection))?;
+                pass.bytes += gather.content_bytes();
+                let mut fields = Vec::with_capacity(table.fields.len());
+                gather.fields(row, table, &mut fields);
+                return Ok(give(&RowView { rowid, print, fields: &fields, unreadable: None }, pass));
+            }
+            Err(error) if failure::class(&error) == failure::Class::Statement => {
+                (sizes.all, Unreadable::Failed(failure::text(&error)))
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let (print, unreadable) = unreadable;
+    Ok(give(&RowView { rowid, print, fields: &fields, unreadable: Some(&unreadable) }, pass))
+}
+
+/// What a row is like, without its large values; `None` when it is not there.
+fn apart(connection: &Connection, gather: &mut Gather, table: &Table, rowid: i64) -> rusqlite::Result<Option<Apart>> {
+    let mut statement = connection.prepare_cached(&table.apart)?;
+    let mut rows = statement.query([rowid])?;
+    rows.next()?.map(|row| gather.apart(row, table)).transpose()
 }
 
 /// An error on its way out of a statement.

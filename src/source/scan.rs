@@ -1,15 +1,18 @@
 //! Rows as bytes: one scratch buffer, the fingerprint over it, the fields as slices of it.
 //!
-//! Promises: no allocation per row once the buffers have grown. Does not know: what the bytes are for.
+//! Promises: no allocation per row once the buffers have grown; a large value is not copied. Does not know: what the bytes are for.
 
 use super::schema::Table;
 use crate::model::Fingerprint;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Result, Row};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// A row larger than this does not keep its buffer.
 const SCRATCH_KEPT_BYTES: usize = 1 << 20;
+
+/// A larger value is a large one: its size is asked before it is read, and it is not copied.
+pub(super) const LARGE_BYTES: usize = 1 << 20;
 
 /// SQLite's type codes; part of the fingerprint's format, which the state file keeps.
 mod kind {
@@ -18,6 +21,8 @@ mod kind {
     pub const TEXT: u8 = 3;
     pub const BLOB: u8 = 4;
     pub const NULL: u8 = 5;
+    /// Of a value that was not read: its size stands for it.
+    pub const UNREAD: u8 = 128;
 }
 
 #[derive(Debug, Default)]
@@ -25,6 +30,8 @@ pub(super) struct Gather {
     /// For each stored column in order: type (1 byte), length (8 bytes, little endian), bytes. Behind it what only fields need.
     scratch: Vec<u8>,
     cells: Vec<Cell>,
+    /// Some of the cells were left where they are.
+    has_large: bool,
     /// Bytes of the stored values alone.
     content_bytes: usize,
 }
@@ -32,8 +39,17 @@ pub(super) struct Gather {
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     kind: u8,
-    start: usize,
+    place: Place,
     len: usize,
+}
+
+/// Where a cell's bytes are.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In the scratch buffer, from there on.
+    Scratch(usize),
+    /// In SQLite's memory: the row's column.
+    Row(usize),
 }
 
 impl Gather {
@@ -44,15 +60,16 @@ impl Gather {
     pub fn row(&mut self, row: &Row<'_>, table: &Table, fields: Option<&Connection>) -> Result<Fingerprint> {
         self.scratch.clear();
         self.cells.clear();
+        self.has_large = false;
         self.content_bytes = 0;
-        let stored = table.traits.columns.len();
-        for column in 0..stored {
-            self.cell(row.get_ref(column + 1)?);
+        let guarded = table.traits.columns.len();
+        for column in 0..guarded {
+            self.cell(row.get_ref(column + 1)?, column + 1);
         }
-        let print = Fingerprint(xxh3_128(&self.scratch));
+        let print = Fingerprint(if self.has_large { self.hash_in_parts(row)? } else { xxh3_128(&self.scratch) });
         if let Some(connection) = fields {
-            for column in stored..table.columns {
-                self.cell(row.get_ref(column + 1)?);
+            for column in guarded..table.columns {
+                self.cell(row.get_ref(column + 1)?, column + 1);
             }
             for column in table.fields.iter().flatten() {
                 if self.cells[*column].kind == kind::REAL {
@@ -63,7 +80,28 @@ impl Gather {
         Ok(print)
     }
 
-    fn cell(&mut self, value: ValueRef<'_>) {
+    /// As if all of it were in the scratch buffer.
+    fn hash_in_parts(&self, row: &Row<'_>) -> Result<u128> {
+        let mut hash = Xxh3::new();
+        for cell in &self.cells {
+            hash.update(&[cell.kind]);
+            hash.update(&(cell.len as u64).to_le_bytes());
+            hash.update(self.bytes(row, *cell)?);
+        }
+        Ok(hash.digest128())
+    }
+
+    fn bytes<'a>(&'a self, row: &'a Row<'_>, cell: Cell) -> Result<&'a [u8]> {
+        match cell.place {
+            Place::Scratch(start) => Ok(&self.scratch[start..start + cell.len]),
+            Place::Row(column) => match row.get_ref(column)? {
+                ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(bytes),
+                _ => Ok(&[]),
+            },
+        }
+    }
+
+    fn cell(&mut self, value: ValueRef<'_>, column: usize) {
         let mut digits = itoa::Buffer::new();
         let bits;
         let (kind, bytes): (u8, &[u8]) = match value {
@@ -76,19 +114,24 @@ impl Gather {
             ValueRef::Text(text) => (kind::TEXT, text),
             ValueRef::Blob(blob) => (kind::BLOB, blob),
         };
+        self.content_bytes += bytes.len();
+        if bytes.len() > LARGE_BYTES {
+            self.has_large = true;
+            self.cells.push(Cell { kind, place: Place::Row(column), len: bytes.len() });
+            return;
+        }
         self.scratch.push(kind);
         self.scratch.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        let start = self.scratch.len();
+        let place = Place::Scratch(self.scratch.len());
         self.scratch.extend_from_slice(bytes);
-        self.cells.push(Cell { kind, start, len: bytes.len() });
-        self.content_bytes += bytes.len();
+        self.cells.push(Cell { kind, place, len: bytes.len() });
     }
 
     /// SQLite's own text of a REAL: nothing else formats it the same in every digit.
     fn real_as_text(&mut self, connection: &Connection, column: usize) -> Result<()> {
-        let cell = self.cells[column];
+        let Place::Scratch(start) = self.cells[column].place else { return Ok(()) };
         let mut bits = [0u8; 8];
-        bits.copy_from_slice(&self.scratch[cell.start..cell.start + cell.len]);
+        bits.copy_from_slice(&self.scratch[start..start + 8]);
         let mut cast = connection.prepare_cached("SELECT CAST(?1 AS TEXT)")?;
         let mut rows = cast.query([f64::from_bits(u64::from_le_bytes(bits))])?;
         let start = self.scratch.len();
@@ -98,15 +141,41 @@ impl Gather {
             self.scratch.extend_from_slice(text);
         }
         // Marked as text, so that a second field on the same column finds it done.
-        self.cells[column] = Cell { kind: kind::TEXT, start, len: self.scratch.len() - start };
+        self.cells[column] = Cell { kind: kind::TEXT, place: Place::Scratch(start), len: self.scratch.len() - start };
         Ok(())
     }
 
+    /// What stands for a row that can't be read as others are, from what `Table::apart` gives: its size in bytes, and a fingerprint, both
+    /// of the columns that are wanted; and a fingerprint of all.
+    pub fn apart(&mut self, row: &Row<'_>, table: &Table) -> Result<Apart> {
+        let (mut wanted, mut all) = (Xxh3::new(), Xxh3::new());
+        let mut bytes = 0;
+        for (at, is_wanted) in table.apart_wanted.iter().enumerate() {
+            let size: Option<u64> = row.get::<_, Option<i64>>(3 * at + 1)?.map(|size| size as u64);
+            let unread = size.is_some_and(|size| size > LARGE_BYTES as u64);
+            self.scratch.clear();
+            self.cell(row.get_ref(3 * at + 2)?, 3 * at + 2);
+            if unread {
+                self.scratch.clear();
+                self.scratch.push(kind::UNREAD);
+                self.scratch.extend_from_slice(row.get_ref(3 * at)?.as_bytes()?);
+                self.scratch.extend_from_slice(&size.unwrap_or_default().to_le_bytes());
+            }
+            all.update(&self.scratch);
+            if *is_wanted {
+                wanted.update(&self.scratch);
+                bytes += size.unwrap_or_default();
+            }
+        }
+        self.cells.clear();
+        Ok(Apart { bytes, wanted: Fingerprint(wanted.digest128()), all: Fingerprint(all.digest128()) })
+    }
+
     /// The fields of the row last taken in, into `fields`.
-    pub fn fields<'a>(&'a self, table: &Table, fields: &mut Vec<Option<&'a [u8]>>) {
+    pub fn fields<'a>(&'a self, row: &'a Row<'_>, table: &Table, fields: &mut Vec<Option<&'a [u8]>>) {
         fields.extend(table.fields.iter().map(|column| {
             let cell = self.cells[(*column)?];
-            (cell.kind != kind::NULL).then(|| &self.scratch[cell.start..cell.start + cell.len])
+            if cell.kind == kind::NULL { None } else { self.bytes(row, cell).ok() }
         }));
     }
 
@@ -135,6 +204,14 @@ impl Gather {
             self.scratch = Vec::new();
         }
     }
+}
+
+/// See [`Gather::apart`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Apart {
+    pub bytes: u64,
+    pub wanted: Fingerprint,
+    pub all: Fingerprint,
 }
 
 /// An empty list of fields for another row, in the allocation of the last one: the types differ in lifetime only, and

@@ -2,6 +2,7 @@
 //!
 //! Promises: reads the schema only; whatever it refuses it names with the next thing to do. Does not know: rows.
 
+use super::scan::LARGE_BYTES;
 use super::{OutboxSpec, books, failure};
 use crate::model::{Sameness, TableIdentity, TableTraits, Why, field};
 use rusqlite::{Connection, OptionalExtension, Result};
@@ -23,6 +24,12 @@ pub(super) struct Table {
     pub scan: String,
     /// `?1`, `?2`: lowest and highest rowid.
     pub range: String,
+    /// `?1`: rowid. Of all stored columns: type, size, and value unless it is large. Reads no overflow page of what is large.
+    pub apart: String,
+    /// Of those: whether it is in the fingerprint or in a record.
+    pub apart_wanted: Vec<bool>,
+    /// `?1`: lowest rowid. The first row's rowid alone.
+    pub next: String,
     /// `?1`, `?2`: lowest and highest rowid.
     pub delete: String,
     /// `?1`: counted up to so many rows.
@@ -134,8 +141,20 @@ pub(super) fn read(
     );
     let count = format!("SELECT count(*) FROM (SELECT 1 FROM main.{table} NOT INDEXED LIMIT ?1)");
     let ends = format!("SELECT (SELECT max({rowid}) FROM main.{table}), (SELECT min({rowid}) FROM main.{table})");
+    let stored = || columns.iter().filter(|column| column.is_stored);
+    let apart_wanted = stored().map(|column| selected.contains(&column.name)).collect();
+    let each: Vec<String> = stored()
+        .map(|column| {
+            let name = quote(&column.name);
+            format!(
+                "typeof({name}), octet_length({name}), CASE WHEN octet_length({name}) <= {LARGE_BYTES} THEN {name} END"
+            )
+        })
+        .collect();
+    let apart = format!("SELECT {} FROM main.{table} NOT INDEXED WHERE {rowid} = ?1", each.join(", "));
+    let next = format!("SELECT {rowid} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 ORDER BY {rowid}");
     let delete = format!("DELETE FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 AND {rowid} <= ?2");
-    for statement in [&scan, &range, &delete] {
+    for statement in [&scan, &range, &apart, &next, &delete] {
         if let Err(error) = connection.prepare(statement) {
             if failure::class(&error) != failure::Class::Statement {
                 return Err(error);
@@ -159,6 +178,9 @@ pub(super) fn read(
         fields,
         scan,
         range,
+        apart,
+        apart_wanted,
+        next,
         delete,
     })))
 }

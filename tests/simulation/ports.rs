@@ -142,7 +142,7 @@ impl Source for SimSource {
             let key = row.key.as_deref().map(str::as_bytes);
             let fields = [Some(id.as_bytes()), key, Some(b"event".as_slice()), Some(payload.as_slice()), key, None];
             self.world.borrow_mut().meter.row(payload.len());
-            if each(&RowView { rowid, print, fields: &fields }) == Flow::Stop {
+            if each(&RowView { rowid, print, fields: &fields, unreadable: None }) == Flow::Stop {
                 look.end = LookEnd::Stopped;
                 return Ok(look);
             }

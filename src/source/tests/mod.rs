@@ -11,6 +11,7 @@ mod manners;
 mod refusals;
 mod swaps;
 mod together;
+mod unreadable;
 mod wakes;
 
 use super::*;
