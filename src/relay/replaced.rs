@@ -163,8 +163,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             hold(&mut held, ours);
             self.intake.lanes[ix].flight = Some(flight);
         }
-        let why = "file or table are others, and its rows can come back alike";
-        self.count_unsure(&self.figures.database.clone(), disowned.len(), why);
         for topic in 0..self.intake.topics.len() {
             for suspect in self.intake.topics[topic].breaker.renumber(|meta| matching.at(meta)) {
                 self.intake.forget_rows(suspect.row);
@@ -190,7 +188,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             hold(&mut held, &plan.rows.meta);
             plan
         });
+        self.intake.resends.renumber(|key, resend| {
+            let rowid = *matching.found.get(&(key, resend.print))?;
+            Some(RowKey { rowid, ..key })
+        });
         for (plan, offset) in self.settling.take_acknowledged() {
+            let plan = self.without_lost(plan, &lost, matching, &mut disowned);
             // A delete of it may have been committed: as if in another file, a row of a bare table that looks alike may be new.
             let doubtful = doubtful.contains(&plan.id);
             let facts = self.facts_of(&plan, matching, PlanState::Acknowledged { offset }, another);
@@ -208,10 +211,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 }
             }
         }
-        self.intake.resends.renumber(|key, resend| {
-            let rowid = *matching.found.get(&(key, resend.print))?;
-            Some(RowKey { rowid, ..key })
-        });
+        let why = "file or table are others, and its rows can come back alike";
+        self.count_unsure(&self.figures.database.clone(), disowned.len(), why);
         for (key, resend) in disowned {
             self.intake.resends.keep(key, resend);
         }
@@ -219,6 +220,33 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
             outbox.ledger.restart(held, aside);
         }
+    }
+
+    /// The plan with its rows of other tables alone, if it has any. Those of tables that are no more are sent again, if all are there.
+    fn without_lost(
+        &mut self,
+        plan: Arc<Plan>,
+        lost: &[OutboxIx],
+        matching: &Matching,
+        again: &mut Vec<(RowKey, Resend)>,
+    ) -> Arc<Plan> {
+        let is_lost = |meta: &&RowMeta| lost.contains(&meta.key.outbox);
+        let rows = &plan.rows.meta;
+        let gone = rows.iter().filter(is_lost).count();
+        if gone == 0 || gone == rows.len() {
+            return plan;
+        }
+        let now = rows.iter().filter(is_lost).filter_map(|meta| {
+            let key = RowKey { rowid: matching.at(meta)?, ..meta.key };
+            Some((key, Resend { print: meta.print, run: plan.run, message: meta.message }))
+        });
+        let now: Vec<_> = now.collect();
+        if now.len() == gone {
+            again.extend(now);
+        }
+        self.intake.held_rows -= gone;
+        let rest = rows.iter().filter(|meta| !is_lost(meta)).copied().collect();
+        Arc::new(plan.with_rows(Rows { bytes: Vec::new(), meta: rest }))
     }
 
     fn facts_of(&self, plan: &Plan, matching: &Matching, state: PlanState, another: &Another) -> Facts {

@@ -3,7 +3,9 @@
 use crate::broker::{Log, Question};
 use crate::cost::Meter;
 use crate::state::State;
-use outboxd::model::{Booked, Fingerprint, JournalMode, PlanId, Request, RowKey, Rows, RunId, SinkEvent, TableTraits};
+use outboxd::model::{
+    Booked, Fingerprint, JournalMode, PlanId, Request, RowKey, Rows, RunId, SinkEvent, TableIdentity, TableTraits,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -250,7 +252,12 @@ impl World {
             power_cut_comes: false,
             unsynced: true,
             kind,
-            traits: TableTraits { bare: kind != Kind::Sure, rowid_is_key: true, ..TableTraits::default() },
+            traits: TableTraits {
+                bare: kind != Kind::Sure,
+                rowid_is_key: true,
+                identity: TableIdentity { sequence: Some((1, i64::MAX)), ..TableIdentity::default() },
+                ..TableTraits::default()
+            },
             fates: HashMap::new(),
             versions: HashMap::new(),
             next_uid: 1,
