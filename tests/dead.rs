@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Finished, Place, closed_port, run};
-use outboxd::model::{Action, Budget, Fault, Fingerprint, Flow, OutboxIx, Quarantined, RowKey, RunId, Start, Why};
+use outboxd::model::{
+    Action, Budget, Fault, Fingerprint, Flow, OutboxIx, Quarantined, RowKey, RunId, Start, TableIdentity, Why,
+};
 use outboxd::ports::{Change, Journal, Source};
 use outboxd::source::{Database, DatabaseOptions, Durability, OutboxSpec};
 use outboxd::state::StateFile;
@@ -37,7 +39,13 @@ impl Scene {
         ];
         let columns = ["id", "aggregateId", "eventType", "payload"].map(str::to_owned);
         let mut changes: Vec<_> = rows.iter().map(Change::Quarantined).collect();
-        changes.extend((0..2).map(|ix| Change::Columns { outbox: OutboxIx(ix), columns: &columns }));
+        let identities = TABLES.map(|table| seen(&scene.database, table, i64::MIN).1);
+        let tables = identities.iter().zip(0..);
+        changes.extend(tables.map(|(identity, ix)| Change::Table {
+            outbox: OutboxIx(ix),
+            columns: &columns,
+            identity,
+        }));
         state.journal(&scene.resolved(), &TABLES).unwrap().record(&changes, true).unwrap();
         scene
     }
@@ -57,7 +65,7 @@ impl Scene {
         let why = if fault == Fault::Rejected { why.code(10).hint("raise max.message.bytes") } else { why };
         Quarantined {
             key: RowKey { outbox: OutboxIx(outbox), rowid },
-            print: print(&self.database, TABLES[usize::from(outbox)], rowid),
+            print: seen(&self.database, TABLES[usize::from(outbox)], rowid).0,
             fault,
             why,
             attempts: 3,
@@ -105,7 +113,8 @@ impl Scene {
     }
 }
 
-fn print(database: &str, table: &str, rowid: i64) -> Fingerprint {
+/// The first row from this rowid on, and its table.
+fn seen(database: &str, table: &str, rowid: i64) -> (Fingerprint, TableIdentity) {
     let options = DatabaseOptions {
         path: database.into(),
         durability: Durability::Commit,
@@ -119,14 +128,14 @@ fn print(database: &str, table: &str, rowid: i64) -> Fingerprint {
     let spec = OutboxSpec { name: table.into(), table: table.into(), fields };
     let mut source = Database::open_read_only(options, vec![spec]);
     let mut print = None;
-    let budget = Budget { rows: 1, time: Duration::from_secs(1), before: Some(rowid + 1) };
+    let budget = Budget { rows: 1, time: Duration::from_secs(1), before: None };
     source
         .look(OutboxIx(0), Start::From(rowid), budget, &mut |row| {
             print = Some(row.print);
             Flow::Continue
         })
         .unwrap();
-    print.unwrap()
+    (print.unwrap(), source.traits(OutboxIx(0)).unwrap().identity)
 }
 
 const NOTHING: &str = "nothing is in quarantine\n";
