@@ -76,7 +76,10 @@ fn a_database_let_go_of_alone_leaves_nothing_for_its_successor() {
     let said = says(&world.path);
     assert!(is_the_new_one(&said), "{said}");
     assert!(database.stirred());
-    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Replaced { another: true, .. })));
+    assert!(matches!(
+        look(&mut database, Start::Lowest, 9),
+        Err(SourceError::Replaced { another: crate::model::Another::All, .. })
+    ));
     assert_eq!(rowids(&all(&mut database)), [1, 2]);
 }
 
@@ -131,7 +134,7 @@ fn a_successor_opened_with_the_old_log_is_not_opened_by_us_and_its_log_is_not_re
     // Its last connection takes it away.
     app.close();
     let result = look(&mut database, Start::Lowest, 9);
-    assert!(matches!(result, Err(SourceError::Replaced { another: true, .. })), "{result:?}");
+    assert!(matches!(result, Err(SourceError::Replaced { another: crate::model::Another::All, .. })), "{result:?}");
     drop(look(&mut database, Start::Lowest, 9));
 }
 
@@ -149,7 +152,10 @@ fn a_log_that_another_still_works_with_keeps_the_successor_closed() {
     app.close();
     assert!(look(&mut database, Start::Lowest, 9).is_err(), "SQLite leaves the log of a file that was moved");
     std::fs::remove_file(log_of(&world.path)).unwrap();
-    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Replaced { another: true, .. })));
+    assert!(matches!(
+        look(&mut database, Start::Lowest, 9),
+        Err(SourceError::Replaced { another: crate::model::Another::All, .. })
+    ));
     assert_eq!(rowids(&all(&mut database)), [1, 2]);
     database.let_go();
     assert!(is_the_new_one(&says(&world.path)));
@@ -213,7 +219,10 @@ fn a_log_left_when_the_database_was_let_go_is_known_beside_its_successor() {
     assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Failed(_))));
     std::fs::remove_file(log_of(&world.path)).unwrap();
     let _ = std::fs::remove_file(with(&world.path, "-shm"));
-    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Replaced { another: true, .. })));
+    assert!(matches!(
+        look(&mut database, Start::Lowest, 9),
+        Err(SourceError::Replaced { another: crate::model::Another::All, .. })
+    ));
     assert_eq!(rowids(&all(&mut database)), [1, 2]);
     database.let_go();
     assert!(is_the_new_one(&says(&world.path)));
