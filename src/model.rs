@@ -613,6 +613,15 @@ pub enum Unreadable {
     Failed(String),
 }
 
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unreadable::TooLarge { bytes } => write!(f, "it has {bytes} bytes"),
+            Unreadable::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
 /// A plan that a delete did not take, for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {

@@ -28,6 +28,7 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<(), CommandError> {
     for database in config.databases() {
         let mut source = Database::open_read_only(wiring::database_options(&database), wiring::outbox_specs(&database));
         source.check().map_err(DaemonError::from)?;
+        source.read_at_most(config.kafka.max_request_size);
         for (index, route) in wiring::routes(&database).iter().enumerate() {
             let text = outbox(&mut source, OutboxIx(index as u16), route)?;
             // Whoever closed the other end of a pipe has seen enough.
@@ -72,6 +73,9 @@ fn outbox(source: &mut Database, ix: OutboxIx, route: &Route) -> Result<String, 
 }
 
 fn describe(row: &RowView<'_>, route: &Route) -> String {
+    if let Some(unreadable) = row.unreadable {
+        return format!("rowid {}: would be set aside: it can't be read: {unreadable}", row.rowid);
+    }
     let mut topic = String::new();
     if let Err(error) = route.topic(row, &mut topic) {
         return format!("rowid {}: would be set aside: {error}", row.rowid);

@@ -8,7 +8,7 @@ use super::database::Link;
 use super::failure::{self, Class};
 use super::handle;
 use super::hooks::{Hooks, Mark};
-use super::scan::Gather;
+use super::scan::{Gather, WithoutLarge, apart};
 use super::schema::Table;
 use crate::model::{Fingerprint, OutboxIx, RowKey};
 use rusqlite::{Connection, Error};
@@ -112,9 +112,13 @@ impl Deleter {
             let (run, after) = rest.split_at(end);
             rest = after;
             let before = self.lengths();
-            match self.compare_run(link, table, run, spared) {
+            let compared = {
+                let _without_large = WithoutLarge::new(&link.connection)?;
+                self.compare_run(link, table, run, spared)
+            };
+            match compared {
                 Ok(()) => {}
-                // An expression fails on a row in between, or on one of these.
+                // An expression fails on a row in between or on one of these, or one is large.
                 Err(error) if failure::class(&error) == Class::Statement => {
                     self.back_to(before);
                     self.compare_singly(link, table, run, spared)?;
@@ -126,18 +130,37 @@ impl Deleter {
         Ok(())
     }
 
-    /// Rows of which none can be stepped over. What can't be read is not what was sent.
+    /// Rows of which none can be stepped over. One that an operator wants to be rid of may be known by what could be read of it; what
+    /// was sent was read.
     fn compare_singly(&mut self, link: &Link, table: &Table, run: &[Wanted], spared: &[i64]) -> Result<(), Error> {
+        let connection = &link.connection;
         for one in run.chunk_by(|a, b| a.rowid == b.rowid) {
-            let before = self.lengths();
-            match self.compare_run(link, table, one, spared) {
-                Ok(()) => {}
-                Err(error) if failure::class(&error) == Class::Statement => {
-                    self.back_to(before);
-                    self.changed.push(one[0].rowid);
-                    self.gone.extend(std::iter::repeat_n(one[0].rowid, one.len() - 1));
+            let rowid = one[0].rowid;
+            let Some(sizes) = apart(connection, &mut self.gather, table, rowid)? else {
+                self.gone.extend(std::iter::repeat_n(rowid, one.len()));
+                continue;
+            };
+            // Whatever the row is, it is one of them.
+            self.gone.extend(std::iter::repeat_n(rowid, one.len() - 1));
+            let wanted = |print: Fingerprint| one.iter().any(|wanted| wanted.print == print);
+            let same = wanted(sizes.wanted) || wanted(sizes.all) || {
+                let mut statement = connection.prepare_cached(&table.range)?;
+                let mut rows = statement.query([rowid, rowid])?;
+                match rows.next() {
+                    Ok(Some(row)) => wanted(self.gather.row(row, table, None)?),
+                    Ok(None) => false,
+                    Err(error) if failure::class(&error) == Class::Statement => false,
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
+            };
+            if !same {
+                self.changed.push(rowid);
+            } else if spared.binary_search(&rowid).is_ok() {
+                self.kept.push(rowid);
+            } else {
+                self.matched.push(rowid);
+                self.boundary = self.matched.len();
+                self.close_stretch(self.matched.len() - 1);
             }
         }
         Ok(())

@@ -6,12 +6,11 @@
 use super::content::Content;
 use super::database::{Database, Link, Replaced};
 use super::outbox::State;
-use super::scan::{Apart, Gather, LARGE_BYTES, recycle};
+use super::scan::{Gather, WithoutLarge, apart, recycle};
 use super::schema::Table;
 use super::{failure, handle};
 use crate::model::{Budget, Flow, JournalMode, Look, LookEnd, OutboxIx, RowMark, RowView, Start, Unreadable, Version};
 use crate::ports::SourceError;
-use rusqlite::limits::Limit;
 use rusqlite::{Connection, OptionalExtension};
 use std::time::{Duration, Instant};
 
@@ -333,23 +332,6 @@ impl Pass {
     }
 }
 
-/// While it lives, a large value is an error of its row: nothing of it is read.
-struct WithoutLarge<'a>(&'a Connection);
-
-impl<'a> WithoutLarge<'a> {
-    fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
-        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LARGE_BYTES as i32)?;
-        Ok(WithoutLarge(connection))
-    }
-}
-
-impl Drop for WithoutLarge<'_> {
-    fn drop(&mut self) {
-        // More than SQLite can: it takes its own limit.
-        let _ = self.0.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::MAX);
-    }
-}
-
 /// Rows from this rowid on, until one can't be read. `mark`: the first has to be this one.
 fn scan(
     connection: &Connection,
@@ -446,13 +428,6 @@ fn alone(
     };
     let (print, unreadable) = unreadable;
     Ok(give(&RowView { rowid, print, fields: &fields, unreadable: Some(&unreadable) }, pass))
-}
-
-/// What a row is like, without its large values; `None` when it is not there.
-fn apart(connection: &Connection, gather: &mut Gather, table: &Table, rowid: i64) -> rusqlite::Result<Option<Apart>> {
-    let mut statement = connection.prepare_cached(&table.apart)?;
-    let mut rows = statement.query([rowid])?;
-    rows.next()?.map(|row| gather.apart(row, table)).transpose()
 }
 
 /// An error on its way out of a statement.

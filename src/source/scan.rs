@@ -4,6 +4,7 @@
 
 use super::schema::Table;
 use crate::model::Fingerprint;
+use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Result, Row};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -212,6 +213,35 @@ pub(super) struct Apart {
     pub bytes: u64,
     pub wanted: Fingerprint,
     pub all: Fingerprint,
+}
+
+/// What a row is like, without its large values; `None` when it is not there.
+pub(super) fn apart(
+    connection: &Connection,
+    gather: &mut Gather,
+    table: &Table,
+    rowid: i64,
+) -> rusqlite::Result<Option<Apart>> {
+    let mut statement = connection.prepare_cached(&table.apart)?;
+    let mut rows = statement.query([rowid])?;
+    rows.next()?.map(|row| gather.apart(row, table)).transpose()
+}
+
+/// While it lives, a large value is an error of its row: nothing of it is read.
+pub(super) struct WithoutLarge<'a>(&'a Connection);
+
+impl<'a> WithoutLarge<'a> {
+    pub fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LARGE_BYTES as i32)?;
+        Ok(WithoutLarge(connection))
+    }
+}
+
+impl Drop for WithoutLarge<'_> {
+    fn drop(&mut self) {
+        // More than SQLite can: it takes its own limit.
+        let _ = self.0.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::MAX);
+    }
 }
 
 /// An empty list of fields for another row, in the allocation of the last one: the types differ in lifetime only, and

@@ -73,6 +73,9 @@ fn now(dead: &Dead, config: Option<&Config>, columns: Option<Vec<String>>) -> Ve
     let mut source = Database::open_read_only(wiring::database_options(&database), wiring::outbox_specs(&database));
     // Reads the schema; what is wrong with it shows in the look.
     let _ = source.check();
+    source.read_at_most(
+        config.map_or_else(|| config::Kafka::default().max_request_size, |config| config.kafka.max_request_size),
+    );
     if let Some(columns) = columns {
         source.recognise_by(outbox, KnownTable { columns, identity: None });
     }
@@ -122,6 +125,9 @@ fn configured(dead: &Dead, config: Option<&Config>) -> Result<(Configured, Outbo
 }
 
 fn contents(row: &RowView<'_>) -> Vec<Line> {
+    if let Some(unreadable) = row.unreadable {
+        return vec![("contents", format!("can't be read: {unreadable}"))];
+    }
     let value = |at: usize| match row.fields[at] {
         None => "NULL".to_owned(),
         Some(bytes) => {

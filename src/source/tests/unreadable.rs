@@ -89,6 +89,13 @@ fn a_row_that_is_too_large_is_not_read() {
         assert_eq!(too_large, [Unreadable::TooLarge { bytes: 3_000_001 }], "{mode}: with its id");
         let mark = RowMark { rowid: 2, print: seen[1].2 };
         assert_eq!(told(&mut database, Start::After(mark)).0, seen[2..], "{mode}");
+        assert_eq!(told(&mut database, Start::From(3)).0, seen[2..], "{mode}");
+        // As an operator discards it.
+        app.exec("CREATE TABLE copy AS SELECT * FROM users_outbox;");
+        let row = Seen { rowid: 2, print: seen[1].2, fields: Vec::new() };
+        assert_eq!(delete(&mut database, &[row]).unwrap().deleted, 1, "{mode}");
+        app.exec("INSERT INTO users_outbox SELECT * FROM copy WHERE id = 2;");
+        assert_eq!(told(&mut database, Start::After(mark)).0, seen[2..], "{mode}");
         app.exec("UPDATE users_outbox SET eventType = 'x' WHERE id = 2;");
         assert_eq!(told(&mut database, Start::After(mark)).1, LookEnd::MarkGone, "{mode}");
         // What may be read is what it would be in one piece with the others.
