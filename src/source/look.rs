@@ -260,7 +260,9 @@ impl Database {
                     return Ok((pass.given, end));
                 }
             };
-            // One row can't be read as the others are. It stands alone, and what is behind it is gone on with.
+            // One row can't be read as the others are. It stands alone, and what is behind it is gone on with. The mark was met
+            // unless this is the one.
+            mark = mark.filter(|_| pass.last.is_none());
             let above = pass.last.map_or(Some(from), |last| last.checked_add(1));
             let mut next = connection.prepare_cached(&table.next)?;
             let rowid = match above {

@@ -103,6 +103,8 @@ fn a_row_that_is_too_large_is_not_read() {
         drop(database);
         wait_until("the lock is free", || another.check().is_ok());
         assert_eq!(told(&mut another, Start::From(3)).0, seen[2..], "{mode}");
+        let behind = RowMark { rowid: 3, print: seen[2].2 };
+        assert_eq!(told(&mut another, Start::After(behind)), (seen[3..].to_vec(), LookEnd::End), "{mode}");
         let rows = all(&mut another);
         assert_eq!(rows[3].fields[3].as_ref().map(Vec::len), Some(1_500_000), "{mode}");
         assert_eq!(delete(&mut another, &rows).unwrap().deleted, 5, "{mode}");
