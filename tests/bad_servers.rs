@@ -65,7 +65,7 @@ impl House {
             connection.query_row("SELECT count(*) FROM users_outbox", [], |row| row.get::<_, i64>(0)) == Ok(0)
         });
         assert_eq!(kafka.record_count("users"), 3);
-        assert!(self.daemon.stderr().contains("topic users: well again after "), "{}", self.daemon.stderr());
+        assert!(self.daemon.stderr().contains(": well again after "), "{}", self.daemon.stderr());
         assert_eq!(self.complaints().len(), 1, "{}", self.daemon.stderr());
     }
 
@@ -186,8 +186,9 @@ fn a_clock_two_hours_ahead_of_the_broker_until_it_is_set() {
     kafka.check_clock("users", Some(Duration::from_secs(3_600)));
     kafka.set_clock_offset_ms(-7_200_000);
     let mut house = House::new(&kafka.bootstrap());
-    house.complains_once(|| kafka.requests_of(ApiKey::Produce).len() >= 2,
-        "WARN ] topic users: users-0: broker 1 at SERVER answered INVALID_TIMESTAMP (32) (hint: the records carry this machine's \
+    house.complains_once(
+        || kafka.requests_of(ApiKey::Produce).len() >= 2,
+        "WARN ] users-0: broker 1 at SERVER answered INVALID_TIMESTAMP (32) (hint: the records carry this machine's \
          clock: compare `date -u` here and on the broker, and set the one that is wrong)",
     );
     kafka.set_clock_offset_ms(0);

@@ -21,6 +21,16 @@ fn fill(place: &Place, database: &str, from: u32, count: u32) {
     connection.execute_batch("COMMIT").unwrap();
 }
 
+/// With pauses that don't hold up a test.
+fn run_quickly(place: &Place, kafka: &FakeKafka, database: &str) -> Running {
+    let servers = kafka.bootstrap_servers();
+    let config = format!(
+        "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\n\
+         [kafka]\nbootstrap_servers = {servers:?}\nretry_backoff_ms = 5\nretry_backoff_max_ms = 20\n"
+    );
+    Running::start(outboxd(&["run", "--config", &place.write("quick.toml", &config)]))
+}
+
 /// Somebody else writes `count` records under these numbers.
 fn stranger(kafka: &FakeKafka, producer_id: i64, base_sequence: i32, count: u32) {
     let address = Address { host: "127.0.0.1".to_owned(), port: kafka.address(1).port() };
@@ -222,4 +232,45 @@ fn another_cluster_at_the_old_address_gets_nothing_until_a_restart_says_that_it_
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.finish().status.code(), Some(0));
     assert_eq!(ours(&kafka).len(), 20);
+}
+
+#[test]
+fn an_outage_is_a_few_lines_however_many_partitions_suffer_from_it() {
+    const PARTITIONS: i32 = 60;
+    let kafka = FakeKafka::builder().brokers(2).elections(false).topic_replicated("users", PARTITIONS, 1).start();
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    // One in two goes to a partition of the second broker.
+    let write = |from: i64| -> i64 {
+        let connection = rusqlite::Connection::open(place.path("db")).unwrap();
+        connection.busy_timeout(PATIENCE).unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        let sql = "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES (?1, 'E', ?1)";
+        for number in from..from + 120 {
+            connection.execute(sql, [number.to_string()]).unwrap();
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        let partition =
+            |number: i64| outboxd::kafka::partitioner::partition_for_key(number.to_string().as_bytes(), PARTITIONS);
+        (from..from + 120).filter(|number| partition(*number) % 2 == 1).count() as i64
+    };
+    let mut daemon = run_quickly(&place, &kafka, &database);
+    write(0);
+    daemon.wait_until("everything is well", |_| rows(&place, "db") == 0);
+    kafka.stop(2);
+    let mut waiting = 0;
+    for round in 1..=20 {
+        waiting += write(round * 1_000);
+        daemon.wait_until("the others go on", |_| rows(&place, "db") == waiting);
+    }
+    let lines = |daemon: &Running, what: &str| daemon.stderr().lines().filter(|line| line.contains(what)).count();
+    assert!((1..=6).contains(&lines(&daemon, "WARN")), "{}", daemon.stderr());
+    assert_eq!(lines(&daemon, "well again"), 0, "{}", daemon.stderr());
+    kafka.restart(2);
+    (1..PARTITIONS).step_by(2).for_each(|partition| kafka.move_leader("users", partition, 2));
+    daemon.wait_until("everything is well", |_| rows(&place, "db") == 0);
+    daemon.wait_until("it is said", |daemon| lines(daemon, "well again") > 0);
+    assert!(lines(&daemon, "WARN") <= 8 && lines(&daemon, "well again") <= 6, "{}", daemon.stderr());
+    daemon.signal(Signal::TERM);
+    daemon.finish();
 }

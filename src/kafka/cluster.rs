@@ -7,7 +7,7 @@ mod follower;
 mod identity;
 mod snapshot;
 
-pub(crate) use brokers::{chain, connect_failure};
+pub(crate) use brokers::chain;
 pub(crate) use follower::follow;
 pub(crate) use snapshot::{Lead, Snapshot, Whereabouts};
 

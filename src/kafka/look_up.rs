@@ -122,7 +122,7 @@ where
         });
         if let Err(refused) = pushed {
             let (mut inquiry, error) = *refused;
-            inquiry.failed(&Failure::new(format!("{}: no thread to ask its leader with: {error}", inquiry.lane())));
+            inquiry.failed(&Failure::new(format!("no thread to ask its leader with: {error}")));
             shared.look_ups.seek(inquiry, shared);
         }
     }

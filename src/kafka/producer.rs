@@ -36,7 +36,8 @@ pub trait Batch: Clone + Send + Sync + 'static {
     fn records(&self) -> &[u8];
 }
 
-/// Why something did not go as wished: for people, never matched on.
+/// Why something did not go as wished: for people, never matched on. It names no topic-partition where it is about one: whoever asked knows
+/// it, and what happens to hundreds for one reason reads alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
     /// Kafka's error code, where one was answered.
@@ -340,7 +341,7 @@ where
         }
         let job = Job { batch, mailbox: Arc::clone(&self.mailbox) };
         let failure = if self.mailbox.draining.load(SeqCst) || self.shared.stopping.load(SeqCst) {
-            Failure::new(format!("{}: not sent any more, the producer is draining", job.lane()))
+            Failure::new("not sent any more, the producer is draining")
         } else {
             match self.shared.cluster.lead(job.batch.topic(), job.batch.partition()) {
                 Lead::Unknown(failure) => {
@@ -365,7 +366,7 @@ where
         let delivery = Delivery::Rejected {
             failure: Failure {
                 code: Some(10),
-                text: format!("{}: a batch of {size} bytes is larger than max_request_size ({max})", job.lane()),
+                text: format!("a batch of {size} bytes is larger than max_request_size ({max})"),
                 hint: "raise max_request_size, and the topic's max.message.bytes with it, or make the payload smaller"
                     .to_owned(),
             },
@@ -389,7 +390,7 @@ where
         let mut waiting = self.shared.pool.withdraw(self.mailbox.id).into_iter();
         let mut left = Vec::new();
         for job in waiting.by_ref() {
-            let failure = not_sent_draining(&job);
+            let failure = not_sent_draining();
             self.mailbox.give_place_back();
             let event = E::from(Report::Delivered {
                 batch: job.batch,
@@ -421,7 +422,7 @@ where
                 }
             }
             for job in rest {
-                let failure = not_sent_draining(&job);
+                let failure = not_sent_draining();
                 answer(job, Delivery::NotAppended(failure), &shared.stopping);
             }
         });
@@ -431,8 +432,8 @@ where
     }
 }
 
-fn not_sent_draining<B: Batch, E>(job: &Job<B, E>) -> Failure {
-    Failure::new(format!("{}: given up before anything was sent, because the producer is draining", job.lane()))
+fn not_sent_draining() -> Failure {
+    Failure::new("given up before anything was sent, because the producer is draining")
 }
 
 impl<B, E> Drop for Handle<B, E>

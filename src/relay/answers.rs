@@ -8,7 +8,7 @@ use super::lanes::{Batch, Doubt, Flight, Phase, Standing};
 use super::ledger::Leaver;
 use super::planted::{self, Bug};
 use super::route::recut;
-use super::{Fatal, Producer, Relay};
+use super::{Fatal, Party, Producer, Relay};
 use crate::model::{Fault, OutboxIx, Outcome, Plan, PlanId, RowMark, Rows, SinkEvent, Sought, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
@@ -33,20 +33,23 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             SinkEvent::Producer { id, cluster } => {
                 self.producer = Producer::Known(id);
                 self.cluster = cluster;
-                self.sink_trouble.over(now);
+                self.sink_troubles.over(now, Party::Producer);
                 self.figures.sink_ready.store(true, Relaxed);
             }
-            SinkEvent::NoProducer { why } => self.sink_trouble.happened(now, &why.to_string()),
+            SinkEvent::NoProducer { why } => {
+                self.sink_troubles.happened(now, Party::Producer, &"producer id", &why.text, &why.hint);
+            }
             SinkEvent::Opened { topic, partitions } => self.opened(&topic, partitions, now),
             SinkEvent::NotOpened { topic, why } => {
                 let ix = self.intake.topic(&topic);
-                self.intake.topics[ix as usize].trouble.happened(now, &why.to_string());
+                let name = format!("topic {topic}");
+                self.sink_troubles.happened(now, Party::Topic(ix), &name, &why.text, &why.hint);
             }
             SinkEvent::Outcome { plan, outcome, at } => self.on_outcome(plan, outcome, at, now)?,
             SinkEvent::Evidence { plan, evidence } => self.on_evidence(plan, evidence, now)?,
             SinkEvent::NoEvidence { plan, why } => {
                 if let Some(ix) = self.plans.get(&plan).copied() {
-                    self.topic_trouble(ix, now, &why);
+                    self.lane_trouble(ix, now, &why);
                 }
             }
         }
@@ -82,7 +85,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Outcome::Stored { offset } => self.stored(ix, flight, offset, at, now),
             Outcome::NotAppended(why) => {
                 self.figures.not_appended.fetch_add(1, Relaxed);
-                self.topic_trouble(ix, now, &why);
+                self.lane_trouble(ix, now, &why);
                 if self.draining.is_some() && !flight.unsure {
                     // No broker can have got it: it is not waited for, its rows stay in the table.
                     self.drop_flight(&flight);
@@ -92,7 +95,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             Outcome::Unsure(why) => {
                 self.figures.unsure.fetch_add(1, Relaxed);
-                self.topic_trouble(ix, now, &why);
+                self.lane_trouble(ix, now, &why);
                 self.in_trouble(ix);
                 self.again(ix, Flight { unsure: true, ..flight }, now);
             }
@@ -100,10 +103,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Outcome::OutOfSequence(why) => {
                 let flight = Flight { out_of_sequence: flight.out_of_sequence + 1, ..flight };
                 if flight.out_of_sequence >= OUT_OF_SEQUENCE_MAX {
-                    self.topic_trouble(ix, now, &why);
+                    self.lane_trouble(ix, now, &why);
                     self.ask(ix, flight, Doubt::OutOfSequence(why), Sought::Stored);
                 } else {
-                    self.topic_trouble(ix, now, &why);
+                    self.lane_trouble(ix, now, &why);
                     self.in_trouble(ix);
                     self.again(ix, flight, now);
                 }
@@ -113,7 +116,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 let doubtful = flight.unsure || flight.out_of_sequence > 0;
                 if doubtful && !planted::is(Bug::QuarantineAfterUnsure) {
                     // Validation comes before the duplicate check: a batch that was stored can be answered so.
-                    self.topic_trouble(ix, now, &why);
+                    self.lane_trouble(ix, now, &why);
                     self.ask(ix, flight, Doubt::Rejected { why, records }, Sought::Stored);
                 } else {
                     self.rejected(ix, flight, &why, records, now);
@@ -128,9 +131,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         collecting.as_ref().is_some_and(|batch| batch.rows.len() >= flight.plan.rows.len())
     }
 
-    fn topic_trouble(&mut self, ix: u32, now: Instant, why: &Why) {
-        let topic = self.intake.lanes[ix as usize].topic as usize;
-        self.intake.topics[topic].trouble.happened(now, &why.to_string());
+    fn lane_trouble(&mut self, ix: u32, now: Instant, why: &Why) {
+        let target = &self.intake.lanes[ix as usize].target;
+        self.sink_troubles.happened(now, Party::Lane(ix), target, &why.text, &why.hint);
     }
 
     /// The same rows under the same triple, later.
@@ -167,7 +170,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         } else {
             self.settling.acknowledged(plan, offset, now);
         }
-        self.intake.topics[topic].trouble.over(now);
+        self.sink_troubles.over(now, Party::Lane(ix));
         let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix);
         for suspect in condemned {
             self.set_suspect_aside(suspect);
@@ -182,7 +185,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// The topic, the clock or our permissions: every row is kept, the lane stops until a retry is accepted.
     fn refused(&mut self, ix: u32, flight: Flight, why: &Why, now: Instant) {
         self.figures.refused.fetch_add(1, Relaxed);
-        self.topic_trouble(ix, now, why);
+        self.lane_trouble(ix, now, why);
         self.in_trouble(ix);
         if self.draining.is_some() && !flight.unsure {
             self.drop_flight(&flight);
@@ -359,9 +362,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             lane.pieces.push_front(Batch { rows, run, again, seen });
         }
         let topic = lane.topic as usize;
+        let named = Why { text: format!("{}: {}", lane.target, why.text), ..why.clone() };
         let mut verdict = Verdict::Wait;
         for row in suspects {
-            verdict = self.intake.topics[topic].breaker.suspect(ix, row, why.clone(), now);
+            verdict = self.intake.topics[topic].breaker.suspect(ix, row, named.clone(), now);
         }
         if verdict == Verdict::Trip {
             self.trip(topic, why, now);

@@ -6,7 +6,7 @@
 use super::answers::take_rows;
 use super::lanes::{Batch, Doubt, EPOCH_MAX, Flight, Phase, Standing};
 use super::planted::{self, Bug};
-use super::{Fatal, Producer, Relay};
+use super::{Fatal, Party, Producer, Relay};
 use crate::model::{Evidence, Plan, PlanId, Sought, Triple, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
@@ -54,8 +54,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if flight.plan.id != plan || flight.phase != Phase::Asking {
             return Err(Fatal(format!("the sink told of plan {} in phase {:?}", plan.0, flight.phase)));
         }
-        let topic = self.intake.lanes[ix as usize].topic as usize;
-        self.intake.topics[topic].trouble.over(now);
+        self.sink_troubles.over(now, Party::Lane(ix));
         // Of another cluster's there may be one for each lane, and one line says it of all.
         let level = if matches!(evidence, Evidence::OtherCluster(_)) { log::Level::Debug } else { log::Level::Info };
         log::log!(

@@ -107,7 +107,6 @@ pub struct TopicState {
     /// The largest batch; shrinks when the broker says so.
     pub batch_bytes_max: usize,
     pub breaker: Breaker,
-    pub trouble: Trouble,
 }
 
 impl TopicState {
@@ -226,7 +225,6 @@ impl Intake {
             null_partition: 0,
             batch_bytes_max: self.limits.batch_bytes_max,
             breaker: Breaker::default(),
-            trouble: Trouble::new(format!("topic {name}")),
         });
         self.topic_index.insert(name, ix);
         ix

@@ -37,7 +37,7 @@ pub use run::{Channels, run};
 use crate::model::{ClusterId, Left, OutboxIx, PlanId, RunId, SinkEvent, Topic, Wake, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use crate::telemetry::figures::Figures;
-use crate::telemetry::trouble::Trouble;
+use crate::telemetry::trouble::{Trouble, Troubles};
 use intake::Intake;
 use lanes::Standing;
 use quarantine::Quarantine;
@@ -110,6 +110,14 @@ pub struct RelaySpec {
     pub seed: u64,
 }
 
+/// Who can have trouble with the sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Party {
+    Producer,
+    Topic(u32),
+    Lane(u32),
+}
+
 /// A broken invariant: the daemon stops, rows untouched.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -165,8 +173,11 @@ pub struct Relay<S, J, K, C> {
     late_check_at: Instant,
     figures_at: Instant,
     source_trouble: Trouble,
+    /// Apart from the one before: what is read well may be impossible to sync, or to delete.
+    sync_trouble: Trouble,
+    delete_trouble: Trouble,
     journal_trouble: Trouble,
-    sink_trouble: Trouble,
+    sink_troubles: Troubles<Party>,
     draining: Option<Instant>,
     summary: Summary,
 }
@@ -205,8 +216,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             late_check_at: now,
             figures_at: now,
             source_trouble: Trouble::new(format!("database {database}")),
+            sync_trouble: Trouble::new(format!("database {database}")),
+            delete_trouble: Trouble::new(format!("database {database}")),
             journal_trouble: Trouble::new("state file".to_owned()),
-            sink_trouble: Trouble::new("sink".to_owned()),
+            sink_troubles: Troubles::default(),
             draining: None,
             summary: Summary::default(),
         };
@@ -297,10 +310,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     fn opened(&mut self, name: &Topic, starts: Vec<crate::model::PartitionStart>, now: Instant) {
         self.figures.sink_ready.store(true, Relaxed);
-        self.sink_trouble.over(now);
         self.intake.opened(name, starts);
         if let Some(ix) = self.intake.topic_of(name) {
-            self.intake.topics[ix as usize].trouble.over(now);
+            self.sink_troubles.over(now, Party::Topic(ix));
         }
         for outbox in &mut self.intake.outboxes {
             if outbox.route.literal().is_some_and(|literal| literal == &**name) {

@@ -48,6 +48,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.could_not_sync(error, now);
             return;
         }
+        self.sync_trouble.over(now);
         failpoint::hit("synced");
         self.settling.synced();
         if ready {
@@ -70,7 +71,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         match error {
             SourceError::Busy(_) | SourceError::Yielded => {}
             SourceError::Replaced { text, another } => self.replaced(&text, another, now),
-            other => self.source_trouble.happened(now, &format!("what was read could not be made durable: {other}")),
+            other => self.sync_trouble.happened(now, &format!("what was read could not be made durable: {other}")),
         }
         self.dispatch_at = Some(now + DISPATCH_RETRY);
     }
@@ -195,7 +196,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         true
     }
 
-    /// Hands over what is planned and recorded.
+    /// Hands over what is planned and recorded. Every attempt is stamped with its own time.
     fn send_unsent(&mut self, now: Instant) {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|ix| {

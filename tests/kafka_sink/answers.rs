@@ -32,7 +32,7 @@ fn codes_before_the_append() {
                 | Outcome::Refused(why)
                 | Outcome::OutOfSequence(why) => {
                     assert_eq!(why.code, Some(*code));
-                    assert!(why.text.starts_with("users-0: broker 1 at 127.0.0.1:"), "{why}");
+                    assert!(why.text.starts_with("broker 1 at 127.0.0.1:"), "{why}");
                 }
                 Outcome::Stored { .. } => unreachable!(),
             }

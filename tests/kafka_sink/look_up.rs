@@ -151,7 +151,7 @@ fn a_range_whose_start_is_gone_is_incomplete_unless_the_batch_is_in_the_rest() {
     assert_eq!((rig.until_stored(&second), rig.until_stored(&third)), (2, 4));
     kafka.delete_records_before("users", 0, 2);
     let why = incomplete(rig.look_up(&first, Sought::Stored));
-    assert!(why.text.contains("users-0: the log starts at offset 2 by now"), "{why}");
+    assert!(why.text.contains("the log starts at offset 2 by now"), "{why}");
     assert_eq!(rig.look_up(&second, Sought::Stored), Evidence::StoredAt(2));
     // All of it.
     kafka.delete_records_before("users", 0, 5);
@@ -311,7 +311,7 @@ fn weather_is_told_and_tried_on() {
             assert_eq!(rig.look_up(&plan, sought), expected, "{api:?} {code}");
             let why = rig.no_evidence(&plan);
             assert_eq!(why.code, Some(code), "{why}");
-            assert!(why.text.starts_with("users-0: leader 1 at 127.0.0.1:"), "{why}");
+            assert!(why.text.starts_with("leader 1 at 127.0.0.1:"), "{why}");
         }
     }
     assert_eq!(kafka.pending_faults(), 0);
@@ -377,7 +377,7 @@ fn answers_that_cannot_be_read_are_borne_with_for_a_while() {
     for fault in [Fault::HugeLength, Fault::Garbage, Fault::AnswerBefore(-1), Fault::AnswerBefore(2)] {
         always(ApiKey::Fetch, &fault);
         let why = incomplete(rig.look_up(&plan, Sought::Stored));
-        assert!(why.text.starts_with("users-0: "), "{why}");
+        assert!(!why.text.contains("users-0"), "{why}");
         assert_eq!(kafka.pending_faults(), 0, "{fault:?}");
     }
     // A code about the memory alone that says nothing: the log is asked at once.

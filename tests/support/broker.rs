@@ -129,7 +129,7 @@ impl Broker {
 
     /// Another cluster of one node on the port of this one, which is gone.
     pub fn succeeded(&self) -> Broker {
-        self.control("stop", &[]);
+        self.control("stop", &["--remove"]);
         start(&self.version, 1, &[], Some(self.port(1)))
     }
 

@@ -45,7 +45,10 @@ impl Brokers {
                     return Ok(response);
                 }
                 Err(Trouble::Stopping) => return Err(Failure::new("the producer has been stopped")),
-                Err(trouble) => failures.push((address, failure(&trouble))),
+                Err(trouble) => {
+                    let failure = failure(cluster, &address, &trouble);
+                    failures.push((address, failure));
+                }
             }
         }
         self.favourite = None;
@@ -68,7 +71,7 @@ impl Brokers {
         address: &Address,
         request: &R,
     ) -> Result<R::Response, Failure> {
-        self.try_at(cluster, options, address, request).map_err(|trouble| failure(&trouble))
+        self.try_at(cluster, options, address, request).map_err(|trouble| failure(cluster, address, &trouble))
     }
 
     /// The next question goes to another broker: this one's view may be old.
@@ -144,17 +147,26 @@ impl Brokers {
     }
 }
 
-fn failure(trouble: &Trouble) -> Failure {
+fn failure<E>(cluster: &Cluster<E>, address: &Address, trouble: &Trouble) -> Failure {
     match trouble {
-        Trouble::Connect(error) => connect_failure(error),
+        Trouble::Connect(error) => cluster.connect_failure(error, address),
         Trouble::Call(error) => Failure::new(chain(error)),
         Trouble::Stopping => Failure::new("the producer has been stopped"),
     }
 }
 
-/// A connection that could not be opened, with what to do.
-pub(crate) fn connect_failure(error: &ConnectError) -> Failure {
-    Failure { code: None, text: chain(error), hint: error.hint().unwrap_or_default().to_owned() }
+impl<E> Cluster<E> {
+    /// A connection that could not be opened, with what to do. An address that nobody configured came from the cluster.
+    pub(crate) fn connect_failure(&self, error: &ConnectError, address: &Address) -> Failure {
+        let hint = match error {
+            ConnectError::Connect { .. } if !self.bootstrap.contains(address) => {
+                "the cluster names this address itself: is that broker running, and can it be reached from here by what its \
+                 advertised.listeners say?"
+            }
+            _ => error.hint().unwrap_or_default(),
+        };
+        Failure { code: None, text: chain(error), hint: hint.to_owned() }
+    }
 }
 
 /// An error and its causes in one line. It says nothing that differs from one time to the next, as milliseconds would: a failure that goes

@@ -344,7 +344,7 @@ where
                 }
                 Err(failure) => {
                     for partition in &partitions {
-                        let text = format!("topic {}: leader {leader}: {}", partition.topic, failure.text);
+                        let text = format!("leader {leader}: {}", failure.text);
                         failures.insert(partition.topic.to_owned(), Failure { text, ..failure.clone() });
                     }
                 }
@@ -453,10 +453,7 @@ where
 fn end_failure(leader: i32, answer: &ListedOffset) -> Failure {
     Failure {
         code: Some(answer.error.0),
-        text: format!(
-            "topic {}: leader {leader} answered {} when asked for the end of partition {}",
-            answer.topic, answer.error, answer.partition
-        ),
+        text: format!("leader {leader} answered {} when asked for the end of a partition", answer.error),
         hint: if answer.error == ErrorCode(29) {
             format!(
                 "grant Write on the topic: `kafka-acls.sh --add --allow-principal User:NAME --operation Write --topic {}`",

@@ -88,7 +88,7 @@ impl Snapshot {
         let unknown = |failure: &Failure| {
             Lead::Unknown(Failure {
                 code: failure.code,
-                text: format!("{topic}-{partition}: no leader is known: {}", failure.text),
+                text: format!("no leader is known: {}", failure.text),
                 hint: failure.hint.clone(),
             })
         };
@@ -97,7 +97,7 @@ impl Snapshot {
                 let lead = usize::try_from(partition).ok().and_then(|index| partitions.get(index));
                 match lead {
                     Some(PartitionLead { leader: Some(broker), .. }) => Lead::Broker(*broker),
-                    Some(lead) => unknown(self.failure.as_deref().unwrap_or(&leaderless(topic, partition, lead.error))),
+                    Some(lead) => unknown(self.failure.as_deref().unwrap_or(&leaderless(topic, lead.error))),
                     None => unknown(&Failure {
                         code: Some(3),
                         text: format!("topic {topic} has {} partitions", partitions.len()),
@@ -137,7 +137,7 @@ impl Snapshot {
             Some(TopicShape::Partitions(partitions)) => {
                 match partitions.iter().position(|partition| partition.leader.is_none()) {
                     None => Ok(Arc::clone(partitions)),
-                    Some(index) => Err(leaderless(topic, index as i32, partitions[index].error)),
+                    Some(index) => Err(leaderless(topic, partitions[index].error)),
                 }
             }
             None => Err(Failure::new(format!("topic {topic}: the cluster has not been asked yet"))),
@@ -170,11 +170,11 @@ fn shape(topic: &MetadataTopic, brokers: &HashMap<i32, Address>) -> TopicShape {
     )
 }
 
-fn leaderless(topic: &str, partition: i32, error: ErrorCode) -> Failure {
+fn leaderless(topic: &str, error: ErrorCode) -> Failure {
     let error = if error == ErrorCode(0) { ErrorCode(5) } else { error };
     Failure {
         code: Some(error.0),
-        text: format!("topic {topic}: partition {partition} has no leader ({error})"),
+        text: format!("topic {topic} has a partition without a leader ({error})"),
         hint: format!(
             "start the brokers that hold its replicas; `kafka-topics.sh --bootstrap-server SERVER --describe --topic {topic}` lists them"
         ),
@@ -271,16 +271,16 @@ mod tests {
         assert_eq!(why(&snapshot, "users", 1), "broker 7");
         assert_eq!(
             why(&snapshot, "users", 0),
-            format!("users-0: no leader is known: topic users: partition 0 has no leader ({})", ErrorCode(5))
+            format!("no leader is known: topic users has a partition without a leader ({})", ErrorCode(5))
         );
-        assert_eq!(why(&snapshot, "users", 2), "users-2: no leader is known: topic users has 2 partitions");
+        assert_eq!(why(&snapshot, "users", 2), "no leader is known: topic users has 2 partitions");
         assert_eq!(
             why(&snapshot, "gone", 0),
-            format!("gone-0: no leader is known: topic gone does not exist ({})", ErrorCode(3))
+            format!("no leader is known: topic gone does not exist ({})", ErrorCode(3))
         );
         assert!(why(&snapshot, "secret", 0).contains("does not exist, or we may not see it"));
         assert!(why(&snapshot, "gap", 0).contains("only some of its partitions"));
-        assert!(why(&snapshot, "away", 0).contains("has no leader"), "a leader that is no known broker");
+        assert!(why(&snapshot, "away", 0).contains("without a leader"), "a leader that is no known broker");
         assert!(why(&snapshot, "unanswered", 0).contains("does not exist"));
         assert!(why(&snapshot, "never", 0).contains("has not been asked yet"));
 
@@ -295,7 +295,7 @@ mod tests {
             Snapshot::new(&response(vec![("users", 0, &[(0, 7, 0), (1, -1, 5)])]), ["users"].into_iter());
         snapshot.failure = Some(Arc::new(Failure::new("a:9092: connection refused")));
         assert_eq!(why(&snapshot, "users", 0), "broker 7", "leaders stay known while nobody answers");
-        assert_eq!(why(&snapshot, "users", 1), "users-1: no leader is known: a:9092: connection refused");
+        assert_eq!(why(&snapshot, "users", 1), "no leader is known: a:9092: connection refused");
     }
 
     #[test]

@@ -257,8 +257,7 @@ where
 
     fn send_back(&self, inquiries: impl IntoIterator<Item = Inquiry<B, E>>, failure: &Failure) {
         for mut inquiry in inquiries {
-            let text = format!("{}: {}", inquiry.lane(), failure.text);
-            inquiry.failed(&Failure { text, ..failure.clone() });
+            inquiry.failed(failure);
             self.shared.look_ups.seek(inquiry, &self.shared);
         }
     }
@@ -294,7 +293,7 @@ where
                 Ok(())
             }
             Err(error) => {
-                let mut failure = crate::kafka::cluster::connect_failure(&error);
+                let mut failure = self.shared.cluster.connect_failure(&error, &address);
                 failure.text = format!("broker {}: {}", self.broker, failure.text);
                 Err(failure)
             }

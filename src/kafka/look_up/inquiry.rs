@@ -159,7 +159,7 @@ where
                     let since = *self.younger_since.get_or_insert(now);
                     if now.duration_since(since) < CONFIRMED_AFTER {
                         let text = "the cluster names an older leader epoch than the batch was made under";
-                        return Route::Wait(self.failure(text));
+                        return Route::Wait(Failure::new(text));
                     }
                 } else {
                     self.younger_since = None;
@@ -242,7 +242,7 @@ where
             return Verdict::Over(Finding::Incomplete(younger));
         }
         if end_offset < from {
-            return Verdict::Over(Finding::Incomplete(self.failure(&format!(
+            return Verdict::Over(Finding::Incomplete(Failure::new(format!(
                 "the log ends at offset {end_offset}, and the batch was to lie at {from} or after: it was truncated, or the topic created anew"
             ))));
         }
@@ -268,7 +268,7 @@ where
         let step = match reading.add(self.wanted(), answer.high_watermark, &answer.records) {
             Ok(step) => step,
             Err(error) => {
-                return self.useless(self.failure(&format!("what leader {leader} serves can't be read: {error}")));
+                return self.useless(Failure::new(format!("what leader {leader} serves can't be read: {error}")));
             }
         };
         self.stage = Stage::Log { reading, first: false };
@@ -282,15 +282,15 @@ where
                 self.backoff.over();
                 Verdict::On
             }
-            Step::Behind => Verdict::Back(
-                self.failure(&format!("the end of the log on leader {leader} is not on all in-sync replicas yet")),
-            ),
+            Step::Behind => Verdict::Back(Failure::new(format!(
+                "the end of the log on leader {leader} is not on all in-sync replicas yet"
+            ))),
             // Its share of the answer was less than a batch.
             Step::Stuck if !alone => {
                 self.alone = true;
                 Verdict::On
             }
-            Step::Stuck => self.useless(self.failure(&format!(
+            Step::Stuck => self.useless(Failure::new(format!(
                 "leader {leader} serves nothing from offset {} on, which is below its high watermark",
                 reading.next()
             ))),
@@ -303,7 +303,7 @@ where
             self.alone = true;
             return Verdict::On;
         }
-        match self.useless(self.failure(why)) {
+        match self.useless(Failure::new(why)) {
             // Its memory is a help, no more.
             Verdict::Over(_) if self.stage == Stage::Memory => {
                 self.unreadable = 0;
@@ -325,12 +325,12 @@ where
             }
             Some(Missing::Damaged { at }) => format!("the batch at offset {at} has a wrong checksum"),
         };
-        Verdict::Over(Finding::Incomplete(self.failure(&text)))
+        Verdict::Over(Finding::Incomplete(Failure::new(&text)))
     }
 
     fn younger(&self) -> Option<Failure> {
         self.younger_since?;
-        Some(self.failure(&format!(
+        Some(Failure::new(format!(
             "leader epoch {} is below {}, under which the batch was made: the topic was created anew",
             self.leader_epoch, self.search.leader_epoch
         )))
@@ -361,19 +361,15 @@ where
         }
     }
 
-    fn failure(&self, text: &str) -> Failure {
-        Failure::new(format!("{}: {text}", self.lane()))
-    }
-
     fn answered(&self, leader: &str, error: ErrorCode) -> Failure {
         Failure {
             code: Some(error.0),
-            ..self.failure(&format!("leader {leader} answered {error} when asked for a batch"))
+            ..Failure::new(format!("leader {leader} answered {error} when asked for a batch"))
         }
     }
 
     fn unnamed(&self, leader: &str) -> Failure {
-        self.failure(&format!("leader {leader} answered without naming the partition"))
+        Failure::new(format!("leader {leader} answered without naming the partition"))
     }
 }
 

@@ -16,16 +16,10 @@ pub(crate) fn delivery<B: Batch>(broker: &str, batch: &B, response: &ProduceResp
     match (named.next(), named.next()) {
         (Some(answer), None) => classified(broker, batch, answer),
         // Neither proves anything about our batch.
-        (None, _) => Delivery::Unsure(Failure::new(format!(
-            "{}-{}: broker {broker} answered without naming the partition",
-            batch.topic(),
-            batch.partition()
-        ))),
-        (Some(_), Some(_)) => Delivery::Unsure(Failure::new(format!(
-            "{}-{}: broker {broker} answered twice for the partition",
-            batch.topic(),
-            batch.partition()
-        ))),
+        (None, _) => Delivery::Unsure(Failure::new(format!("broker {broker} answered without naming the partition"))),
+        (Some(_), Some(_)) => {
+            Delivery::Unsure(Failure::new(format!("broker {broker} answered twice for the partition")))
+        }
     }
 }
 
@@ -60,7 +54,7 @@ fn rejected<B: Batch>(batch: &B, answer: &ProducedPartition) -> Option<Vec<u32>>
 }
 
 fn text(broker: &str, answer: &ProducedPartition) -> String {
-    let mut text = format!("{}-{}: broker {broker} answered {}", answer.topic, answer.partition, answer.error);
+    let mut text = format!("broker {broker} answered {}", answer.error);
     // Brokers say either one thing of the batch or one of each record; the first is enough for a line of log. What they say of a
     // stamp names it, and it is another at each attempt: a failure that goes on would have a new text every time.
     let said = answer
@@ -169,7 +163,7 @@ mod tests {
         ] {
             let Delivery::Refused(failure) = answered(code, &[], 1) else { panic!("{code}") };
             assert!(failure.hint.contains(word), "{code}: {}", failure.hint);
-            assert!(failure.text.starts_with("users-3: broker 1 at a:1 answered "), "{}", failure.text);
+            assert!(failure.text.starts_with("broker 1 at a:1 answered "), "{}", failure.text);
             assert_eq!(failure.code, Some(code));
         }
     }

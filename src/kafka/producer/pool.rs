@@ -86,7 +86,7 @@ where
             shared.spawn(name, move || sender::Sender::new(&for_thread, broker, &served, travel).run())
         });
         pushed.or_else(|(job, error)| {
-            let failure = Failure::new(format!("{}: no thread to send it with: {error}", job.lane()));
+            let failure = Failure::new(format!("no thread to send with: {error}"));
             let event = E::from(Report::Delivered {
                 batch: job.batch,
                 delivery: Delivery::NotAppended(failure),
@@ -125,7 +125,7 @@ where
             moved
         };
         for (broker, job) in moved {
-            let text = format!("{}: not sent, because broker {broker} does not lead it any more", job.lane());
+            let text = format!("not sent, because broker {broker} does not lead the partition any more");
             answer(job, Delivery::NotAppended(Failure::new(text)), &shared.stopping);
         }
     }

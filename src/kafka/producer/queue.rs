@@ -15,13 +15,6 @@ pub(crate) struct Job<B, E> {
     pub(crate) mailbox: Arc<Mailbox<E>>,
 }
 
-impl<B: Batch, E> Job<B, E> {
-    /// `topic-partition`.
-    pub(crate) fn lane(&self) -> String {
-        format!("{}-{}", self.batch.topic(), self.batch.partition())
-    }
-}
-
 /// A list under a lock and not a channel: a batch that waits for a connection must be seen, and taken back, by a drain or a change of
 /// leader while its sender is stuck in the system. How many can be in it is bounded by their mailboxes.
 pub(crate) struct Queue<B, E> {

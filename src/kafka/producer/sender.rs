@@ -137,7 +137,7 @@ where
             }
             Err(error) => {
                 self.connect_not_before = Some(Instant::now() + self.reconnect.failed());
-                let mut failure = crate::kafka::cluster::connect_failure(&error);
+                let mut failure = self.shared.cluster.connect_failure(&error, &address);
                 failure.text = format!("broker {}: {}", self.broker, failure.text);
                 Err(failure)
             }
@@ -220,7 +220,7 @@ where
                 let failure = Failure::new(format!("broker {broker}: {}", crate::kafka::cluster::chain(&error)));
                 log::debug!("kafka: connection closed: {}", failure.text);
                 for job in jobs {
-                    let failure = Failure { text: format!("{}: {}", job.lane(), failure.text), ..failure.clone() };
+                    let failure = failure.clone();
                     let delivery = if unsure { Delivery::Unsure(failure) } else { Delivery::NotAppended(failure) };
                     answer(job, delivery, stopping);
                 }
@@ -233,7 +233,6 @@ where
         let id = self.shared.cluster.id();
         for job in self.queue.withdraw(|job| id.foreign(job.batch.cluster()).is_some()) {
             if let Some(failure) = id.foreign(job.batch.cluster()) {
-                let failure = Failure { text: format!("{}: {}", job.lane(), failure.text), ..failure };
                 answer(job, Delivery::NotAppended(failure), &self.shared.stopping);
             }
         }
@@ -242,8 +241,7 @@ where
     /// Nothing of what waits was written.
     fn give_up_waiting(&self, failure: &Failure) {
         for job in self.queue.withdraw(|_| true) {
-            let failure = Failure { text: format!("{}: {}", job.lane(), failure.text), ..failure.clone() };
-            answer(job, Delivery::NotAppended(failure), &self.shared.stopping);
+            answer(job, Delivery::NotAppended(failure.clone()), &self.shared.stopping);
         }
     }
 }

@@ -55,7 +55,11 @@ fn queue(batches: &[(&'static str, i32, usize)]) -> Queue<TestBatch, ()> {
 }
 
 fn taken(queue: &Queue<TestBatch, ()>, bytes_max: usize, batches_max: usize) -> Vec<String> {
-    queue.take(bytes_max, batches_max).iter().map(|job| format!("{}:{}", job.lane(), job.batch.rows)).collect()
+    queue
+        .take(bytes_max, batches_max)
+        .iter()
+        .map(|job| format!("{}-{}:{}", job.batch.topic, job.batch.partition, job.batch.rows))
+        .collect()
 }
 
 #[test]

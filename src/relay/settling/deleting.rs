@@ -101,7 +101,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.deleted(&taken, rows, &deletion)?;
             }
             Err(SourceError::CommitUnknown(text)) => {
-                self.source_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
+                self.delete_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
                 self.settling.number = number;
                 self.settling.retry_at = Some(now + self.settling.doubts.failed());
                 self.errands_unknown(&plans, now);
@@ -128,7 +128,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Err(error) => {
                 self.did_not_commit();
                 // Nothing is lost by waiting: what was acknowledged stays noted, and the guards look again.
-                self.source_trouble.happened(now, &format!("sent rows could not be deleted: {error}"));
+                self.delete_trouble.happened(now, &format!("sent rows could not be deleted: {error}"));
                 self.settling.retry_at = Some(now + FAILED_RETRY);
             }
         }
@@ -225,7 +225,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             (self.settling.cost.rows_in(self.settling.write_time()) / lanes.max(1)).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
         self.summary.deleted += deletion.deleted as u64;
         self.figures.longest_write_us.fetch_max(deletion.held.as_micros() as u64, Relaxed);
-        self.source_trouble.over(now);
+        self.delete_trouble.over(now);
         self.reading.used(now);
         self.reading.deleted();
         for outbox in self.outboxes() {
