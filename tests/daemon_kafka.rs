@@ -235,6 +235,84 @@ fn another_cluster_at_the_old_address_gets_nothing_until_a_restart_says_that_it_
 }
 
 #[test]
+fn every_code_is_survived_by_its_lane() {
+    // A partition for each code from -2 to 200, 0 among them.
+    const PARTITIONS: i32 = 203;
+    let kafka = FakeKafka::builder().topic("users", PARTITIONS).start();
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    let mut keys: BTreeMap<i32, String> = BTreeMap::new();
+    for number in 0.. {
+        let key = format!("k{number}");
+        keys.entry(outboxd::kafka::partitioner::partition_for_key(key.as_bytes(), PARTITIONS)).or_insert(key);
+        if keys.len() == PARTITIONS as usize {
+            break;
+        }
+    }
+    let write = |round: u32| {
+        let connection = rusqlite::Connection::open(place.path("db")).unwrap();
+        connection.busy_timeout(PATIENCE).unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        for (partition, key) in &keys {
+            let sql = "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES (?, 'E', ?)";
+            connection.execute(sql, rusqlite::params![key, format!("{round}-{partition}")]).unwrap();
+        }
+        connection.execute_batch("COMMIT").unwrap();
+    };
+    for partition in (0..PARTITIONS).filter(|partition| *partition != 2) {
+        kafka.fault("users", partition, Fault::AnswerBefore((partition - 2) as i16));
+    }
+    let mut daemon = run_quickly(&place, &kafka, &database);
+    write(1);
+    // Too large for the topic (10) and for a segment (18) are the record's own faults.
+    daemon.wait_until("all but two are published", |_| rows(&place, "db") == 2);
+    assert_eq!(kafka.pending_faults(), 0);
+    write(2);
+    daemon.wait_until("no lane is stuck", |_| rows(&place, "db") == 2);
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(ours(&kafka).len(), 2 * PARTITIONS as usize - 2, "{}", daemon.everything());
+}
+
+/// Kafka 2.1 to 2.3 call a batch with such a record corrupt.
+#[test]
+fn a_record_without_a_key_is_found_where_the_broker_calls_its_batch_corrupt() {
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    kafka.reject_records_with("users", 2, false, |record| record.key.is_none());
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    fill(&place, "db", 0, 101);
+    place.database("db", "UPDATE users_outbox SET aggregateId = NULL WHERE id = 51");
+    let mut daemon = run_quickly(&place, &kafka, &database);
+    daemon.wait_until("all but one are published", |_| rows(&place, "db") == 1);
+    daemon.wait_until("it is set aside", |daemon| daemon.stderr().contains("without a key on a compacted topic"));
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(ours(&kafka).len(), 100, "{}", daemon.everything());
+}
+
+#[test]
+fn a_broker_that_refuses_every_epoch_is_given_another_producer_id() {
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    for _ in 0..15 {
+        kafka.fault("users", 0, Fault::AnswerBefore(47));
+    }
+    fill(&place, "db", 0, 1);
+    let mut daemon = run_quickly(&place, &kafka, &database);
+    daemon.wait_until("it is published", |_| rows(&place, "db") == 0);
+    let batches = kafka.requests_of(ApiKey::Produce).into_iter().flat_map(|request| request.batches);
+    let mut numbers: Vec<_> = batches.map(|batch| (batch.producer_id, batch.producer_epoch)).collect();
+    numbers.dedup();
+    let first = numbers[0].0;
+    assert_eq!(numbers[..3], [(first, 0), (first, 1), (first, 2)]);
+    assert!(numbers.len() == 4 && numbers[3].0 != first, "{numbers:?}");
+    daemon.signal(Signal::TERM);
+    daemon.finish();
+}
+
+#[test]
 fn an_outage_is_a_few_lines_however_many_partitions_suffer_from_it() {
     const PARTITIONS: i32 = 60;
     let kafka = FakeKafka::builder().brokers(2).elections(false).topic_replicated("users", PARTITIONS, 1).start();

@@ -58,6 +58,13 @@ error_codes! {
     NOT_ENOUGH_REPLICAS = 19,
     NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20,
     INVALID_REQUIRED_ACKS = 21,
+    ILLEGAL_GENERATION = 22,
+    INCONSISTENT_GROUP_PROTOCOL = 23,
+    INVALID_GROUP_ID = 24,
+    UNKNOWN_MEMBER_ID = 25,
+    INVALID_SESSION_TIMEOUT = 26,
+    REBALANCE_IN_PROGRESS = 27,
+    INVALID_COMMIT_OFFSET_SIZE = 28,
     TOPIC_AUTHORIZATION_FAILED = 29,
     GROUP_AUTHORIZATION_FAILED = 30,
     CLUSTER_AUTHORIZATION_FAILED = 31,
@@ -79,7 +86,9 @@ error_codes! {
     INVALID_PRODUCER_EPOCH = 47,
     INVALID_TXN_STATE = 48,
     INVALID_PRODUCER_ID_MAPPING = 49,
+    INVALID_TRANSACTION_TIMEOUT = 50,
     CONCURRENT_TRANSACTIONS = 51,
+    TRANSACTION_COORDINATOR_FENCED = 52,
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53,
     SECURITY_DISABLED = 54,
     OPERATION_NOT_ATTEMPTED = 55,
@@ -88,6 +97,13 @@ error_codes! {
     SASL_AUTHENTICATION_FAILED = 58,
     UNKNOWN_PRODUCER_ID = 59,
     REASSIGNMENT_IN_PROGRESS = 60,
+    DELEGATION_TOKEN_AUTH_DISABLED = 61,
+    DELEGATION_TOKEN_NOT_FOUND = 62,
+    DELEGATION_TOKEN_OWNER_MISMATCH = 63,
+    DELEGATION_TOKEN_REQUEST_NOT_ALLOWED = 64,
+    DELEGATION_TOKEN_AUTHORIZATION_FAILED = 65,
+    DELEGATION_TOKEN_EXPIRED = 66,
+    INVALID_PRINCIPAL_TYPE = 67,
     FETCH_SESSION_ID_NOT_FOUND = 70,
     INVALID_FETCH_SESSION_EPOCH = 71,
     LISTENER_NOT_FOUND = 72,
@@ -116,11 +132,22 @@ error_codes! {
     UNSUPPORTED_ENDPOINT_TYPE = 115,
     INVALID_REGISTRATION = 119,
     TRANSACTION_ABORTABLE = 120,
+    REBOOTSTRAP_REQUIRED = 129,
 }
 
 impl ErrorCode {
     pub fn is_ok(self) -> bool {
         self == ErrorCode::NONE
+    }
+
+    /// After it a connection is of no more use: who we are has to be said anew.
+    pub fn is_about_authentication(self) -> bool {
+        matches!(
+            self,
+            ErrorCode::UNSUPPORTED_SASL_MECHANISM
+                | ErrorCode::ILLEGAL_SASL_STATE
+                | ErrorCode::SASL_AUTHENTICATION_FAILED
+        )
     }
 }
 
@@ -164,8 +191,8 @@ pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
         ErrorCode::NONE => Class::Stored,
 
         // Checked before the append: too few in-sync replicas (after it, the code is 20), a checksum that does not fit (bytes
-        // that were damaged on their way), no leader to append to.
-        ErrorCode::NOT_ENOUGH_REPLICAS | ErrorCode::CORRUPT_MESSAGE | ErrorCode::LEADER_NOT_AVAILABLE => Class::NotAppended,
+        // that were damaged on their way; said of the same batch again and again it is a record's fault, see the relay).
+        ErrorCode::NOT_ENOUGH_REPLICAS | ErrorCode::CORRUPT_MESSAGE => Class::NotAppended,
 
         // Appended here, and not known to be on the others: the wait ran out (7), or replicas left the set meanwhile (20).
         ErrorCode::REQUEST_TIMED_OUT | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
@@ -173,6 +200,8 @@ pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
         // record can be on its successor: requests waiting for replicas are completed with 6, or with 3 or 56 when the replica
         // is deleted or its disk fails.
         | ErrorCode::NOT_LEADER_OR_FOLLOWER | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::KAFKA_STORAGE_ERROR
+        // Kafka never answers a Produce so; others may, after appending.
+        | ErrorCode::LEADER_NOT_AVAILABLE
         // Any exception without a code of its own, at any point.
         | ErrorCode::UNKNOWN_SERVER_ERROR => Class::Unsure,
 
@@ -188,21 +217,41 @@ pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
         // names them.
         | ErrorCode::INVALID_TIMESTAMP
 
-        // The topic's name (17), permissions (29, 31), authentication (33, 58), a request this broker does not take (35).
+        // The topic's name (17), permissions (29, 31, 53), authentication (33, 54, 58), its tokens (61 to 67), a request that this
+        // broker, or what stands before it, does not take (21, 35, 42), the batch's format (43, 76), the cluster (104).
         | ErrorCode::INVALID_TOPIC_EXCEPTION
+        | ErrorCode::INVALID_REQUIRED_ACKS
         | ErrorCode::TOPIC_AUTHORIZATION_FAILED
         | ErrorCode::CLUSTER_AUTHORIZATION_FAILED
         | ErrorCode::UNSUPPORTED_SASL_MECHANISM
+        | ErrorCode::UNSUPPORTED_VERSION
+        | ErrorCode::INVALID_REQUEST
+        | ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT
+        | ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        | ErrorCode::SECURITY_DISABLED
         | ErrorCode::SASL_AUTHENTICATION_FAILED
-        | ErrorCode::UNSUPPORTED_VERSION => Class::Refused,
+        | ErrorCode::DELEGATION_TOKEN_AUTH_DISABLED
+        | ErrorCode::DELEGATION_TOKEN_NOT_FOUND
+        | ErrorCode::DELEGATION_TOKEN_OWNER_MISMATCH
+        | ErrorCode::DELEGATION_TOKEN_REQUEST_NOT_ALLOWED
+        | ErrorCode::DELEGATION_TOKEN_AUTHORIZATION_FAILED
+        | ErrorCode::DELEGATION_TOKEN_EXPIRED
+        | ErrorCode::INVALID_PRINCIPAL_TYPE
+        | ErrorCode::UNSUPPORTED_COMPRESSION_TYPE
+        | ErrorCode::INCONSISTENT_CLUSTER_ID => Class::Refused,
 
-        // A gap in the sequences, an older epoch than the broker knows, a producer it does not know (up to 2.4). A thawed
-        // ex-leader answers valid batches so.
+        // A gap in the sequences, an older epoch than the broker knows, a producer it does not know (up to 2.4), one in another
+        // state than ours. A thawed ex-leader answers valid batches so. "Duplicate" (46) says that it was stored once, but not
+        // "on all in-sync replicas": the log does.
         ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+        | ErrorCode::DUPLICATE_SEQUENCE_NUMBER
         | ErrorCode::INVALID_PRODUCER_EPOCH
-        | ErrorCode::UNKNOWN_PRODUCER_ID => Class::OutOfSequence,
+        | ErrorCode::INVALID_TXN_STATE
+        | ErrorCode::INVALID_PRODUCER_ID_MAPPING
+        | ErrorCode::UNKNOWN_PRODUCER_ID
+        | ErrorCode::PRODUCER_FENCED
+        | ErrorCode::TRANSACTION_ABORTABLE => Class::OutOfSequence,
 
-        // DUPLICATE_SEQUENCE_NUMBER is here, too: it says "stored once", but not "on all in-sync replicas"; a resend does.
         _ => Class::Unsure,
     }
 }
@@ -377,14 +426,16 @@ mod tests {
         };
         for named in [false, true] {
             assert_eq!(of_class(Class::Stored, named), [0]);
-            assert_eq!(of_class(Class::NotAppended, named), [2, 5, 19]);
-            assert_eq!(of_class(Class::OutOfSequence, named), [45, 47, 59]);
+            assert_eq!(of_class(Class::NotAppended, named), [2, 19]);
+            assert_eq!(of_class(Class::OutOfSequence, named), [45, 46, 47, 48, 49, 59, 90, 120]);
         }
         assert_eq!(of_class(Class::Record, false), [10, 18]);
         assert_eq!(of_class(Class::Record, true), [10, 18, 87]);
-        assert_eq!(of_class(Class::Refused, false), [17, 29, 31, 32, 33, 35, 58, 87]);
-        assert_eq!(of_class(Class::Refused, true), [17, 29, 31, 32, 33, 35, 58]);
-        for unsure in [-1, 3, 6, 7, 20, 46, 56, 999, i16::MIN, i16::MAX] {
+        let refused = [17, 21, 29, 31, 32, 33, 35, 42, 43, 53, 54, 58, 61, 62, 63, 64, 65, 66, 67, 76, 104];
+        assert_eq!(of_class(Class::Refused, true), refused);
+        assert_eq!(of_class(Class::Refused, false).iter().filter(|code| **code != 87).count(), refused.len());
+        assert!(of_class(Class::Refused, false).contains(&87));
+        for unsure in [-1, 3, 5, 6, 7, 20, 34, 44, 56, 129, 999, i16::MIN, i16::MAX] {
             assert_eq!(classify(ErrorCode(unsure), true), Class::Unsure, "{unsure}");
         }
     }

@@ -22,6 +22,10 @@ const OUT_OF_SEQUENCE_MAX: u32 = 5;
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
 /// A batch size learned from rejections does not sink below this: single records decide then.
 const LEARNED_BATCH_BYTES_MIN: usize = 16 << 10;
+/// Kafka's CORRUPT_MESSAGE: bytes that were damaged on their way. So many times in a row for one batch they were not: Kafka 2.1 to 2.3
+/// and some of its relatives say so of a record without a key on a compacted topic.
+const CORRUPT_MESSAGE: i16 = 2;
+const CORRUPT_MAX: u32 = 5;
 /// Kafka's MESSAGE_TOO_LARGE: the one rejection that says something of the batch's size.
 const MESSAGE_TOO_LARGE: i16 = 10;
 /// Rows whose attempts are counted at once; beyond, counting starts again.
@@ -83,7 +87,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             Outcome::OutOfSequence(_) if planted::is(Bug::OutOfSequenceAtItsWord) => self.next_epoch(ix, flight),
             Outcome::Stored { offset } => self.stored(ix, flight, offset, at, now),
+            Outcome::NotAppended(why) if why.code == Some(CORRUPT_MESSAGE) && flight.corrupt + 1 >= CORRUPT_MAX => {
+                self.on_rejected(ix, flight, why, None, now);
+            }
             Outcome::NotAppended(why) => {
+                let corrupt = if why.code == Some(CORRUPT_MESSAGE) { flight.corrupt + 1 } else { 0 };
+                let flight = Flight { corrupt, ..flight };
                 self.figures.not_appended.fetch_add(1, Relaxed);
                 self.lane_trouble(ix, now, &why);
                 if self.draining.is_some() && !flight.unsure {
@@ -111,19 +120,22 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.again(ix, flight, now);
                 }
             }
-            Outcome::Rejected { why, records } => {
-                self.figures.rejected.fetch_add(1, Relaxed);
-                let doubtful = flight.unsure || flight.out_of_sequence > 0;
-                if doubtful && !planted::is(Bug::QuarantineAfterUnsure) {
-                    // Validation comes before the duplicate check: a batch that was stored can be answered so.
-                    self.lane_trouble(ix, now, &why);
-                    self.ask(ix, flight, Doubt::Rejected { why, records }, Sought::Stored);
-                } else {
-                    self.rejected(ix, flight, &why, records, now);
-                }
-            }
+            Outcome::Rejected { why, records } => self.on_rejected(ix, flight, why, records, now),
         }
         Ok(())
+    }
+
+    /// A record of the batch is not taken.
+    fn on_rejected(&mut self, ix: u32, flight: Flight, why: Why, records: Option<Vec<u32>>, now: Instant) {
+        self.figures.rejected.fetch_add(1, Relaxed);
+        let doubtful = flight.unsure || flight.out_of_sequence > 0;
+        if doubtful && !planted::is(Bug::QuarantineAfterUnsure) {
+            // Validation comes before the duplicate check: a batch that was stored can be answered so.
+            self.lane_trouble(ix, now, &why);
+            self.ask(ix, flight, Doubt::Rejected { why, records }, Sought::Stored);
+        } else {
+            self.rejected(ix, flight, &why, records, now);
+        }
     }
 
     fn has_as_many(&self, ix: u32, flight: &Flight) -> bool {
@@ -159,6 +171,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.standing = Standing::Running;
         lane.trouble = false;
         lane.backoff.reset();
+        lane.epochs_refused = 0;
         if offset >= 0 {
             lane.noted_offset = offset + rows as i64;
         }

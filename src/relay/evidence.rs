@@ -136,7 +136,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The rows in a batch of their own, one epoch higher: its append fences late copies of the old one.
     pub(super) fn next_epoch(&mut self, ix: u32, flight: Flight) {
-        let Flight { plan, seen, next_epoch, disowned, .. } = flight;
+        let Flight { plan, seen, next_epoch, disowned, doubt, .. } = flight;
         self.plans.remove(&plan.id);
         let (old, old_triple, cluster, run) = (plan.id, plan.triple, plan.cluster.clone(), plan.run);
         let rows = self.owned(take_rows(plan), &disowned);
@@ -148,7 +148,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let ours = lane.is_known_as(old_triple.producer_id);
         if ours || next_epoch > EPOCH_MAX {
             if ours {
-                lane.bump_epoch();
+                match doubt {
+                    Some(Doubt::OutOfSequence(_)) => lane.epoch_refused(),
+                    _ => lane.bump_epoch(),
+                }
                 if !lane.has_identity() {
                     self.producer = Producer::Unknown;
                 }

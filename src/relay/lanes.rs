@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A full lane whose batch is on its way for less than this will have room soon: a look waits for it instead of passing it by.
 pub const SOON: Duration = Duration::from_millis(50);
+/// Refused epochs in a row before a new producer id is taken.
+const EPOCHS_REFUSED_MAX: u32 = 3;
 /// The highest epoch before a new producer id is needed; the broker refuses to go beyond.
 pub const EPOCH_MAX: i16 = 32_766;
 
@@ -73,6 +75,8 @@ pub struct Flight {
     pub again: bool,
     /// Answers 45, 47 or 59 in a row.
     pub out_of_sequence: u32,
+    /// Answers CORRUPT_MESSAGE in a row.
+    pub corrupt: u32,
     /// What is asked of the leader, or was.
     pub doubt: Option<Doubt>,
     /// The epoch of a batch that takes this one's place under its producer id.
@@ -93,6 +97,7 @@ impl Flight {
             unsure: false,
             again: false,
             out_of_sequence: 0,
+            corrupt: 0,
             doubt: None,
             next_epoch,
             asked_at: None,
@@ -148,6 +153,8 @@ pub struct Lane {
     pub replacing: Option<PlanId>,
     pub noted_offset: i64,
     pub leader_epoch: i32,
+    /// Epochs in a row of which nothing was accepted, because the broker refused their sequences.
+    pub epochs_refused: u32,
     /// In the relay's list of lanes to be planned.
     pub queued: bool,
     identity: Option<Identity>,
@@ -167,6 +174,7 @@ impl Lane {
             replacing: None,
             noted_offset,
             leader_epoch,
+            epochs_refused: 0,
             queued: false,
             identity: None,
         }
@@ -235,6 +243,18 @@ impl Lane {
         triple
     }
 
+    /// The broker refused this epoch's sequences again and again: the next epoch, or after three such epochs another producer id. A broker
+    /// that does not honour our bumps would be asked 32,766 times.
+    pub fn epoch_refused(&mut self) {
+        self.epochs_refused += 1;
+        if self.epochs_refused >= EPOCHS_REFUSED_MAX {
+            self.epochs_refused = 0;
+            self.identity = None;
+        } else {
+            self.bump_epoch();
+        }
+    }
+
     /// After a rejection, before renumbering: the next epoch, which also fences late copies of the old one.
     pub fn bump_epoch(&mut self) {
         if let Some(identity) = &mut self.identity {
@@ -265,6 +285,20 @@ mod tests {
         assert_eq!(lane.number(1), Triple { producer_id: 9, epoch: 0, first_sequence: 5 });
         lane.bump_epoch();
         assert_eq!(lane.number(2), Triple { producer_id: 9, epoch: 1, first_sequence: 0 });
+    }
+
+    #[test]
+    fn three_refused_epochs_in_a_row_ask_for_a_new_producer_id() {
+        let mut lane = lane();
+        lane.introduce(9);
+        lane.epoch_refused();
+        lane.epoch_refused();
+        assert_eq!(lane.number(1).epoch, 2);
+        lane.epoch_refused();
+        assert!(!lane.has_identity());
+        lane.introduce(10);
+        lane.epoch_refused();
+        assert_eq!(lane.number(1), Triple { producer_id: 10, epoch: 1, first_sequence: 0 });
     }
 
     #[test]

@@ -12,11 +12,11 @@ fn codes_before_the_append() {
     rig.open("users");
     let mut count = 0;
     for (codes, expected) in [
-        (&[19, 2, 5][..], "not appended"),
-        (&[7, 20, 6, 3, 56, -1, 9, 1234], "unsure"),
+        (&[19, 2][..], "not appended"),
+        (&[7, 20, 6, 3, 5, 34, 56, -1, 9, 1234], "unsure"),
         (&[10, 18], "rejected"),
         (&[32, 17, 29, 31, 33, 35, 58, 87], "refused"),
-        (&[45, 47, 59], "out of sequence"),
+        (&[45, 46, 47, 48, 49, 59, 90, 120], "out of sequence"),
     ] {
         for code in codes {
             kafka.fault("users", 0, Fault::AnswerBefore(*code));
@@ -41,6 +41,41 @@ fn codes_before_the_append() {
         }
     }
     assert_eq!(kafka.record_count("users") as i64, count);
+}
+
+#[test]
+fn every_code_has_a_reason_and_who_can_do_something_is_told_what() {
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let mut rig = Rig::start(&kafka);
+    rig.open("users");
+    for code in (-2..=200).filter(|code| *code != 0) {
+        kafka.fault("users", 0, Fault::AnswerBefore(code));
+        let plan = rig.plan("users", 0, &[&code.to_string()]);
+        let outcome = rig.try_once(&plan);
+        let why = rig.last_why.clone().unwrap_or_else(|| panic!("{code}: {outcome:?}"));
+        assert!(why.code == Some(code) && why.text.contains(&code.to_string()), "{code}: {why}");
+        if let Outcome::Refused(why) | Outcome::Rejected { why, .. } = &outcome {
+            assert!(!why.hint.is_empty(), "{code}: {why}");
+        }
+        assert!(matches!(rig.until_stored(&plan), 0..), "{code}");
+    }
+}
+
+#[test]
+fn an_answer_about_who_we_are_ends_the_connection() {
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let mut rig = Rig::start(&kafka);
+    rig.open("users");
+    let first = rig.plan("users", 0, &["first"]);
+    rig.until_stored(&first);
+    for (code, closes) in [(33, true), (34, true), (58, true), (29, false)] {
+        let plan = rig.plan("users", 0, &["x"]);
+        let connections = kafka.connections_opened();
+        kafka.fault("users", 0, Fault::AnswerBefore(code));
+        rig.try_once(&plan);
+        rig.until_stored(&plan);
+        assert_eq!(kafka.connections_opened() > connections, closes, "{code}");
+    }
 }
 
 #[test]

@@ -72,6 +72,7 @@ fn text(broker: &str, answer: &ProducedPartition) -> String {
 fn hint(answer: &ProducedPartition) -> String {
     let topic = &answer.topic;
     match answer.error {
+        ErrorCode(2) => "Kafka 2.1 to 2.3 answer so for a record without a key on a compacted topic (cleanup.policy)".to_owned(),
         ErrorCode(10) => format!(
             "the batch is larger than max.message.bytes of topic {topic}: raise it with `kafka-configs.sh --alter --topic {topic} --add-config max.message.bytes=...`, or make the payload smaller"
         ),
@@ -91,6 +92,15 @@ fn hint(answer: &ProducedPartition) -> String {
         ErrorCode(33) => "the listener does not know this SASL mechanism: name one of its sasl.enabled.mechanisms".to_owned(),
         ErrorCode(35) => "the broker is too old or too new for this version of outboxd; 2.1 to 4.3 are known to work".to_owned(),
         ErrorCode(58) => "the listener does not accept the credentials: check user and password".to_owned(),
+        ErrorCode(53) => "a transactional id was seen that outboxd never sends: a proxy between may rewrite requests".to_owned(),
+        ErrorCode(54) => "the broker has no security configured for this listener: use another one, or another security protocol".to_owned(),
+        ErrorCode(61..=67) => "the broker does not take this delegation token: make a new one, or use other credentials".to_owned(),
+        ErrorCode(21 | 42) => "outboxd sends what other brokers take: see whether a proxy rewrites requests, and please report it".to_owned(),
+        ErrorCode(43) => format!(
+            "topic {topic} keeps records in a format older than Kafka 0.11: remove its message.format.version, or upgrade the brokers"
+        ),
+        ErrorCode(76) => format!("topic {topic} does not take this compression: see its compression.type"),
+        ErrorCode(104) => "the broker takes us for a client of another cluster: see bootstrap_servers, and restart outboxd".to_owned(),
         ErrorCode(87) => format!(
             "topic {topic} does not take such records; a compacted topic (cleanup.policy) takes none without a key"
         ),
@@ -136,11 +146,11 @@ mod tests {
     fn every_code_has_its_class() {
         for (codes, expected) in [
             (&[0][..], "stored"),
-            (&[2, 5, 19], "not appended"),
-            (&[7, 20, 6, 3, 56, -1, 1, 9, 4711], "unsure"),
+            (&[2, 19], "not appended"),
+            (&[7, 20, 6, 3, 5, 56, -1, 1, 9, 4711], "unsure"),
             (&[10, 18], "rejected"),
-            (&[32, 17, 29, 31, 33, 35, 58, 87], "refused"),
-            (&[45, 47, 59], "out of sequence"),
+            (&[32, 17, 29, 31, 33, 35, 58, 87, 21, 42, 43, 53, 54, 61, 67, 76, 104], "refused"),
+            (&[45, 46, 47, 48, 49, 59, 90, 120], "out of sequence"),
         ] {
             for code in codes {
                 assert_eq!(class(&answered(*code, &[], 2)), expected, "{code}");
@@ -159,6 +169,15 @@ mod tests {
             (33, "sasl.enabled.mechanisms"),
             (35, "too old"),
             (58, "credentials"),
+            (21, "proxy"),
+            (42, "proxy"),
+            (43, "message.format.version"),
+            (53, "transactional"),
+            (54, "security"),
+            (61, "token"),
+            (67, "token"),
+            (76, "compression.type"),
+            (104, "cluster"),
             (87, "cleanup.policy"),
         ] {
             let Delivery::Refused(failure) = answered(code, &[], 1) else { panic!("{code}") };

@@ -199,6 +199,9 @@ where
                 if !response.throttle_time.is_zero() {
                     self.throttled_until = Some(Instant::now() + response.throttle_time);
                 }
+                if response.partitions.iter().any(|answer| answer.error.is_about_authentication()) {
+                    self.disconnect();
+                }
                 let mut refresh = false;
                 for job in jobs {
                     let delivery = delivery(&broker, &job.batch, &response);
