@@ -312,6 +312,40 @@ fn a_broker_that_refuses_every_epoch_is_given_another_producer_id() {
     daemon.finish();
 }
 
+/// A topic that is made again with fewer partitions takes none of what was on its way to the others.
+#[test]
+fn what_was_on_its_way_to_a_partition_that_is_gone_goes_to_another() {
+    for hangs in [false, true] {
+        let kafka = FakeKafka::builder().topic("users", 8).start();
+        let place = Place::new();
+        let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+        fill(&place, "db", 0, 7);
+        let mut daemon = run_quickly(&place, &kafka, &database);
+        daemon.wait_until("the topic is open", |_| rows(&place, "db") == 0);
+        let said = if hangs {
+            kafka.freeze(1);
+            "no answer to Produce"
+        } else {
+            kafka.stop(1);
+            "can't connect"
+        };
+        fill(&place, "db", 7, 100);
+        daemon.wait_until("it is tried", |daemon| daemon.stderr().contains(said));
+        kafka.delete_topic("users");
+        kafka.create_topic("users", 2);
+        if hangs {
+            kafka.thaw(1);
+        } else {
+            kafka.restart(1);
+        }
+        daemon.wait_until("an empty table", |_| rows(&place, "db") == 0);
+        daemon.signal(Signal::TERM);
+        let daemon = daemon.finish();
+        let values: BTreeSet<_> = kafka.all_records("users").into_iter().map(|record| record.value.unwrap()).collect();
+        assert_eq!(values.len(), 100, "hangs: {hangs}: {}", daemon.everything());
+    }
+}
+
 #[test]
 fn an_outage_is_a_few_lines_however_many_partitions_suffer_from_it() {
     const PARTITIONS: i32 = 60;

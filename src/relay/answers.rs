@@ -138,6 +138,36 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
+    /// The topic was made again with fewer partitions than this lane's batch was made for: nobody will ever take it. What may have been
+    /// stored is asked about, as after a crash; what was never sent goes back to the table and elsewhere.
+    pub(super) fn stranded(&mut self, ix: u32) {
+        let lane = &mut self.intake.lanes[ix as usize];
+        // What is sent is answered first, what is asked about too.
+        let Some(flight) = lane.flight.take_if(|flight| !flight.phase.is_sent() && flight.phase != Phase::Asking)
+        else {
+            return;
+        };
+        self.waiting.retain(|waiting| *waiting != ix);
+        if flight.unsure {
+            self.ask(ix, flight, Doubt::Left { whole: true }, Sought::Resend);
+            return;
+        }
+        self.sink_troubles.forget(Party::Lane(ix));
+        let Flight { plan, again, disowned, phase, .. } = flight;
+        lane.standing = Standing::Running;
+        lane.trouble = false;
+        self.plans.remove(&plan.id);
+        if phase != Phase::Unrecorded {
+            self.settling.forget(plan.id);
+        }
+        let run = plan.run;
+        let rows = self.owned(take_rows(plan), &disowned);
+        if again {
+            self.intake.resends.keep_rows(&rows, run);
+        }
+        self.intake.give_back_rows(ix, rows);
+    }
+
     fn has_as_many(&self, ix: u32, flight: &Flight) -> bool {
         let collecting = &self.intake.lanes[ix as usize].collecting;
         collecting.as_ref().is_some_and(|batch| batch.rows.len() >= flight.plan.rows.len())
@@ -154,6 +184,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let until = lane.backoff.next(now, &mut self.random);
         lane.flight = Some(Flight { phase: Phase::Waiting { until }, ..flight });
         self.waiting.push(ix);
+        if self.intake.is_beyond(ix) {
+            self.stranded(ix);
+        }
         // A look that stopped in the hope of this answer passes the lane by now.
         self.reading.room();
     }
@@ -390,7 +423,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// A rejected plan whose lane has nothing to put in its place is simply forgotten.
-    fn forget_replaced(&mut self, ix: u32) {
+    pub(super) fn forget_replaced(&mut self, ix: u32) {
         let lane = &mut self.intake.lanes[ix as usize];
         if !lane.has_rows()
             && let Some(old) = lane.replacing.take()

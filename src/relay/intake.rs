@@ -252,13 +252,20 @@ impl Intake {
         let ix = self.topic(name);
         let topic = &mut self.topics[ix as usize];
         if topic.is_open() && starts.len() < topic.starts.len() {
-            // Fewer partitions: the topic was re-created. Lanes beyond the end keep their batch and stay.
+            // Fewer partitions: the topic was re-created. See `Relay::opened` for lanes beyond the end.
             log::warn!("topic {name} has {} partitions now, it had {}", starts.len(), topic.starts.len());
         }
         let count = starts.len().max(topic.lanes.len());
         topic.lanes.resize(count, None);
         topic.starts = starts;
         topic.null_partition = self.random.i32(0..topic.starts.len().max(1) as i32);
+    }
+
+    /// Whether the lane's partition is not there any more: its topic has fewer.
+    pub fn is_beyond(&self, ix: u32) -> bool {
+        let lane = &self.lanes[ix as usize];
+        let topic = &self.topics[lane.topic as usize];
+        topic.is_open() && lane.target.partition as usize >= topic.starts.len()
     }
 
     /// Takes one row of a look, or says why not. `seen`: when its commit was noticed.

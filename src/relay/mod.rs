@@ -313,6 +313,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.opened(name, starts);
         if let Some(ix) = self.intake.topic_of(name) {
             self.sink_troubles.over(now, Party::Topic(ix));
+            let lanes: Vec<u32> = self.intake.topics[ix as usize].lanes.iter().flatten().copied().collect();
+            for lane in lanes.into_iter().filter(|lane| self.intake.is_beyond(*lane)).collect::<Vec<_>>() {
+                self.intake.give_back(lane);
+                self.forget_replaced(lane);
+                self.stranded(lane);
+            }
         }
         for outbox in &mut self.intake.outboxes {
             if outbox.route.literal().is_some_and(|literal| literal == &**name) {
