@@ -228,6 +228,8 @@ pub struct Left {
     pub resends: Vec<LeftResend>,
     /// By outbox: the table as it was when it was last noted.
     pub tables: Vec<Option<KnownTable>>,
+    /// When records were last stamped.
+    pub newest_stamp: Option<SystemTime>,
 }
 
 /// What an earlier run noted of an outbox's table.

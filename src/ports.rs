@@ -182,6 +182,10 @@ pub enum Change<'a> {
     NotToResend {
         key: RowKey,
     },
+    /// Records are stamped with this time from now on: a clock that says an earlier one later is wrong, or was.
+    Stamped {
+        at: SystemTime,
+    },
     /// The outbox's table as it is now, and what its fingerprints are made of.
     Table {
         outbox: OutboxIx,

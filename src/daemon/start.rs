@@ -20,7 +20,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// Answers of the sink that a relay has not taken yet; it bounds the relay's batches under way as well.
 const SINK_EVENTS_MAX: usize = 1_024;
@@ -70,7 +70,7 @@ pub fn start(
             for ((database, mut source), figures) in starts {
                 source.read_at_most(config.kafka.max_request_size);
                 let (events, received) = bounded(SINK_EVENTS_MAX);
-                let spec = spec(config, database, PlanId(1), Left::default())?;
+                let spec = spec(config, database, PlanId(1), Left::default(), SystemTime::UNIX_EPOCH)?;
                 let parts = Parts {
                     source,
                     journal: NullJournal,
@@ -102,7 +102,7 @@ pub fn start(
                 }
                 let journal = state.journal(&path, &tables)?;
                 let (events, received) = bounded(SINK_EVENTS_MAX);
-                let spec = spec(config, database, journal.first_plan(), left)?;
+                let spec = spec(config, database, journal.first_plan(), left, wiring::made())?;
                 let parts = Parts { source, journal, sink: sink.handle(events), spec, figures: Arc::clone(figures) };
                 drains.push(parts.spawn(database, received, tell_end.clone())?);
             }
@@ -118,12 +118,14 @@ fn spec(
     database: &config::Database,
     first_plan: PlanId,
     left: Left,
+    clock_floor: SystemTime,
 ) -> Result<RelaySpec, DaemonError> {
     Ok(RelaySpec {
         run: wiring::run_id().map_err(DaemonError::Random)?,
         first_plan,
         routes: wiring::routes(database),
         limits: wiring::limits(&config.kafka, database),
+        clock_floor,
         left,
         seed: fastrand::u64(..),
     })

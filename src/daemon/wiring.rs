@@ -10,6 +10,7 @@ use crate::sink::kafka::KafkaOptions;
 use crate::source::{DatabaseOptions, Durability, OutboxSpec};
 use crate::telemetry::figures::Figures;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 pub fn database_options(database: &config::Database) -> DatabaseOptions {
     DatabaseOptions {
@@ -84,7 +85,7 @@ pub fn limits(kafka: &config::Kafka, database: &config::Database) -> Limits {
 }
 
 pub fn kafka_options(kafka: &config::Kafka) -> KafkaOptions {
-    let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    let ms = |duration: Duration| duration.as_millis() as u64;
     KafkaOptions {
         bootstrap_servers: kafka.bootstrap_servers.clone(),
         client_id: kafka.client_id.clone(),
@@ -110,4 +111,44 @@ pub fn run_id() -> Result<RunId, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
     Ok(RunId(u128::from_be_bytes(bytes)))
+}
+
+/// When this program was made, or a time before that: no clock that is right says an earlier one.
+pub fn made() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(MADE_UNIX_SECONDS)
+}
+
+/// What packagers of reproducible builds set, usually their newest changelog entry's date; else a date that moves with the releases
+/// (a test sees to it).
+const MADE_UNIX_SECONDS: u64 = match option_env!("SOURCE_DATE_EPOCH") {
+    Some(text) => match u64::from_str_radix(text, 10) {
+        Ok(seconds) => seconds,
+        Err(_) => RELEASED_UNIX_SECONDS,
+    },
+    None => RELEASED_UNIX_SECONDS,
+};
+/// 2026-11-01T00:00:00Z.
+const RELEASED_UNIX_SECONDS: u64 = 1_793_491_200;
+
+#[cfg(test)]
+mod made_tests {
+    use super::*;
+
+    /// The older it is, the longer ago a wrong clock may set out and be believed.
+    #[test]
+    fn the_date_of_the_program_is_not_much_older_than_its_last_change() {
+        let log = std::process::Command::new("git")
+            .args(["log", "-1", "--format=%ct"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output();
+        // Unpacked from an archive: there is nothing to compare with.
+        let Ok(log) = log else { return };
+        let Ok(changed) = String::from_utf8_lossy(&log.stdout).trim().parse::<u64>() else { return };
+        let half_a_year = 183 * 86_400;
+        assert!(
+            changed.saturating_sub(RELEASED_UNIX_SECONDS) < half_a_year,
+            "set RELEASED_UNIX_SECONDS to the date of the last change, {changed}"
+        );
+        assert!(RELEASED_UNIX_SECONDS <= changed, "the program was not made before its last change");
+    }
 }

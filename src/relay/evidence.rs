@@ -80,9 +80,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Evidence::Absent => self.not_there(ix, flight, None, now),
             Evidence::Incomplete(why) => self.not_there(ix, flight, Some(&why), now),
             Evidence::Forbidden(why) => {
+                // By a clock that went back nothing is young. The same triple is dropped by a leader that still knows us.
                 let age = flight.unanswered_for(now, self.clock.wall());
-                // The same triple is dropped by a leader that still knows us.
-                let known = flight.doubt == Some(Doubt::Left { whole: true }) && age < KNOWN_FOR;
+                let young = self.wall.is_right() && age < KNOWN_FOR;
+                let known = flight.doubt == Some(Doubt::Left { whole: true }) && young;
                 self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
             }
             Evidence::PartitionGone(why) => {

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A full lane whose batch is on its way for less than this will have room soon: a look waits for it instead of passing it by.
 pub const SOON: Duration = Duration::from_millis(50);
+/// A wall clock that is behind an earlier stamp by less was put right by a time server.
+pub const CLOCK_BACK_MAX: Duration = Duration::from_secs(5 * 60);
 /// Refused epochs in a row before a new producer id is taken.
 const EPOCHS_REFUSED_MAX: u32 = 3;
 /// The highest epoch before a new producer id is needed; the broker refuses to go beyond.
@@ -111,10 +113,13 @@ impl Flight {
     }
 
     /// For how long the leader may not have heard of us: since the first attempt, or since it was asked. Of two clocks the one that
-    /// says more, as one may have been set back, and the other does not run while the machine sleeps.
+    /// says more, as the other does not run while the machine sleeps; by a wall clock that went back it may be any time.
     pub fn unanswered_for(&self, now: Instant, wall: SystemTime) -> Duration {
         let (at, first) = self.asked_at.unwrap_or((self.seen, self.plan.first_attempt));
-        now.saturating_duration_since(at).max(wall.duration_since(first).unwrap_or_default())
+        let by_wall = wall
+            .duration_since(first)
+            .unwrap_or_else(|error| if error.duration() > CLOCK_BACK_MAX { Duration::MAX } else { Duration::ZERO });
+        now.saturating_duration_since(at).max(by_wall)
     }
 }
 

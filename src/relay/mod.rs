@@ -31,6 +31,7 @@ mod sending;
 mod settling;
 mod told;
 mod verdict;
+mod wall;
 
 pub use run::{Channels, run};
 
@@ -48,7 +49,8 @@ use settling::Settling;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use wall::Wall;
 
 /// Everything that can wake the relay.
 #[derive(Debug)]
@@ -104,6 +106,8 @@ pub struct RelaySpec {
     /// In the source's order.
     pub routes: Vec<Route>,
     pub limits: Limits,
+    /// The clock is wrong when it says an earlier time. The epoch where stamps are nobody's concern.
+    pub clock_floor: SystemTime,
     /// What an earlier run left in the state file.
     pub left: Left,
     /// Jitter and the choice of partitions for null keys.
@@ -178,12 +182,15 @@ pub struct Relay<S, J, K, C> {
     delete_trouble: Trouble,
     journal_trouble: Trouble,
     sink_troubles: Troubles<Party>,
+    clock_trouble: Trouble,
+    wall: Wall,
     draining: Option<Instant>,
     summary: Summary,
 }
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub fn new(source: S, journal: J, sink: K, clock: C, spec: RelaySpec, figures: Arc<Figures>) -> Self {
+        let wall = Wall::new(spec.clock_floor, spec.left.newest_stamp);
         let mut random = fastrand::Rng::with_seed(spec.seed);
         let now = clock.now();
         let mut intake = Intake::new(spec.run, spec.routes, spec.limits, random.fork());
@@ -220,6 +227,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             delete_trouble: Trouble::new(format!("database {database}")),
             journal_trouble: Trouble::new("state file".to_owned()),
             sink_troubles: Troubles::default(),
+            clock_trouble: Trouble::new("clock".to_owned()),
+            wall,
             draining: None,
             summary: Summary::default(),
         };
@@ -253,6 +262,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.breakers(now);
         self.read(now)?;
         self.open_topics();
+        self.look_at_the_clock(now);
         self.dispatch(now);
         self.look_around(now);
         self.settle(now)?;
@@ -300,6 +310,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Nothing is collected and nothing in flight: what was acknowledged can be deleted at once.
     fn is_quiet_pipeline(&self) -> bool {
         self.plans.is_empty() && self.intake.ready.is_empty()
+    }
+
+    /// Nothing is stamped by a clock that is wrong.
+    fn look_at_the_clock(&mut self, now: Instant) {
+        match self.wall.judge(self.clock.wall(), now) {
+            Ok(()) => self.clock_trouble.over(now),
+            Err(wrong) => {
+                self.clock_trouble.happened(now, wrong.in_words());
+                self.figures.wait_for(Some("a clock that is right"));
+            }
+        }
     }
 
     fn open_topics(&mut self) {

@@ -19,13 +19,18 @@ const DISPATCH_RETRY: Duration = Duration::from_millis(200);
 /// each is two syncs, and lanes whose answers come one after the other share one.
 const PACE: u32 = 2;
 const PACE_MAX: Duration = Duration::from_millis(2);
+/// The clock is wrong.
+const CLOCK_RETRY: Duration = Duration::from_secs(1);
 /// The sink's channel was full.
 const FULL_RETRY: Duration = Duration::from_millis(1);
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether lanes that are ready could be planned now.
     pub(super) fn can_dispatch(&self) -> bool {
-        self.draining.is_none() && self.reading.matching.is_none() && matches!(self.producer, Producer::Known(_))
+        self.draining.is_none()
+            && self.reading.matching.is_none()
+            && self.wall.is_right()
+            && matches!(self.producer, Producer::Known(_))
     }
 
     /// Plans and sends what is ready.
@@ -158,6 +163,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             });
         }
         changes.extend(self.settling.doubts());
+        let stamp = self.clock.wall();
+        if !unrecorded.is_empty() && self.wall.is_right() {
+            changes.push(Change::Stamped { at: stamp });
+        }
         if changes.is_empty() {
             return true;
         }
@@ -186,6 +195,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if sync || !self.intake.limits.power_loss {
             self.settling.state_synced();
         }
+        if !unrecorded.is_empty() && self.wall.is_right() {
+            self.wall.stamped(stamp);
+        }
         for (ix, ..) in unrecorded {
             let lane = &mut self.intake.lanes[ix as usize];
             lane.replacing = None;
@@ -198,6 +210,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Hands over what is planned and recorded. Every attempt is stamped with its own time.
     fn send_unsent(&mut self, now: Instant) {
+        if !self.wall.is_right() {
+            return;
+        }
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|ix| {
             let lane = &mut self.intake.lanes[*ix as usize];
@@ -266,6 +281,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let lane = &self.intake.lanes[ix as usize];
         match lane.flight.as_ref()?.phase {
             Phase::Unrecorded => Some(self.dispatch_at.unwrap_or(now)),
+            Phase::Unsent if !self.wall.is_right() => Some(now + CLOCK_RETRY),
             Phase::Unsent => Some(now + FULL_RETRY),
             Phase::Sent { .. } | Phase::Asking => None,
             Phase::Waiting { until } => Some(until),

@@ -107,6 +107,11 @@ impl StateJournal {
                     resends::insert(&transaction, outbox(key.outbox), key.rowid, &resend)?;
                 }
                 Change::NotToResend { key } => resends::delete(&transaction, outbox(key.outbox), key.rowid)?,
+                Change::Stamped { at } => {
+                    transaction
+                        .prepare_cached("UPDATE relay SET stamp_ms = ? WHERE id = ?")?
+                        .execute([millis::of_time(at), self.relay])?;
+                }
                 Change::Table { outbox: ix, columns, identity } => {
                     tables::set(&transaction, outbox(ix), columns, identity)?;
                 }

@@ -6,7 +6,7 @@
 use super::codec::{Damaged, OpenRow};
 use super::{StateFile, plans, quarantine, resends, same_table, tables};
 use crate::model::{Fault, FileId, Left, LeftPlan, LeftRow, OutboxIx, Quarantined, RowKey};
-use rusqlite::{Transaction, TransactionBehavior};
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,6 +20,11 @@ pub fn read(file: &StateFile, database: &Path, tables: &[&str], now: Option<File
     let reader = Reader { transaction: &transaction, database, tables, now, numbers: numbers(&transaction, database)? };
     let mut left = Left::default();
     reader.plans(&mut left)?;
+    left.newest_stamp = transaction
+        .query_row("SELECT stamp_ms FROM relay WHERE path = ?", [database.as_os_str().as_bytes()], |row| row.get(0))
+        .optional()?
+        .flatten()
+        .map(super::millis::to_time);
     plans::forget_notes(&transaction)?;
     for (ix, table) in tables.iter().enumerate() {
         let outbox = OutboxIx(ix as u16);

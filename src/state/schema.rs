@@ -135,6 +135,8 @@ const STEPS: &[&str] = &[
         sequence_row INTEGER,
         sequence_highest INTEGER
     );
+    -- When its records were last stamped, by this machine's clock.
+    ALTER TABLE relay ADD COLUMN stamp_ms INTEGER;
     ",
 ];
 

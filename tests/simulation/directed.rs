@@ -532,3 +532,101 @@ fn what_may_have_been_stored_longer_ago_than_leaders_remember_is_asked_about_bef
     assert_eq!(run.figures.unsure_rows.load(std::sync::atomic::Ordering::Relaxed), 0, "the log could be read");
     run.check();
 }
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How many rows have been stored.
+fn stored(run: &Run) -> usize {
+    run.world.borrow().logs.values().flat_map(|log| &log.entries).map(|entry| entry.uids.len()).sum()
+}
+
+fn write(run: &mut Run, rows: usize) {
+    let seen = {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, (0..rows).map(|at| format!("k{at}")));
+        world.now()
+    };
+    run.note(Event::Wake(Wake { seen }));
+}
+
+fn pass(run: &mut Run, time: Duration) {
+    let end = run.world.borrow().elapsed + time;
+    run.until(end);
+}
+
+#[test]
+fn nothing_is_sent_by_a_clock_that_is_older_than_the_program() {
+    let run = calm(1, Kind::Sure);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.wall_start = SystemTime::UNIX_EPOCH + 365 * DAY;
+        world.clock_floor = SystemTime::UNIX_EPOCH + 20_000 * DAY;
+    }
+    let mut run = Run::on(run.world.clone(), 1, true);
+    write(&mut run, 10);
+    // However long it lasts, and whatever else would be believed by then.
+    pass(&mut run, Duration::from_secs(3 * 3_600));
+    assert_eq!(stored(&run), 0);
+    run.world.borrow_mut().wall_start = SystemTime::UNIX_EPOCH + 20_001 * DAY;
+    run.world.borrow_mut().calm_down();
+    pass(&mut run, Duration::from_secs(5));
+    assert_eq!(stored(&run), 10, "it goes on by itself");
+    pass(&mut run, END);
+    run.check();
+}
+
+#[test]
+fn nothing_is_sent_by_a_clock_that_went_back_also_after_a_restart_until_it_is_the_old_one_that_was_wrong() {
+    let run = calm(1, Kind::Sure);
+    run.world.borrow_mut().wall_start = SystemTime::UNIX_EPOCH + 4_000 * DAY;
+    let mut run = Run::on(run.world.clone(), 1, true);
+    write(&mut run, 10);
+    pass(&mut run, Duration::from_secs(5));
+    assert_eq!(stored(&run), 10);
+    // What is in flight waits with the rest.
+    run.world.borrow_mut().wall_start -= 100 * DAY;
+    write(&mut run, 10);
+    pass(&mut run, Duration::from_secs(30 * 60));
+    assert_eq!(stored(&run), 10);
+    let mut run = run.again(true);
+    run.world.borrow_mut().agenda.clear();
+    write(&mut run, 1);
+    pass(&mut run, Duration::from_secs(59 * 60));
+    assert_eq!(stored(&run), 10, "a restart proves nothing");
+    pass(&mut run, Duration::from_secs(2 * 60));
+    assert_eq!(stored(&run), 21, "it has stayed so for an hour");
+    run.world.borrow_mut().calm_down();
+    // And from now on that is how late it is.
+    let mut run = run.again(true);
+    run.world.borrow_mut().agenda.clear();
+    write(&mut run, 5);
+    pass(&mut run, Duration::from_secs(5));
+    assert_eq!(stored(&run), 26);
+    pass(&mut run, END);
+    run.check();
+}
+
+#[test]
+fn a_batch_is_not_young_by_a_clock_that_went_back() {
+    for (back, unsure) in [(Duration::ZERO, 0), (3 * DAY, 1)] {
+        let world = Rc::new(RefCell::new(World::new(1, TABLES)));
+        {
+            let world = &mut *world.borrow_mut();
+            world.kind = Kind::Sure;
+            world.traits.bare = false;
+            world.weather.faults = false;
+            world.weather.forbidden = true;
+            world.wall_start = SystemTime::UNIX_EPOCH + 4_000 * DAY;
+            world.insert(0, std::iter::once(key_of(0)));
+            let first_attempt = world.wall_start;
+            let plan = LeftPlan { state: PlanState::Planned, first_attempt, ..published_before(world, 1) };
+            world.state.plans.insert(plan.id, plan);
+            world.state.last_plan = 1;
+            world.wall_start -= back;
+        }
+        let mut run = Run::on(world, 1, true);
+        run.until(Duration::from_secs(30));
+        run.check();
+        assert_eq!(run.figures.unsure_rows.load(std::sync::atomic::Ordering::Relaxed), unsure, "{back:?}");
+    }
+}

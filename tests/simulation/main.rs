@@ -100,6 +100,7 @@ impl Run {
             first_plan,
             routes: vec![route("a", TopicTemplate::Literal("users".to_owned())), route("b", template)],
             limits,
+            clock_floor: world.borrow().clock_floor,
             left,
             seed,
         };

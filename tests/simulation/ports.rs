@@ -26,7 +26,8 @@ impl Clock for SimClock {
     }
 
     fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.0.borrow().elapsed
+        let world = self.0.borrow();
+        world.wall_start + world.elapsed
     }
 }
 

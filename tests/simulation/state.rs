@@ -3,6 +3,7 @@
 use outboxd::model::{Left, LeftPlan, LeftResend, LeftRow, PlanId, PlanState, Quarantined, Resend, RowKey};
 use outboxd::ports::Change;
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -14,6 +15,7 @@ pub struct State {
     pub last_plan: u64,
     /// The highest number that a delete was noted under.
     pub last_delete: u64,
+    pub stamp: Option<SystemTime>,
 }
 
 impl State {
@@ -60,6 +62,7 @@ impl State {
             }
             Change::ToResend { key, resend } => drop(self.resends.insert(key, resend)),
             Change::NotToResend { key } => drop(self.resends.remove(&key)),
+            Change::Stamped { at } => self.stamp = Some(at),
             Change::Table { .. } | Change::Answered { .. } => {}
         }
     }
@@ -110,6 +113,7 @@ impl State {
             quarantine: self.quarantine.values().cloned().collect(),
             resends: self.resends.iter().map(|(key, resend)| LeftResend { key: *key, resend: *resend }).collect(),
             tables: vec![None; 2],
+            newest_stamp: self.stamp,
         }
     }
 

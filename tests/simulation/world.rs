@@ -165,6 +165,9 @@ pub struct World {
     tickets: u64,
     pub next_producer: i64,
     pub cluster: outboxd::model::ClusterId,
+    /// What the wall clock said when the world began.
+    pub wall_start: std::time::SystemTime,
+    pub clock_floor: std::time::SystemTime,
     /// Of clusters that were used before.
     pub old_logs: Vec<Log>,
     pub state: State,
@@ -284,6 +287,8 @@ impl World {
             tickets: 0,
             next_producer: 1000,
             cluster: "cluster 1".into(),
+            wall_start: std::time::SystemTime::UNIX_EPOCH,
+            clock_floor: std::time::SystemTime::UNIX_EPOCH,
             old_logs: Vec::new(),
             state: State::default(),
             state_synced: State::default(),

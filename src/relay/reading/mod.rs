@@ -429,7 +429,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.reading.version = None;
             self.reading.promise = None;
         }
-        if self.draining.is_none() && self.intake.outboxes.iter().all(|outbox| outbox.retry_at.is_none()) {
+        let readable = self.intake.outboxes.iter().all(|outbox| outbox.retry_at.is_none());
+        if self.draining.is_none() && readable && self.wall.is_right() {
             self.figures.wait_for(None);
         }
     }

@@ -24,6 +24,7 @@ fn a_start_is_told_everything_of_its_database() {
                 &[
                     Change::Planned(&plan(7, 3)),
                     Change::Planned(&plan(8, 1)),
+                    Change::Stamped { at: time(1_700_000_000_777) },
                     Change::Acknowledged { plan: PlanId(8), offset: 99 },
                     Change::Deleting { delete: 4, plans: &[PlanId(8)] },
                     Change::Quarantined(&quarantined(1, 5, Fault::Undeletable)),
@@ -48,6 +49,7 @@ fn a_start_is_told_everything_of_its_database() {
     assert_eq!((&first.target, first.triple, first.run), (&written.target, written.triple, written.run));
     assert_eq!((first.noted_offset, first.leader_epoch), (written.noted_offset, written.leader_epoch));
     assert_eq!(first.cluster.as_deref(), Some("a-cluster"));
+    assert_eq!(left.newest_stamp, Some(time(1_700_000_000_777)));
     assert_eq!((first.first_attempt, first.state), (written.first_attempt, PlanState::Planned));
     assert_eq!((first.rows_elsewhere, first.other_file), (0, false));
     let rows: Vec<_> = first.rows.iter().map(|row| (row.key, row.print, row.message)).collect();
