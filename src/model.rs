@@ -450,8 +450,9 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionStart {
     pub partition: i32,
-    /// The log's end when the topic was opened: a lower bound for what we write next.
-    pub end_offset: i64,
+    /// The log's end when the topic was opened: a lower bound for what we write next. `None`: its leader could not be asked yet, so
+    /// nothing can be planned for it.
+    pub end_offset: Option<i64>,
     pub leader_epoch: i32,
 }
 
@@ -462,7 +463,8 @@ pub enum SinkEvent {
     Producer { id: i64, cluster: Option<ClusterId> },
     /// The producer id could not be had yet; the sink tries on.
     NoProducer { why: Why },
-    /// The answer to `Sink::open`, and again whenever the partition count has changed. Sorted, 0..n without gaps.
+    /// The answer to `Sink::open`, once the partition count and the end of one partition are known, and again whenever there are more of
+    /// either. Sorted, 0..n without gaps.
     Opened { topic: Topic, partitions: Vec<PartitionStart> },
     /// The topic can't be opened yet; the sink tries on.
     NotOpened { topic: Topic, why: Why },

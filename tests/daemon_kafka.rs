@@ -386,3 +386,26 @@ fn an_outage_is_a_few_lines_however_many_partitions_suffer_from_it() {
     daemon.signal(Signal::TERM);
     daemon.finish();
 }
+
+/// One replica of each, and the broker of every second one is away when the daemon starts.
+#[test]
+fn a_partition_without_a_leader_keeps_none_of_the_others_closed() {
+    let kafka = FakeKafka::builder().brokers(2).elections(false).topic_replicated("users", 6, 1).start();
+    kafka.stop(2);
+    let place = Place::new();
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
+    fill(&place, "db", 0, 70);
+    let partition = |number: i32| outboxd::kafka::partitioner::partition_for_key(number.to_string().as_bytes(), 6) % 2;
+    let waiting = (0..7).filter(|key| partition(*key) == 1).count() as i64 * 10;
+    assert!((1..70).contains(&waiting));
+    let mut daemon = run_quickly(&place, &kafka, &database);
+    daemon.wait_until("those of the living broker are published", |_| rows(&place, "db") == waiting);
+    daemon.wait_until("it is said", |daemon| daemon.stderr().contains("a partition without a leader"));
+    assert!(!daemon.stderr().contains("well again"), "{}", daemon.stderr());
+    kafka.restart(2);
+    (1..6).step_by(2).for_each(|partition| kafka.move_leader("users", partition, 2));
+    daemon.wait_until("all are published", |_| rows(&place, "db") == 0);
+    daemon.signal(Signal::TERM);
+    daemon.finish();
+    assert_eq!(ours(&kafka).len(), 70);
+}

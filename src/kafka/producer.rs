@@ -77,8 +77,8 @@ pub enum Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionAtOpen {
     pub partition: i32,
-    /// The high watermark.
-    pub end_offset: i64,
+    /// The high watermark. `None`: its leader could not be asked yet.
+    pub end_offset: Option<i64>,
     pub leader_epoch: i32,
 }
 
@@ -89,7 +89,8 @@ pub enum Report<B> {
     ProducerId { id: i64, cluster: Option<Arc<str>> },
     /// Not yet; it is tried on.
     NoProducerId(Failure),
-    /// Partitions 0..n without gaps; again whenever their number has changed.
+    /// Partitions 0..n without gaps, of which at least one has a leader that could be asked; again whenever their number has changed, and
+    /// when more of them could be.
     Opened { topic: Arc<str>, partitions: Vec<PartitionAtOpen> },
     /// Not yet; it is tried on.
     NotOpened { topic: Arc<str>, failure: Failure },

@@ -206,7 +206,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.backoff.reset();
         lane.epochs_refused = 0;
         if offset >= 0 {
-            lane.noted_offset = offset + rows as i64;
+            lane.noted_offset = Some(offset + rows as i64);
         }
         let topic = lane.topic as usize;
         let plan = self.intake.without_bytes(flight.plan);

@@ -240,7 +240,7 @@ impl Intake {
         }
         match state.lanes[partition] {
             Some(lane) => lane,
-            None => self.new_lane(topic, target.partition, noted_offset, leader_epoch),
+            None => self.new_lane(topic, target.partition, Some(noted_offset), leader_epoch),
         }
     }
 
@@ -258,6 +258,15 @@ impl Intake {
         let count = starts.len().max(topic.lanes.len());
         topic.lanes.resize(count, None);
         topic.starts = starts;
+        for (start, lane) in topic.starts.iter().zip(&topic.lanes) {
+            // A lane that has begun knows better.
+            if let Some(lane) = lane
+                && self.lanes[*lane as usize].noted_offset.is_none()
+            {
+                let lane = &mut self.lanes[*lane as usize];
+                (lane.noted_offset, lane.leader_epoch) = (start.end_offset, start.leader_epoch);
+            }
+        }
         topic.null_partition = self.random.i32(0..topic.starts.len().max(1) as i32);
     }
 
@@ -393,10 +402,13 @@ impl Intake {
         let first = state.null_partition.min(count - 1);
         let well =
             (0..count).map(|step| (first + step) % count).find(|partition| match state.lanes[*partition as usize] {
-                None => true,
+                None => state.starts[*partition as usize].end_offset.is_some(),
                 Some(lane) => {
                     let standing = &self.lanes[lane as usize];
-                    standing.standing == Standing::Running && !standing.trouble && !ledger.is_marked(Leaver::Lane(lane))
+                    standing.noted_offset.is_some()
+                        && standing.standing == Standing::Running
+                        && !standing.trouble
+                        && !ledger.is_marked(Leaver::Lane(lane))
                 }
             });
         let partition = well.unwrap_or(first);
@@ -413,7 +425,7 @@ impl Intake {
         self.new_lane(topic, partition, start.end_offset, start.leader_epoch)
     }
 
-    fn new_lane(&mut self, topic: u32, partition: i32, noted_offset: i64, leader_epoch: i32) -> u32 {
+    fn new_lane(&mut self, topic: u32, partition: i32, noted_offset: Option<i64>, leader_epoch: i32) -> u32 {
         let lane = self.lanes.len() as u32;
         let state = &mut self.topics[topic as usize];
         state.lanes[partition as usize] = Some(lane);
@@ -427,7 +439,7 @@ impl Intake {
         let lane = &self.lanes[ix as usize];
         let topic = &self.topics[lane.topic as usize];
         let leave = Place::Leave(Leaver::Lane(ix));
-        if lane.standing != Standing::Running {
+        if lane.standing != Standing::Running || lane.noted_offset.is_none() {
             return leave;
         }
         if !topic.breaker.admits(ix, lane) {
@@ -498,6 +510,7 @@ impl Intake {
                 let topic = &self.topics[lane.topic as usize];
                 let stuck = lane.flight.as_ref().is_some_and(|flight| matches!(flight.phase, Phase::Waiting { .. }));
                 lane.standing == Standing::Running
+                    && lane.noted_offset.is_some()
                     && topic.breaker.admits(ix, lane)
                     && lane.collecting.is_none()
                     && !(lane.trouble && lane.flight.is_some())

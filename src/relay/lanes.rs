@@ -156,7 +156,8 @@ pub struct Lane {
     pub backoff: Backoff,
     /// A rejected plan that the next plan replaces in the state file.
     pub replacing: Option<PlanId>,
-    pub noted_offset: i64,
+    /// `None`: its leader could not be asked yet for the log's end, so nothing can be planned.
+    pub noted_offset: Option<i64>,
     pub leader_epoch: i32,
     /// Epochs in a row of which nothing was accepted, because the broker refused their sequences.
     pub epochs_refused: u32,
@@ -166,7 +167,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(target: Target, topic: u32, noted_offset: i64, leader_epoch: i32, backoff: Backoff) -> Self {
+    pub fn new(target: Target, topic: u32, noted_offset: Option<i64>, leader_epoch: i32, backoff: Backoff) -> Self {
         Lane {
             target,
             topic,
@@ -279,7 +280,7 @@ mod tests {
 
     fn lane() -> Lane {
         let target = Target { topic: "t".into(), partition: 0 };
-        Lane::new(target, 0, 0, 0, Backoff::new(Duration::from_millis(1), Duration::from_secs(1)))
+        Lane::new(target, 0, Some(0), 0, Backoff::new(Duration::from_millis(1), Duration::from_secs(1)))
     }
 
     #[test]

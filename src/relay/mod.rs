@@ -331,9 +331,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     fn opened(&mut self, name: &Topic, starts: Vec<crate::model::PartitionStart>, now: Instant) {
         self.figures.sink_ready.store(true, Relaxed);
+        let whole = starts.iter().all(|start| start.end_offset.is_some());
         self.intake.opened(name, starts);
         if let Some(ix) = self.intake.topic_of(name) {
-            self.sink_troubles.over(now, Party::Topic(ix));
+            if whole {
+                self.sink_troubles.over(now, Party::Topic(ix));
+            }
             let lanes: Vec<u32> = self.intake.topics[ix as usize].lanes.iter().flatten().copied().collect();
             for lane in lanes.into_iter().filter(|lane| self.intake.is_beyond(*lane)).collect::<Vec<_>>() {
                 self.intake.give_back(lane);
@@ -346,6 +349,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 outbox.more = intake::Behind::Ready;
             }
         }
+        self.reading.room();
         self.reading.look_soon(now);
     }
 

@@ -122,7 +122,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             target: lane.target.clone(),
             triple,
             run,
-            noted_offset: lane.noted_offset,
+            // A lane takes rows once its end is known; the log's beginning would be a lower bound, too.
+            noted_offset: lane.noted_offset.unwrap_or(0),
             leader_epoch: lane.leader_epoch,
             cluster,
             first_attempt,

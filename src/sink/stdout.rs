@@ -115,7 +115,7 @@ impl Sink for StdoutHandle {
 
     /// Every topic is there, with one partition.
     fn open(&mut self, topic: &Topic) {
-        let partitions = vec![PartitionStart { partition: 0, end_offset: 0, leader_epoch: -1 }];
+        let partitions = vec![PartitionStart { partition: 0, end_offset: Some(0), leader_epoch: -1 }];
         self.tell(SinkEvent::Opened { topic: Arc::clone(topic), partitions });
     }
 

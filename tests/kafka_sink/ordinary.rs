@@ -14,7 +14,7 @@ fn batches_arrive_whole_under_their_own_triples() {
     let mut rig = Rig::start(&kafka);
     let partitions = rig.open("users");
     assert_eq!(
-        partitions.iter().map(|p| (p.partition, p.end_offset)).collect::<Vec<_>>(),
+        partitions.iter().map(|p| (p.partition, p.end_offset.unwrap())).collect::<Vec<_>>(),
         [(0, 0), (1, 0), (2, 0), (3, 0)]
     );
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;

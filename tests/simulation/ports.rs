@@ -425,7 +425,7 @@ impl Sink for SimSink {
         let partitions = (0..world.partitions)
             .map(|partition| {
                 let log = world.logs.get(&(topic.to_string(), partition));
-                PartitionStart { partition, end_offset: log.map_or(0, Log::watermark), leader_epoch: 0 }
+                PartitionStart { partition, end_offset: Some(log.map_or(0, Log::watermark)), leader_epoch: 0 }
             })
             .collect();
         world.plan(after, Happening::Sink(SinkEvent::Opened { topic: topic.clone(), partitions }));

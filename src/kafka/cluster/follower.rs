@@ -4,7 +4,7 @@
 //! Does not know: batches.
 
 use super::brokers::Brokers;
-use super::snapshot::{PartitionLead, illegal_name};
+use super::snapshot::{PartitionLead, illegal_name, leaderless};
 use super::{Asked, Cluster, Snapshot};
 use crate::kafka::error::ErrorCode;
 use crate::kafka::look_up::Seekers;
@@ -57,7 +57,9 @@ struct Follower<'a, B, E> {
 struct Topic<E> {
     subscribers: Vec<Subscriber<E>>,
     opened: Option<Arc<[PartitionAtOpen]>>,
-    /// To be opened, or opened anew, when due.
+    /// That was found since it was last asked for.
+    fresh: bool,
+    /// To be opened, opened anew, or opened further, when due.
     wanted: bool,
     due: Instant,
     backoff: Backoff,
@@ -143,6 +145,7 @@ where
             }
             // The ends are asked for anew even when they are known: an old end may lie above the one of a topic re-created since.
             topic.wanted = true;
+            topic.fresh = false;
             topic.due = topic.due.min(now);
         }
     }
@@ -152,6 +155,7 @@ where
         self.topics.entry(name).or_insert_with(|| Topic {
             subscribers: Vec::new(),
             opened: None,
+            fresh: false,
             wanted: false,
             due: now,
             backoff,
@@ -222,7 +226,7 @@ where
         }
         let undelivered = self.undelivered
             || self.producer_ids.iter().any(|ask| ask.id.is_some())
-            || self.topics.values().any(|t| !t.wanted && t.opened.is_some() && t.subscribers.iter().any(|s| !s.told));
+            || self.topics.values().any(|t| t.fresh && t.subscribers.iter().any(|s| !s.told));
         if undelivered {
             at_latest(now + OFFER_AGAIN);
         }
@@ -262,9 +266,10 @@ where
         self.metadata_at = Some(Instant::now());
         for (name, topic) in &mut self.topics {
             let (Some(opened), Ok(partitions)) = (&topic.opened, snapshot.partitions(name)) else { continue };
-            if opened.len() != partitions.len() && !topic.wanted {
+            if opened.len() != partitions.len() && topic.fresh {
                 log::info!("topic {name}: {} partitions instead of {}", partitions.len(), opened.len());
                 topic.wanted = true;
+                topic.fresh = false;
                 topic.due = now;
             }
         }
@@ -293,12 +298,14 @@ where
         }
         let (mut ends, mut failures) = self.list_ends(&snapshot, &leads);
         for (name, partitions) in leads {
-            if let Some(ends) = ends.remove(&*name).filter(|ends| ends.len() == partitions.len()) {
-                self.opened(&name, &partitions, &ends);
-            } else {
-                let failure = failures.remove(&*name).unwrap_or_else(|| {
-                    Failure::new(format!("topic {name}: the ends of some partitions were not answered"))
-                });
+            let ends = ends.remove(&*name).unwrap_or_default();
+            self.opened(&name, &partitions, &ends);
+            if ends.len() < partitions.len() {
+                let without_leader = partitions.iter().find(|lead| lead.leader.is_none());
+                let failure = failures
+                    .remove(&*name)
+                    .or_else(|| without_leader.map(|lead| leaderless(&name, lead.error)))
+                    .unwrap_or_else(|| Failure::new("the ends of some partitions were not answered"));
                 failed.push((name, failure));
             }
         }
@@ -357,19 +364,31 @@ where
         let Some(topic) = self.topics.get_mut(name) else { return };
         let partitions: Arc<[PartitionAtOpen]> = leads
             .iter()
-            .zip(ends)
-            .map(|(lead, (partition, end))| PartitionAtOpen {
-                partition: *partition,
-                end_offset: *end,
+            .zip(0..)
+            .map(|(lead, partition)| PartitionAtOpen {
+                partition,
+                end_offset: ends.get(&partition).copied(),
                 leader_epoch: lead.leader_epoch,
             })
             .collect();
-        if topic.opened.as_ref().is_some_and(|before| before.len() != partitions.len()) {
+        if ends.is_empty() {
+            // Nothing could be sent there.
+            return;
+        }
+        let news = topic.opened.as_ref().is_none_or(|before| {
+            let was_known = |at: usize| before.get(at).is_some_and(|partition| partition.end_offset.is_some());
+            before.len() != partitions.len()
+                || (0..partitions.len()).any(|at| ends.contains_key(&(at as i32)) && !was_known(at))
+        });
+        if news {
             topic.subscribers.iter_mut().for_each(|subscriber| subscriber.told = false);
         }
         topic.opened = Some(partitions);
-        topic.wanted = false;
-        topic.backoff.over();
+        topic.fresh = true;
+        if ends.len() == leads.len() {
+            topic.wanted = false;
+            topic.backoff.over();
+        }
     }
 
     fn not_opened(&mut self, name: &Arc<str>, failure: &Failure) {
@@ -441,7 +460,7 @@ where
             })
         });
         for (name, topic) in &mut self.topics {
-            let (Some(opened), false) = (&topic.opened, topic.wanted) else { continue };
+            let (Some(opened), true) = (&topic.opened, topic.fresh) else { continue };
             for subscriber in topic.subscribers.iter_mut().filter(|subscriber| !subscriber.told) {
                 let report = Report::Opened { topic: Arc::clone(name), partitions: opened.to_vec() };
                 subscriber.told = subscriber.mailbox.offer(E::from(report));
