@@ -329,12 +329,6 @@ Hint: name the table behind the view
 ",
         ),
         (
-            "column",
-            "Error: DIR/column: users_outbox has no column payload
-Hint: its columns are id, aggregateId, eventType; set outbox.columns.payload in the configuration
-",
-        ),
-        (
             "keyless",
             "Error: DIR/keyless: users_outbox has neither an INTEGER PRIMARY KEY nor a unique column: after a VACUUM its rows could not be told apart
 Hint: add one, best: id INTEGER PRIMARY KEY AUTOINCREMENT

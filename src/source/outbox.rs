@@ -101,6 +101,12 @@ impl Outbox {
             (None, None) => Sameness::Same,
         };
         let replaced = self.known.as_ref().and_then(|known| self.differs(known, &table, ix, told.is_some()));
+        let bare = self.known.as_ref().map(|known| known.traits.bare);
+        if bare.is_none_or(|bare| !bare && table.traits.bare) {
+            for remark in schema::remarks(&table, &self.spec, bare == Some(false)) {
+                log::warn!("outbox {}: {remark}", self.spec.name);
+            }
+        }
         self.trace = Some(table.traits.identity);
         self.known = Some(table.clone());
         self.state = State::Fit(table);

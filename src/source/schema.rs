@@ -34,6 +34,8 @@ pub(super) struct Table {
     pub delete: String,
     /// `?1`: counted up to so many rows.
     pub count: String,
+    /// `?1`: lowest rowid, `?2`: how many rows from there: how many there are, and the last one's rowid.
+    pub stretch: String,
     /// Highest and lowest rowid: two subqueries, because SQLite answers min and max from the ends of the tree only one at a time.
     pub ends: String,
 }
@@ -140,6 +142,10 @@ pub(super) fn read(
         "SELECT {rowid}{list} FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 AND {rowid} <= ?2 ORDER BY {rowid}"
     );
     let count = format!("SELECT count(*) FROM (SELECT 1 FROM main.{table} NOT INDEXED LIMIT ?1)");
+    let stretch = format!(
+        "SELECT count(*), max(r) FROM (SELECT {rowid} AS r FROM main.{table} NOT INDEXED WHERE {rowid} >= ?1 \
+         ORDER BY {rowid} LIMIT ?2)"
+    );
     let ends = format!("SELECT (SELECT max({rowid}) FROM main.{table}), (SELECT min({rowid}) FROM main.{table})");
     let stored = || columns.iter().filter(|column| column.is_stored);
     let apart_wanted = stored().map(|column| selected.contains(&column.name)).collect();
@@ -172,6 +178,7 @@ pub(super) fn read(
         name,
         shape: columns.into_iter().map(|column| (column.name, column.kind)).collect(),
         count,
+        stretch,
         ends,
         columns: selected.len(),
         traits: TableTraits { bare, rowid_is_key, columns: guard, identity, told: Sameness::Same },
@@ -210,6 +217,41 @@ fn guard(columns: &[Column], sent: &[Option<&Column>], bare: bool, first: Option
         }
     }
     guard
+}
+
+/// What the operator should know of a table that can be an outbox.
+pub(super) fn remarks(table: &Table, spec: &OutboxSpec, lost: bool) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if table.traits.bare {
+        let what = if lost { "has lost its AUTOINCREMENT" } else { "has no AUTOINCREMENT" };
+        remarks.push(format!(
+            "{} {what}: its rows can come back alike under their old ids, so that after some crashes rows are sent again (unsure); \
+             declare id INTEGER PRIMARY KEY AUTOINCREMENT, or name a column that is never used again: outbox.columns.event_id",
+            table.name
+        ));
+    }
+    for position in [field::ID, field::AGGREGATE_ID, field::KEY, field::EVENT_ID] {
+        let Some(Some(wanted)) = spec.fields.get(position) else { continue };
+        let column = table.shape.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let Some((name, kind)) = column.filter(|(_, kind)| is_number_by_accident(kind)) else { continue };
+        let remark = format!(
+            "{}.{name} is declared {kind}, which is a number to SQLite: of a key like 12e4 or 1e999 only 120000.0 and Inf are kept; \
+             declare it TEXT",
+            table.name
+        );
+        if !remarks.contains(&remark) {
+            remarks.push(remark);
+        }
+    }
+    remarks
+}
+
+/// Whether values of this declared type have NUMERIC affinity, and nobody who reads the type would expect a number.
+fn is_number_by_accident(kind: &str) -> bool {
+    let kind = kind.to_ascii_uppercase();
+    let otherwise = ["INT", "CHAR", "CLOB", "TEXT", "BLOB", "REAL", "FLOA", "DOUB"];
+    let meant = ["NUM", "DEC", "BOOL", "DATE", "TIME", "MONEY"];
+    !kind.is_empty() && !otherwise.iter().chain(&meant).any(|word| kind.contains(word))
 }
 
 /// A table's name and identity: of the one with this name, or of the one in this place, under whatever name.
@@ -265,10 +307,10 @@ fn missing(table: &str, columns: &[Column], wanted: &str, position: usize) -> Fo
         _ => "outbox.headers or the topic's template",
     };
     let near = nearest.map_or_else(String::new, |(_, name)| format!("did you mean {name}? "));
-    Found::Unfit(
-        Why::new(format!("{table} has no column {wanted}"))
-            .hint(format!("{near}its columns are {}; set {key} in the configuration", names.join(", "))),
-    )
+    Found::NotThere(Why::new(format!("{table} has no column {wanted} yet")).hint(format!(
+        "{near}waiting for the application to add it; its columns are {}; another one is named by {key}",
+        names.join(", ")
+    )))
 }
 
 /// Names match as in SQL: exactly, else without regard to ASCII case.

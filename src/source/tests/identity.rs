@@ -159,7 +159,7 @@ fn a_table_created_again_is_another_table() {
     replaced_once(&mut database);
     all(&mut database);
     app.exec("DROP TABLE users_outbox; CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, eventType TEXT);");
-    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotAnOutbox { .. })));
+    assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn what_sqlite_rewrites_is_still_the_same_table() {
         assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
         assert_eq!(after(&mut database, &mut app, "ALTER TABLE x RENAME TO users_outbox;"), None, "it was away");
         app.exec("ALTER TABLE users_outbox RENAME COLUMN payload TO body;");
-        assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotAnOutbox { .. })));
+        assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::NotThere(_))));
         assert_eq!(after(&mut database, &mut app, "ALTER TABLE users_outbox RENAME COLUMN body TO payload;"), None);
         assert_eq!(all(&mut database), seen);
         assert_eq!(delete(&mut database, &seen).unwrap().deleted, 3);

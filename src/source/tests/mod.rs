@@ -9,6 +9,7 @@ mod identity;
 mod looks;
 mod manners;
 mod refusals;
+mod remarks;
 mod swaps;
 mod together;
 mod unreadable;
