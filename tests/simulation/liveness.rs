@@ -76,7 +76,6 @@ fn a_sink_that_hangs_over_a_backlog_costs_next_to_nothing() {
 }
 
 #[test]
-#[ignore = "whoever reads is asked every 50 us"]
 fn a_reader_that_never_ends_costs_little_and_delays_nothing_for_long() {
     for mode in [JournalMode::Wal] {
         let mut run = backlog(1, 0);

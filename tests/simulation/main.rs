@@ -488,6 +488,33 @@ fn a_database_that_nobody_else_has_open_is_let_go_within_a_tenth_of_a_second() {
 }
 
 #[test]
+fn a_commit_that_takes_long_to_become_visible_is_found_when_it_does() {
+    for seconds in [1, 3, 8, 30] {
+        for seed in 0..5 {
+            let mut run = Run::new(seed);
+            {
+                let world = &mut *run.world.borrow_mut();
+                (world.weather.faults, world.company, world.disk_changed) = (false, Some(true), true);
+            }
+            run.until(Duration::from_secs(10));
+            // Written and announced; then a sync, and nothing more is announced.
+            run.world.borrow_mut().plan(Duration::from_secs(seconds), Happening::Visible);
+            run.world.borrow_mut().disk_changed = true;
+            let seen = run.world.borrow().now();
+            run.note(Event::Wake(Wake { seen }));
+            let before = run.meter();
+            run.until(Duration::from_secs(10 + seconds) - Duration::from_millis(1));
+            let turns = run.meter().turns - before.turns;
+            assert!(turns < 400 + 60 * seconds, "{turns} turns in {seconds} s");
+            run.until(Duration::from_secs(10 + seconds) + Duration::from_millis(900));
+            let world = run.world.borrow();
+            let left = world.db.tables.iter().map(std::collections::BTreeMap::len).sum::<usize>();
+            assert_eq!(left, 0, "{left} rows wait after {seconds} s (seed {seed})");
+        }
+    }
+}
+
+#[test]
 fn renumbered_rows_are_found_again_whichever_question_hears_of_it_first() {
     for seed in 0..20 {
         let mut run = Run::new(seed);

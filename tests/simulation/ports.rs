@@ -173,7 +173,7 @@ impl Source for SimSource {
 
     fn others_active(&mut self) -> bool {
         let world = &mut *self.world.borrow_mut();
-        world.elapsed < world.read_until || world.chance(6)
+        world.elapsed < world.read_until || world.is_committing() || world.chance(6)
     }
 
     fn journal_mode(&self) -> JournalMode {
@@ -302,7 +302,7 @@ impl Source for SimSource {
         world.log_written &= world.company != Some(false);
         world.left_at = (!world.chance(20)).then_some(world.counter);
         // A writer at work leaves doubt.
-        world.disk_changed = world.agenda.values().any(|what| matches!(what, Happening::Visible));
+        world.disk_changed = world.is_committing();
     }
 
     fn is_open(&self) -> bool {
@@ -315,8 +315,7 @@ impl Source for SimSource {
 
     fn others_connected(&mut self) -> bool {
         let world = &mut *self.world.borrow_mut();
-        world.company.unwrap_or_else(|| world.random.u32(0..3) > 0)
-            || world.agenda.values().any(|what| matches!(what, Happening::Visible))
+        world.company.unwrap_or_else(|| world.random.u32(0..3) > 0) || world.is_committing()
     }
 
     fn is_undisturbed(&self) -> bool {

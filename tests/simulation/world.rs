@@ -356,6 +356,11 @@ impl World {
         self.dead
     }
 
+    /// Somebody's transaction is written and not visible yet.
+    pub fn is_committing(&self) -> bool {
+        self.agenda.values().any(|what| matches!(what, Happening::Visible))
+    }
+
     /// How long what is in the log depends on us alone.
     pub fn watch_the_log(&mut self) {
         if self.company == Some(false) && self.open && self.log_written {

@@ -2,7 +2,7 @@
 //!
 //! Promises: a look is short; a row is given to the intake or stays marked. Does not know: when a look is due.
 
-use super::{PROMISE_STEP_MAX, RETRY_EVERY, SWEEP_EVERY};
+use super::{RETRY_EVERY, SWEEP_EVERY};
 use crate::failpoint;
 use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
@@ -166,12 +166,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Someone holds a lock: the same look again, soon.
     fn busy(&mut self, text: &str, now: Instant) {
         self.figures.busy.fetch_add(1, Relaxed);
-        let since = *self.reading.busy_since.get_or_insert(now);
+        self.reading.look_at = Some(self.reading.knocking.next(now));
+        let since = self.reading.knocking.since().unwrap_or(now);
         if now.duration_since(since) >= BUSY_MENTIONED_AFTER {
             self.source_failed(&Why::new(text), now);
         }
-        self.reading.look_at = Some(now + self.reading.busy_step);
-        self.reading.busy_step = (self.reading.busy_step * 2).min(PROMISE_STEP_MAX);
     }
 
     /// A slice of the sweep from the lowest row to the cursor: it finds rows that were inserted below the cursor.

@@ -7,6 +7,7 @@ mod looking;
 
 use crate::model::{FileId, OutboxIx, Version, Wake};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
+use crate::relay::backoff::Knocking;
 use crate::relay::intake::Behind;
 use crate::relay::matching::Matching;
 use crate::relay::planted;
@@ -23,8 +24,10 @@ const LOOK_EVERY_MAX: Duration = Duration::from_millis(2);
 /// The first repetition while a promised commit is not visible; doubled each time.
 const PROMISE_STEP: Duration = Duration::from_micros(50);
 const PROMISE_STEP_MAX: Duration = Duration::from_millis(20);
-/// How long a promise is believed.
+/// How long a promise is believed, unless somebody is in a transaction: a sync can take any time, and nothing tells of its end.
 const PROMISE_FOR: Duration = Duration::from_secs(2);
+/// How often it is asked after that.
+const PROMISE_STEP_LATER: Duration = Duration::from_millis(50);
 /// `data_version` while the database is held, `stat` while it is let go: the net below the watch.
 const NET_EVERY: Duration = Duration::from_secs(1);
 /// An idle WAL connection still keeps a SHARED lock: it is closed after this.
@@ -92,13 +95,9 @@ pub(super) struct Reading {
     alone_since: Option<Instant>,
     /// The log may hold what nobody but us will bring to the file.
     exposed: bool,
-    /// A commit whose bytes were in the files before we let go, and that became visible after, changes no file any more: the
-    /// database is looked at once more when every promise would have been kept.
-    recheck_at: Option<Instant>,
-    /// It was opened for that alone.
-    rechecking: bool,
-    busy_since: Option<Instant>,
-    busy_step: Duration,
+    /// Somebody is in a transaction: not let go before.
+    stays_until: Instant,
+    knocking: Knocking,
     room: bool,
     sweep: Sweep,
     pub(super) matching: Option<Matching>,
@@ -124,10 +123,8 @@ impl Reading {
             asked_at: None,
             alone_since: None,
             exposed: true,
-            recheck_at: None,
-            rechecking: false,
-            busy_since: None,
-            busy_step: PROMISE_STEP,
+            stays_until: now,
+            knocking: Knocking::default(),
             room: false,
             sweep: Sweep { wanted: false, running: None, not_before: now, spent: Duration::ZERO },
             matching: None,
@@ -196,8 +193,7 @@ impl Reading {
     }
 
     pub(super) fn not_busy(&mut self) {
-        self.busy_since = None;
-        self.busy_step = PROMISE_STEP;
+        self.knocking.over();
     }
 
     pub(super) fn used(&mut self, now: Instant) {
@@ -240,7 +236,7 @@ impl Reading {
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Reads whatever is due.
     pub(super) fn read(&mut self, now: Instant) -> Result<(), Fatal> {
-        if self.reading.busy_since.is_some() && self.reading.look_at.is_some_and(|at| now < at) {
+        if self.reading.knocking.since().is_some() && self.reading.look_at.is_some_and(|at| now < at) {
             return Ok(());
         }
         if self.reading.matching.is_some() {
@@ -273,7 +269,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if looked {
             let found = self.intake.taken != taken;
-            self.reading.rechecking &= !found;
             self.reading.looked(found, now);
         }
         if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
@@ -339,7 +334,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if let Some(promise) = &mut self.reading.promise {
             if promise.until <= now {
-                self.reading.promise = None;
+                if self.source.others_active() {
+                    promise.next = now + PROMISE_STEP_LATER;
+                } else {
+                    self.reading.promise = None;
+                }
             } else {
                 promise.step = (promise.step * 2).min(PROMISE_STEP_MAX);
                 promise.next = now + promise.step;
@@ -347,10 +346,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if !self.source.is_open() {
             if self.source.stirred() {
-                self.reading.look_soon(now);
-            } else if self.reading.recheck_at.is_some_and(|at| at <= now) {
-                self.reading.recheck_at = None;
-                self.reading.rechecking = true;
                 self.reading.look_soon(now);
             }
             return;
@@ -404,27 +399,31 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if (self.settling.wants_forgetting(now) || untold) && self.is_quiet_pipeline() {
             self.forget_settled(now, false);
         }
-        let keep = if self.reading.rechecking { Duration::ZERO } else { LET_GO_AFTER };
-        let idle = self.source.is_open()
-            && self.reading.last_use + keep <= now
+        let mut idle = self.source.is_open()
+            && self.reading.last_use + LET_GO_AFTER <= now
+            && self.reading.stays_until <= now
             && self.reading.look_at.is_none()
             && self.settling.is_at_rest()
             && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
             && self.reading.matching.is_none();
+        if idle && self.source.others_active() {
+            // About to commit, perhaps: what is in the files already would change none of them when it becomes visible.
+            self.reading.stays_until = now + PROMISE_STEP_LATER;
+            idle = false;
+        }
         let alone = self.lets_go_alone(now);
         if idle || alone {
             if !alone {
                 self.forget_settled(now, true);
             }
             log::debug!(
-                "database let go; longest read transaction {} us, longest write transaction {} us",
+                "{}: let go; longest read transaction {} us, longest write transaction {} us",
+                self.figures.database,
                 self.figures.longest_read_us.load(Relaxed),
                 self.figures.longest_write_us.load(Relaxed)
             );
             self.source.let_go();
-            self.reading.recheck_at = (!self.reading.rechecking && !alone).then_some(now + PROMISE_FOR);
-            self.reading.rechecking = false;
             self.reading.exposed = false;
             self.reading.version = None;
             self.reading.promise = None;
@@ -441,12 +440,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return now + NET_EVERY;
         }
         if let Some(matching) = &reading.matching {
-            let busy_until = reading.look_at.filter(|_| reading.busy_since.is_some());
+            let busy_until = reading.look_at.filter(|_| reading.knocking.since().is_some());
             return now.max(matching.not_before).max(busy_until.unwrap_or(now));
         }
         let mut earliest = reading.net_at;
         if let Some(at) = reading.look_at {
-            if reading.busy_since.is_some() {
+            if reading.knocking.since().is_some() {
                 return at;
             }
             earliest = earliest.min(at);
@@ -461,7 +460,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min((idle_since + LET_GO_ALONE_AFTER).max(now + PROMISE_STEP));
         }
         if self.source.is_open() && self.settling.is_at_rest() && reading.promise.is_none() {
-            earliest = earliest.min((reading.last_use + LET_GO_AFTER).max(now + PROMISE_STEP));
+            let at = (reading.last_use + LET_GO_AFTER).max(reading.stays_until);
+            earliest = earliest.min(at.max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;
         if sweep.running.is_some() || reading.room {

@@ -3,7 +3,7 @@
 //! Promises: a row is released only when the database said what became of it. Does not know: when a delete is due, what SQL it is.
 
 use super::{
-    Errand, FAILED_RETRY, LEFT_OUT_RETRY, LEFT_OUT_RETRY_MAX, LeftOut, PLAN_ROWS_MAX, PLAN_ROWS_MIN, POLITE_STEP,
+    Errand, FAILED_RETRY, LEFT_OUT_RETRY, LEFT_OUT_RETRY_MAX, LeftOut, PLAN_ROWS_MAX, PLAN_ROWS_MIN, STARVED_AFTER,
 };
 use crate::failpoint;
 use crate::model::{Deletion, Fault, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
@@ -19,7 +19,6 @@ use std::time::{Duration, Instant, SystemTime};
 /// lock for a moment.
 const YIELD_STEP: Duration = Duration::from_millis(5);
 const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
-const BUSY_STEP_MAX: Duration = Duration::from_millis(20);
 /// Why a published row stays.
 const KEPT: &str = "a trigger or a constraint keeps it";
 
@@ -107,12 +106,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.errands_unknown(&plans, now);
                 self.commit_unknown(number, attempted, now);
             }
-            Err(SourceError::Busy(_)) => {
+            Err(SourceError::Busy(text)) => {
                 self.did_not_commit();
                 self.figures.busy.fetch_add(1, Relaxed);
                 self.settling.others_seen = now;
-                self.settling.retry_at = Some(now + self.settling.busy_step);
-                self.settling.busy_step = (self.settling.busy_step * 2).min(BUSY_STEP_MAX);
+                self.settling.retry_at = Some(self.settling.knocking.next(now));
+                if self.settling.knocking.since().is_some_and(|since| since + STARVED_AFTER <= now) {
+                    self.settling.starved.happened(now, &text);
+                }
             }
             Err(SourceError::Yielded) => {
                 self.did_not_commit();
@@ -218,7 +219,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         settling.deleted_at = Some(now);
         settling.last_delete = Some(now);
         settling.polite_since = None;
-        settling.busy_step = POLITE_STEP;
+        settling.knocking.over();
+        settling.starved.over(now);
         // A delete takes whole plans, and their rows lie interleaved: the plans of all busy lanes are to fit into one.
         let lanes = self.plans.len() + plans.len();
         self.intake.limits.batch_rows_max =

@@ -10,6 +10,7 @@ mod doubts;
 use crate::failpoint;
 use crate::model::{JournalMode, Plan, PlanId, RowKey};
 use crate::ports::{Change, Clock, Journal, Sink, Source};
+use crate::relay::backoff::Knocking;
 use crate::relay::notes::Notes;
 use crate::relay::{Fatal, Relay};
 use crate::telemetry::trouble::Trouble;
@@ -41,11 +42,18 @@ const QUIET_AFTER: Duration = Duration::from_secs(1);
 /// After so long without anybody connected nobody is there. An application that connects for each transaction is hardly ever gone for
 /// so long.
 const DELETE_ALONE_AFTER: Duration = Duration::from_millis(50);
-/// How often it is asked whether the others are done.
+/// How often it is asked whether the others are done, at first: the gaps between transactions can be short.
 const POLITE_STEP: Duration = Duration::from_micros(50);
+const POLITE_KEEN_FOR: Duration = Duration::from_millis(50);
+/// The same after that: there is hardly a gap. Every 50 us it would be an eighth of a core.
+const POLITE_STEP_LATER: Duration = Duration::from_millis(5);
 /// After so long it is our turn. A transaction of the application that reads, thinks and then writes fails for good
 /// (SQLITE_BUSY_SNAPSHOT) when we commit in between: with 250 ms, 4 in 1,000 did, where it did nothing else.
-const POLITE_FOR: Duration = Duration::from_secs(2);
+const POLITE_FOR: Duration = Duration::from_millis(700);
+/// The same for one who has been there ever since our patience ran out: a reader without an end, whom our commits don't hurt.
+const POLITE_FOR_OUTWAITED: Duration = Duration::from_millis(5);
+/// A delete that meets a lock for longer is mentioned.
+const STARVED_AFTER: Duration = Duration::from_secs(5);
 /// The same when two full deletes are waiting: else a fast application outruns us.
 const POLITE_FOR_BEHIND: Duration = Duration::from_millis(1);
 /// After a failure that is not weather.
@@ -115,7 +123,10 @@ pub(super) struct Settling {
     /// Not before, because somebody else was there.
     retry_at: Option<Instant>,
     polite_since: Option<Instant>,
-    busy_step: Duration,
+    /// Our patience with somebody ran out, and whenever it was asked since, somebody was there.
+    outwaited: bool,
+    knocking: Knocking,
+    starved: Trouble,
     number: u64,
     cost: Cost,
     others_seen: Instant,
@@ -126,7 +137,7 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    /// `first_delete`: above every number that an earlier run gave to a delete.
+    /// `first_delete`: above every number that an earlier run gave to a delete. `database`: for messages.
     pub(super) fn new(now: Instant, first_delete: u64, database: &str) -> Self {
         Settling {
             acknowledged: VecDeque::new(),
@@ -145,7 +156,9 @@ impl Settling {
             last_delete: None,
             retry_at: None,
             polite_since: None,
-            busy_step: POLITE_STEP,
+            outwaited: false,
+            knocking: Knocking::default(),
+            starved: Trouble::new(format!("database {database}: published rows can't be deleted")),
             number: first_delete,
             cost: Cost::default(),
             others_seen: now,
@@ -458,15 +471,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether somebody else is at it and it is still polite to wait.
     fn makes_way(&mut self, rows_max: usize, now: Instant) -> bool {
         if !self.source.others_active() {
+            self.settling.outwaited &= !self.source.is_open();
             return false;
         }
         self.settling.others_seen = now;
         let patience = self.patience(rows_max);
         let since = *self.settling.polite_since.get_or_insert(now);
-        if now.duration_since(since) >= patience {
+        let waited = now.duration_since(since);
+        if waited >= patience {
+            self.settling.outwaited |= waited >= POLITE_FOR;
             return false;
         }
-        self.settling.retry_at = Some(now + POLITE_STEP);
+        self.settling.retry_at = Some(now + if waited < POLITE_KEEN_FOR { POLITE_STEP } else { POLITE_STEP_LATER });
         true
     }
 
@@ -474,6 +490,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn patience(&self, rows_max: usize) -> Duration {
         if self.settling.rows - self.settling.waiting_rows >= 2 * rows_max.min(DELETE_ROWS) {
             POLITE_FOR_BEHIND
+        } else if self.settling.outwaited {
+            POLITE_FOR_OUTWAITED
         } else {
             POLITE_FOR
         }
