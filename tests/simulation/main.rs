@@ -503,7 +503,7 @@ fn a_commit_that_takes_long_to_become_visible_is_found_when_it_does() {
             let seen = run.world.borrow().now();
             run.note(Event::Wake(Wake { seen }));
             let before = run.meter();
-            run.until(Duration::from_secs(10 + seconds) - Duration::from_millis(1));
+            run.until(Duration::from_millis((10 + seconds) * 1_000 - 1));
             let turns = run.meter().turns - before.turns;
             assert!(turns < 400 + 60 * seconds, "{turns} turns in {seconds} s");
             run.until(Duration::from_secs(10 + seconds) + Duration::from_millis(900));

@@ -379,6 +379,7 @@ impl World {
     pub fn committed(&mut self) {
         self.counter += 1;
         self.log_written = true;
+        self.disk_changed = true;
         self.db.born = self.next_uid;
         self.remember();
     }
