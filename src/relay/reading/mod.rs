@@ -97,6 +97,11 @@ pub(super) struct Reading {
     exposed: bool,
     /// Somebody is in a transaction: not let go before.
     stays_until: Instant,
+    /// What became visible between the last question and letting go changes no file any more: the database is looked at once more
+    /// when every promise would have been kept.
+    recheck_at: Option<Instant>,
+    /// It was opened for that alone.
+    rechecking: bool,
     knocking: Knocking,
     room: bool,
     sweep: Sweep,
@@ -124,6 +129,8 @@ impl Reading {
             alone_since: None,
             exposed: true,
             stays_until: now,
+            recheck_at: None,
+            rechecking: false,
             knocking: Knocking::default(),
             room: false,
             sweep: Sweep { wanted: false, running: None, not_before: now, spent: Duration::ZERO },
@@ -269,6 +276,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if looked {
             let found = self.intake.taken != taken;
+            self.reading.rechecking &= !found;
             self.reading.looked(found, now);
         }
         if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
@@ -347,6 +355,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if !self.source.is_open() {
             if self.source.stirred() {
                 self.reading.look_soon(now);
+            } else if self.reading.recheck_at.is_some_and(|at| at <= now) {
+                self.reading.recheck_at = None;
+                self.reading.rechecking = true;
+                self.reading.look_soon(now);
             }
             return;
         }
@@ -399,8 +411,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if (self.settling.wants_forgetting(now) || untold) && self.is_quiet_pipeline() {
             self.forget_settled(now, false);
         }
+        let keep = if self.reading.rechecking { Duration::ZERO } else { LET_GO_AFTER };
         let mut idle = self.source.is_open()
-            && self.reading.last_use + LET_GO_AFTER <= now
+            && self.reading.last_use + keep <= now
             && self.reading.stays_until <= now
             && self.reading.look_at.is_none()
             && self.settling.is_at_rest()
@@ -425,6 +438,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             );
             self.source.let_go();
             self.reading.exposed = false;
+            self.reading.recheck_at = (!self.reading.rechecking && !alone).then_some(now + PROMISE_FOR);
+            self.reading.rechecking = false;
             self.reading.version = None;
             self.reading.promise = None;
         }
