@@ -386,7 +386,7 @@ impl Run {
 fn run(seed: u64) {
     let mut run = Run::new(seed);
     // What is opened anew is swept: a relay that is never let go must do without.
-    run.world.borrow_mut().company = (seed % 2 == 0).then_some(true);
+    run.world.borrow_mut().company = seed.is_multiple_of(2).then_some(true);
     run.world.borrow_mut().plan(Duration::ZERO, Happening::App);
     run.until(STORM);
     run.world.borrow_mut().calm_down();

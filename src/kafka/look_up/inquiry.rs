@@ -195,9 +195,9 @@ where
     }
 
     pub(super) fn described(&mut self, leader: &str, answer: Option<&DescribedPartition>) -> Verdict {
-        let Some(answer) = answer else { return Verdict::Back(self.unnamed(leader)) };
+        let Some(answer) = answer else { return Verdict::Back(Self::unnamed(leader)) };
         if !answer.error.is_ok() && is_weather(answer.error) {
-            return Verdict::Back(self.answered(leader, answer.error));
+            return Verdict::Back(Self::answered(leader, answer.error));
         }
         let remembered = answer.error.is_ok()
             && answer.active_producers.iter().any(|producer| {
@@ -230,7 +230,7 @@ where
         start: Option<&ListedOffset>,
         end: Option<&ListedOffset>,
     ) -> Verdict {
-        let (Some(start), Some(end)) = (start, end) else { return Verdict::Back(self.unnamed(leader)) };
+        let (Some(start), Some(end)) = (start, end) else { return Verdict::Back(Self::unnamed(leader)) };
         for answer in [start, end] {
             if !answer.error.is_ok() {
                 return self.refused(leader, answer.error, "Describe");
@@ -250,17 +250,17 @@ where
         self.alone = false;
         self.stage = Stage::Log { reading, first: true };
         // Nothing was appended since; nobody needs to read for that.
-        if reading.is_over() { self.not_found(reading) } else { Verdict::On }
+        if reading.is_over() { Self::not_found(reading) } else { Verdict::On }
     }
 
     /// `alone`: it had the whole answer to itself.
     pub(super) fn fetched(&mut self, leader: &str, answer: Option<&FetchedPartition>, alone: bool) -> Verdict {
-        let Some(answer) = answer else { return Verdict::Back(self.unnamed(leader)) };
+        let Some(answer) = answer else { return Verdict::Back(Self::unnamed(leader)) };
         let Stage::Log { mut reading, .. } = self.stage else { return Verdict::On };
         if answer.error == ErrorCode::OFFSET_OUT_OF_RANGE {
             // Retention was faster than we were, or the log was truncated: look where it is now.
             self.stage = Stage::Ends;
-            return self.useless(self.answered(leader, answer.error));
+            return self.useless(Self::answered(leader, answer.error));
         }
         if !answer.error.is_ok() {
             return self.refused(leader, answer.error, "Read");
@@ -275,7 +275,7 @@ where
         self.behind = step == Step::Behind;
         match step {
             Step::Found(offset) => Verdict::Over(Finding::StoredAt(offset)),
-            Step::Over => self.not_found(reading),
+            Step::Over => Self::not_found(reading),
             Step::More => {
                 self.unreadable = 0;
                 self.alone = false;
@@ -314,7 +314,7 @@ where
         }
     }
 
-    fn not_found(&self, reading: Reading) -> Verdict {
+    fn not_found(reading: Reading) -> Verdict {
         let text = match reading.missing() {
             None => return Verdict::Over(Finding::Absent),
             Some(Missing::Start { from, to }) => {
@@ -337,7 +337,7 @@ where
     }
 
     fn refused(&mut self, leader: &str, error: ErrorCode, operation: &str) -> Verdict {
-        let mut failure = self.answered(leader, error);
+        let mut failure = Self::answered(leader, error);
         if is_weather(error) {
             return Verdict::Back(failure);
         }
@@ -361,14 +361,14 @@ where
         }
     }
 
-    fn answered(&self, leader: &str, error: ErrorCode) -> Failure {
+    fn answered(leader: &str, error: ErrorCode) -> Failure {
         Failure {
             code: Some(error.0),
             ..Failure::new(format!("leader {leader} answered {error} when asked for a batch"))
         }
     }
 
-    fn unnamed(&self, leader: &str) -> Failure {
+    fn unnamed(leader: &str) -> Failure {
         Failure::new(format!("leader {leader} answered without naming the partition"))
     }
 }
