@@ -157,6 +157,15 @@ impl Database {
         database
     }
 
+    /// For commands that look in for a moment: a daemon has said already what there is to say of the tables.
+    #[must_use]
+    pub fn without_remarks(mut self) -> Self {
+        for outbox in &mut self.outboxes {
+            outbox.remarks = false;
+        }
+        self
+    }
+
     /// What the watch needs to tell our own commits from the application's.
     pub fn own_commits(&self) -> Arc<OwnCommits> {
         Arc::clone(&self.own)

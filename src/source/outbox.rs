@@ -19,6 +19,8 @@ pub(super) struct Outbox {
     trace: Option<TableIdentity>,
     /// What an earlier run noted of it; until the table has been read with that.
     told: Option<KnownTable>,
+    /// Whether what its operator should know of the table is said.
+    pub remarks: bool,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ pub(super) enum State {
 
 impl Outbox {
     pub fn new(spec: OutboxSpec) -> Self {
-        Outbox { spec, state: State::Unknown, known: None, trace: None, told: None }
+        Outbox { spec, state: State::Unknown, known: None, trace: None, told: None, remarks: true }
     }
 
     /// Of the table as last read, also while it is away.
@@ -102,7 +104,7 @@ impl Outbox {
         };
         let replaced = self.known.as_ref().and_then(|known| self.differs(known, &table, ix, told.is_some()));
         let bare = self.known.as_ref().map(|known| known.traits.bare);
-        if bare.is_none_or(|bare| !bare && table.traits.bare) {
+        if self.remarks && bare.is_none_or(|bare| !bare && table.traits.bare) {
             for remark in schema::remarks(&table, &self.spec, bare == Some(false)) {
                 log::warn!("outbox {}: {remark}", self.spec.name);
             }

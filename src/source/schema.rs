@@ -225,8 +225,8 @@ pub(super) fn remarks(table: &Table, spec: &OutboxSpec, lost: bool) -> Vec<Strin
     if table.traits.bare {
         let what = if lost { "has lost its AUTOINCREMENT" } else { "has no AUTOINCREMENT" };
         remarks.push(format!(
-            "{} {what}: its rows can come back alike under their old ids, so that after some crashes rows are sent again (unsure); \
-             declare id INTEGER PRIMARY KEY AUTOINCREMENT, or name a column that is never used again: outbox.columns.event_id",
+            "{} {what}: its rows can come back alike under their old ids, so that after some crashes rows are published twice; declare id INTEGER PRIMARY KEY \
+             AUTOINCREMENT, or name a column whose values are never used again: outbox.columns.event_id",
             table.name
         ));
     }

@@ -81,7 +81,8 @@ fn delete(
     rows: &[(&Dead, OutboxIx)],
     told: &mut Told,
 ) -> Result<(), CommandError> {
-    let mut source = Database::new(wiring::database_options(database), wiring::outbox_specs(database));
+    let mut source =
+        Database::new(wiring::database_options(database), wiring::outbox_specs(database)).without_remarks();
     source.check().map_err(DaemonError::from)?;
     if let Some(id) = visitor.id().map_err(state_error)? {
         source.keep_books(id);
