@@ -57,10 +57,10 @@ const FORGOTTEN_MAX: u64 = 40;
 /// follows within the time that is allowed (an answer, a delete, the sweep), or no schedule comes there: `OUTBOXD_BUG=all` tries them.
 const FOUND_BY: &[(&str, u64)] = &[
     ("answers breakers 1", 21),
-    ("answers stored 1", 12),
+    ("answers stored 1", 90),
     ("mod opened 1", 1),
     ("quarantine requested 1", 1),
-    ("reading/mod look_where_news_was_not_for 1", 1),
+    ("reading/mod look_where_news_was_not_for 1", 368),
     ("reading/mod wake 1", 3),
     ("settling/deleting deleted 3", 1),
 ];
