@@ -418,3 +418,26 @@ fn a_partition_without_a_leader_keeps_none_of_the_others_closed() {
     daemon.finish();
     assert_eq!(ours(&kafka).len(), 70);
 }
+
+#[test]
+fn a_row_that_is_larger_than_memory_and_topic_allow_holds_up_no_other() {
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let place = Place::new();
+    let rows = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1001)
+        INSERT INTO users_outbox (aggregateId, eventType, payload)
+        SELECT 'k', 'E', CASE i WHEN 501 THEN printf('%.*c', 5000000, 'B') ELSE 's' END FROM n;";
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX} {rows}"));
+    let mut daemon = run_quickly(&place, &kafka, &database);
+    kafka.wait_for_records("users", 1_000, PATIENCE);
+    daemon.wait_until("the large one in quarantine", |daemon| daemon.stderr().contains("rowid 501 is in quarantine"));
+    let left = || {
+        let connection = rusqlite::Connection::open(place.path("db")).unwrap();
+        connection.busy_timeout(PATIENCE).unwrap();
+        connection.query_row("SELECT group_concat(id) FROM users_outbox", [], |row| row.get::<_, String>(0)).unwrap()
+    };
+    daemon.wait_until("the others deleted", |_| left() == "501");
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    assert_eq!(kafka.all_records("users").len(), 1_000, "{}", daemon.everything());
+}

@@ -9,7 +9,7 @@ use super::ledger::Leaver;
 use super::planted::{self, Bug};
 use super::route::recut;
 use super::{Fatal, Party, Producer, Relay};
-use crate::model::{Fault, OutboxIx, Outcome, Plan, PlanId, RowMark, Rows, SinkEvent, Sought, Why};
+use crate::model::{Fault, OutboxIx, Outcome, Plan, PlanId, RowMark, RowMeta, Rows, SinkEvent, Sought, Span, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -399,9 +399,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Batch { rows, run, again, seen } = rejected;
         let pieces: Vec<Rows> =
             pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| recut(&rows, piece.iter().copied())).collect();
-        let suspects: Vec<Rows> = bad.iter().map(|at| recut(&rows, [*at])).collect();
+        // A suspect's record is never used again, and a large one would keep the memory that the record needs which is to condemn it.
+        let suspect =
+            |at: &usize| Rows { bytes: Vec::new(), meta: vec![RowMeta { record: Span::default(), ..rows.meta[*at] }] };
+        let suspects: Vec<Rows> = bad.iter().map(suspect).collect();
         self.intake.held_rows += rows.len();
-        self.intake.held_bytes += pieces.iter().chain(&suspects).map(|rows| rows.bytes.len()).sum::<usize>();
+        self.intake.held_bytes += pieces.iter().map(|rows| rows.bytes.len()).sum::<usize>();
         self.intake.forget_rows(rows);
         let lane = &mut self.intake.lanes[ix as usize];
         for rows in pieces.into_iter().rev() {
