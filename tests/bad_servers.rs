@@ -26,8 +26,10 @@ struct House {
 impl House {
     fn new(server: &str) -> House {
         let place = Place::new();
+        // So that nothing is to be said of the table.
+        let counted = OUTBOX.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT");
         let insert = "INSERT INTO users_outbox (aggregateId, payload) VALUES ('a', '1'), ('b', '2'), ('c', '3');";
-        let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX} {insert}"));
+        let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {counted} {insert}"));
         let outbox = ["run", "--database", &database, "--table", "users_outbox", "--topic", "users"];
         let mut command = outboxd(&outbox);
         command.args(["--bootstrap-servers", server]).env("RUST_LOG", "info");

@@ -59,7 +59,13 @@ fn opens_stores_and_explains(version: &str) {
     let why = rig.not_opened(&topic);
     assert_eq!(why.code, Some(3), "{why}");
     script(&["topic", "--bootstrap", &bootstrap, "--name", &topic, "--partitions", "4"]);
-    let partitions = rig.opened(&topic);
+    // It opens partition by partition.
+    let partitions = loop {
+        let partitions = rig.opened(&topic);
+        if partitions.iter().all(|partition| partition.end_offset.is_some()) {
+            break partitions;
+        }
+    };
     assert_eq!(
         partitions.iter().map(|p| (p.partition, p.end_offset.unwrap())).collect::<Vec<_>>(),
         [(0, 0), (1, 0), (2, 0), (3, 0)]

@@ -58,7 +58,6 @@ const FORGOTTEN_MAX: u64 = 40;
 const FOUND_BY: &[(&str, u64)] = &[
     ("answers breakers 1", 21),
     ("answers stored 1", 90),
-    ("mod opened 1", 1),
     ("quarantine requested 1", 1),
     ("reading/mod look_where_news_was_not_for 1", 368),
     ("reading/mod wake 1", 3),

@@ -362,6 +362,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             return;
         }
+        self.ask_version(now);
+    }
+
+    /// Whether somebody has committed since the last look; then a look is due.
+    fn ask_version(&mut self, now: Instant) {
         match self.source.version() {
             Ok(Some(version)) => {
                 if self.reading.saw(version, self.source.is_undisturbed(), now) {
@@ -425,7 +430,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.reading.stays_until = now + PROMISE_STEP_LATER;
             idle = false;
         }
-        let alone = self.lets_go_alone(now);
+        let mut alone = self.lets_go_alone(now);
+        if alone {
+            // Whoever closed last may have committed since the last look: its wake finds files that nothing changes any more.
+            self.ask_version(now);
+            alone = self.lets_go_alone(now);
+        }
         if idle || alone {
             if !alone {
                 self.forget_settled(now, true);
