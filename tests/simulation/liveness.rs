@@ -12,8 +12,6 @@ const WELL_AFTER: Duration = Duration::from_secs(40);
 /// What is committed later is published so soon. A commit that nobody announced is noticed once a second, and one that became visible
 /// just after the database was let go when every promise would have been kept: after two.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(4);
-/// The same of a row that was given a rowid below others: in one schedule of a thousand it is found with the next commit only.
-const LOW_PUBLISHED_WITHIN: Duration = Duration::from_secs(20);
 /// A published row is deleted so soon, beside nobody.
 const DELETED_WITHIN: Duration = Duration::from_secs(1);
 /// Rows that wait for a sink that hangs.
@@ -33,8 +31,7 @@ impl Run {
         }
         for (uid, at) in stored {
             let fate = world.fates[&uid];
-            let low = world.versions[&uid].1.key.as_deref() == Some("low");
-            let due = fate.committed.max(well) + if low { LOW_PUBLISHED_WITHIN } else { PUBLISHED_WITHIN };
+            let due = fate.committed.max(well) + PUBLISHED_WITHIN;
             assert!(at <= due, "P11: version {uid} was published at {at:?}, not by {due:?} (seed {seed})");
             let due = at.max(well) + DELETED_WITHIN;
             let gone = fate.deleted_at;

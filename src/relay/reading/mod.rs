@@ -431,9 +431,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             idle = false;
         }
         let mut alone = self.lets_go_alone(now);
-        if alone {
-            // Whoever closed last may have committed since the last look: its wake finds files that nothing changes any more.
+        if idle || alone {
+            // Somebody may have committed since the last look: a wake that comes later finds files that nothing changes any more, and
+            // the next connection finds them as they were left.
             self.ask_version(now);
+            idle &= self.reading.look_at.is_none() && self.reading.matching.is_none();
             alone = self.lets_go_alone(now);
         }
         if idle || alone {
