@@ -411,14 +411,20 @@ const COUNTED: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY AUTOINCREMENT,
 const THREE: &str =
     "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES ('a','t','p'), ('b','t','p'), ('c','t','p');";
 
+/// Three rows that were read, of a table that counts up or of the same one that does not.
+fn three_seen(bare: bool) -> (World, App, Database, Vec<Seen>) {
+    let schema = if bare { COUNTED.replace(" AUTOINCREMENT", "") } else { COUNTED.to_owned() };
+    let (world, mut app) = World::with("WAL", &schema);
+    app.exec(THREE);
+    let mut database = world.database();
+    let seen = all(&mut database);
+    (world, app, database, seen)
+}
+
 #[test]
 fn what_sqlite_rewrites_is_still_the_same_table() {
     for bare in [false, true] {
-        let schema = if bare { COUNTED.replace(" AUTOINCREMENT", "") } else { COUNTED.to_owned() };
-        let (world, mut app) = World::with("WAL", &schema);
-        app.exec(THREE);
-        let mut database = world.database();
-        let seen = all(&mut database);
+        let (_world, mut app, mut database, seen) = three_seen(bare);
         for (sql, drops_a_guard) in [
             ("ALTER TABLE users_outbox ADD COLUMN traceparent VARCHAR;", false),
             ("ALTER TABLE users RENAME TO people;", false),
@@ -525,11 +531,7 @@ fn what_an_earlier_run_noted_tells_its_table_from_another() {
 #[test]
 fn what_is_not_sent_guards_rows_of_bare_tables_only() {
     for bare in [false, true] {
-        let schema = if bare { COUNTED.replace(" AUTOINCREMENT", "") } else { COUNTED.to_owned() };
-        let (world, mut app) = World::with("WAL", &schema);
-        app.exec(THREE);
-        let mut database = world.database();
-        let seen = all(&mut database);
+        let (_world, mut app, mut database, seen) = three_seen(bare);
         app.exec("UPDATE users_outbox SET attempts = attempts + 1 WHERE id = 1; UPDATE users_outbox SET payload = 'q' WHERE id = 2;");
         let deletion = delete(&mut database, &seen).unwrap();
         let changed: Vec<i64> = deletion.changed.iter().map(|key| key.rowid).collect();

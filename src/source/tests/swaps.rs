@@ -63,6 +63,17 @@ fn says(path: &Path) -> String {
     said
 }
 
+/// Said to be another file, read from the start, and whole when it is let go.
+fn the_new_one_is_taken_up(world: &World, database: &mut Database) {
+    assert!(matches!(
+        look(database, Start::Lowest, 9),
+        Err(SourceError::Replaced { another: crate::model::Another::All, .. })
+    ));
+    assert_eq!(rowids(&all(database)), [1, 2]);
+    database.let_go();
+    assert!(is_the_new_one(&says(&world.path)));
+}
+
 fn is_the_new_one(said: &str) -> bool {
     said == format!("ok\n{NEW_ROWS}|new|new\n2")
 }
@@ -152,13 +163,7 @@ fn a_log_that_another_still_works_with_keeps_the_successor_closed() {
     app.close();
     assert!(look(&mut database, Start::Lowest, 9).is_err(), "SQLite leaves the log of a file that was moved");
     std::fs::remove_file(log_of(&world.path)).unwrap();
-    assert!(matches!(
-        look(&mut database, Start::Lowest, 9),
-        Err(SourceError::Replaced { another: crate::model::Another::All, .. })
-    ));
-    assert_eq!(rowids(&all(&mut database)), [1, 2]);
-    database.let_go();
-    assert!(is_the_new_one(&says(&world.path)));
+    the_new_one_is_taken_up(&world, &mut database);
 }
 
 #[test]
@@ -219,13 +224,7 @@ fn a_log_left_when_the_database_was_let_go_is_known_beside_its_successor() {
     assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Failed(_))));
     std::fs::remove_file(log_of(&world.path)).unwrap();
     let _ = std::fs::remove_file(with(&world.path, "-shm"));
-    assert!(matches!(
-        look(&mut database, Start::Lowest, 9),
-        Err(SourceError::Replaced { another: crate::model::Another::All, .. })
-    ));
-    assert_eq!(rowids(&all(&mut database)), [1, 2]);
-    database.let_go();
-    assert!(is_the_new_one(&says(&world.path)));
+    the_new_one_is_taken_up(&world, &mut database);
 }
 
 #[test]
