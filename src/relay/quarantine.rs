@@ -203,7 +203,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 let outbox = self.intake.outbox(ix);
                 outbox.ledger.forget_aside(rowid);
                 outbox.ledger.revisit(rowid);
-                outbox.again = true;
+                outbox.look_again();
                 self.quarantine.release(RowKey { outbox: ix, rowid });
                 self.reading.look_soon(now);
             }

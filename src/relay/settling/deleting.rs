@@ -245,7 +245,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for key in &deletion.written {
             let outbox = self.intake.outbox(key.outbox);
             outbox.ledger.revisit(key.rowid);
-            outbox.again = true;
+            outbox.look_again();
             self.reading.look_soon(now);
         }
         self.reading.room();
