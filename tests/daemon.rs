@@ -204,6 +204,18 @@ fn a_kafka_that_is_away_is_no_fault_of_the_database() {
 }
 
 #[test]
+fn what_is_to_be_said_of_a_table_is_said_once() {
+    let place = Place::new();
+    let insert = "INSERT INTO users_outbox (payload) VALUES ('x');";
+    let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX} {insert}"));
+    let mut daemon = stdout_run(&database);
+    daemon.wait_until("a line", |daemon| daemon.stdout().lines().count() == 1);
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.stderr.matches("has no AUTOINCREMENT").count(), 1, "{}", daemon.everything());
+}
+
+#[test]
 fn a_dry_run_shows_and_touches_nothing() {
     let place = Place::new();
     let values: Vec<String> = (1..=7).map(|n| format!("('u{n}', 'a b', 'xyz')")).collect();

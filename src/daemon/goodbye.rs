@@ -61,7 +61,8 @@ fn unfinished(summary: &Summary, plans: bool) -> String {
 fn waiting(databases: &[config::Database], health: &Health, until: Instant) -> String {
     let (mut rows, mut exact, mut uncounted) = (0, true, String::new());
     for (database, figures) in databases.iter().zip(health.relays()) {
-        let mut source = Database::open_read_only(wiring::database_options(database), wiring::outbox_specs(database));
+        let mut source = Database::open_read_only(wiring::database_options(database), wiring::outbox_specs(database))
+            .without_remarks();
         for (index, (name, last)) in figures.names.iter().zip(&figures.outboxes).enumerate() {
             match count(&mut source, OutboxIx(index as u16), until) {
                 Ok(backlog) => {

@@ -70,7 +70,8 @@ fn now(dead: &Dead, config: Option<&Config>, columns: Option<Vec<String>>) -> Ve
         Ok(found) => found,
         Err(error) => return vec![("row", format!("can't be shown: {error}"))],
     };
-    let mut source = Database::open_read_only(wiring::database_options(&database), wiring::outbox_specs(&database));
+    let mut source = Database::open_read_only(wiring::database_options(&database), wiring::outbox_specs(&database))
+        .without_remarks();
     // Reads the schema; what is wrong with it shows in the look.
     let _ = source.check();
     source.read_at_most(

@@ -24,7 +24,7 @@ pub fn create(database: &Path) -> Result<(), CommandError> {
         connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         connection.execute_batch(&format!(
             "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
-             CREATE TABLE {TABLE} (id INTEGER PRIMARY KEY, aggregateId, eventType, payload);"
+             CREATE TABLE {TABLE} (id INTEGER PRIMARY KEY AUTOINCREMENT, aggregateId, eventType, payload);"
         ))
     };
     make()
