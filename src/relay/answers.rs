@@ -4,12 +4,13 @@
 //! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
 
 use super::breaker::{PROBE_EVERY, Suspect, Verdict};
+use super::intake::by_outbox;
 use super::lanes::{Batch, Doubt, Flight, Phase, Standing};
 use super::ledger::Leaver;
 use super::planted::{self, Bug};
 use super::route::recut;
 use super::{Fatal, Party, Producer, Relay};
-use crate::model::{Fault, OutboxIx, Outcome, Plan, PlanId, RowMark, RowMeta, Rows, SinkEvent, Sought, Span, Why};
+use crate::model::{Fault, OutboxIx, Outcome, Plan, PlanId, RowMark, RowMeta, Rows, SinkEvent, Sought, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -105,7 +106,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Outcome::Unsure(why) => {
                 self.figures.unsure.fetch_add(1, Relaxed);
                 self.lane_trouble(ix, now, &why);
-                self.in_trouble(ix);
+                self.intake.lanes[ix as usize].trouble = true;
                 self.again(ix, Flight { unsure: true, ..flight }, now);
             }
             Outcome::Refused(why) => self.refused(ix, flight, &why, now),
@@ -116,7 +117,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.ask(ix, flight, Doubt::OutOfSequence(why), Sought::Stored);
                 } else {
                     self.lane_trouble(ix, now, &why);
-                    self.in_trouble(ix);
+                    self.intake.lanes[ix as usize].trouble = true;
                     self.again(ix, flight, now);
                 }
             }
@@ -143,7 +144,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn stranded(&mut self, ix: u32) {
         let lane = &mut self.intake.lanes[ix as usize];
         // What is sent is answered first, what is asked about too.
-        let Some(flight) = lane.flight.take_if(|flight| !flight.phase.is_sent() && flight.phase != Phase::Asking)
+        let Some(mut flight) = lane.flight.take_if(|flight| !flight.phase.is_sent() && flight.phase != Phase::Asking)
         else {
             return;
         };
@@ -153,7 +154,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         self.sink_troubles.forget(Party::Lane(ix));
+        self.intake.well_again(&mut flight);
         let Flight { plan, again, disowned, phase, .. } = flight;
+        let lane = &mut self.intake.lanes[ix as usize];
         lane.standing = Standing::Running;
         lane.trouble = false;
         self.plans.remove(&plan.id);
@@ -184,6 +187,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let until = lane.backoff.next(now, &mut self.random);
         lane.flight = Some(Flight { phase: Phase::Waiting { until }, ..flight });
         self.waiting.push(ix);
+        self.intake.set_apart(ix);
         if self.intake.is_beyond(ix) {
             self.stranded(ix);
         }
@@ -191,14 +195,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.reading.room();
     }
 
-    pub(super) fn stored(&mut self, ix: u32, flight: Flight, offset: i64, at: Instant, now: Instant) {
+    pub(super) fn stored(&mut self, ix: u32, mut flight: Flight, offset: i64, at: Instant, now: Instant) {
+        if flight.apart {
+            self.reading.well(now);
+        }
+        self.intake.well_again(&mut flight);
         let rows = flight.plan.rows.len() as u64;
         self.plans.remove(&flight.plan.id);
         self.figures.commit_to_ack.observe(at.saturating_duration_since(flight.seen), rows);
         self.summary.published += rows;
-        for outbox in self.outboxes() {
-            let of_outbox = flight.plan.rows.meta.iter().filter(|meta| meta.key.outbox == outbox).count();
-            self.figures.outboxes[usize::from(outbox.0)].published.fetch_add(of_outbox as u64, Relaxed);
+        for (outbox, marks) in by_outbox(&flight.plan.rows.meta) {
+            self.figures.outboxes[usize::from(outbox.0)].published.fetch_add(marks.len() as u64, Relaxed);
         }
         let lane = &mut self.intake.lanes[ix as usize];
         lane.standing = Standing::Running;
@@ -232,7 +239,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn refused(&mut self, ix: u32, flight: Flight, why: &Why, now: Instant) {
         self.figures.refused.fetch_add(1, Relaxed);
         self.lane_trouble(ix, now, why);
-        self.in_trouble(ix);
         if self.draining.is_some() && !flight.unsure {
             self.drop_flight(&flight);
             return;
@@ -241,6 +247,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.standing = Standing::Refused;
         lane.flight = Some(Flight { phase: Phase::Waiting { until: now + REFUSED_RETRY }, ..flight });
         self.waiting.push(ix);
+        self.in_trouble(ix);
         self.reading.room();
     }
 
@@ -257,6 +264,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The broker rejects a record: find it, set it apart, send the others under the next epoch.
     pub(super) fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
+        let mut flight = flight;
+        self.intake.well_again(&mut flight);
         let Flight { plan, seen, disowned, unsure, again, .. } = flight;
         let again = again || unsure;
         self.plans.remove(&plan.id);
@@ -323,10 +332,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if disowned.is_empty() {
             return rows;
         }
-        let ours = (0..rows.len()).filter(|at| !disowned.contains(&rows.meta[*at].key.outbox));
-        let kept = recut(&rows, ours);
-        self.intake.held_rows += kept.len();
-        self.intake.held_bytes += kept.bytes.len();
+        let ours = |meta: &RowMeta| !disowned.contains(&meta.key.outbox);
+        let kept = if rows.bytes.is_empty() {
+            // They were given back.
+            Rows { bytes: Vec::new(), meta: rows.meta.iter().copied().filter(ours).collect() }
+        } else {
+            recut(&rows, (0..rows.len()).filter(|at| ours(&rows.meta[*at])))
+        };
+        self.intake.memory.take(kept.len(), kept.bytes.len());
         self.intake.forget_rows(rows);
         kept
     }
@@ -338,7 +351,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let ours = plan.rows.meta.iter().filter(|meta| !disowned.contains(&meta.key.outbox)).copied();
         let rows = Rows { bytes: Vec::new(), meta: ours.collect() };
-        self.intake.held_rows -= plan.rows.len() - rows.len();
+        self.intake.memory.give(plan.rows.len() - rows.len(), 0);
         Arc::new(plan.with_rows(rows))
     }
 
@@ -399,12 +412,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Batch { rows, run, again, seen } = rejected;
         let pieces: Vec<Rows> =
             pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| recut(&rows, piece.iter().copied())).collect();
-        // A suspect's record is never used again, and a large one would keep the memory that the record needs which is to condemn it.
-        let suspect =
-            |at: &usize| Rows { bytes: Vec::new(), meta: vec![RowMeta { record: Span::default(), ..rows.meta[*at] }] };
-        let suspects: Vec<Rows> = bad.iter().map(suspect).collect();
-        self.intake.held_rows += rows.len();
-        self.intake.held_bytes += pieces.iter().map(|rows| rows.bytes.len()).sum::<usize>();
+        // A suspect is never sent as it is here: if it goes again, it is read again. Its bytes are others' to have.
+        let suspects: Vec<Rows> = bad.iter().map(|at| Rows { bytes: Vec::new(), meta: vec![rows.meta[*at]] }).collect();
+        for rows in pieces.iter().chain(&suspects) {
+            self.intake.memory.take(rows.len(), rows.bytes.len());
+        }
         self.intake.forget_rows(rows);
         let lane = &mut self.intake.lanes[ix as usize];
         for rows in pieces.into_iter().rev() {

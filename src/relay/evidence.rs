@@ -4,6 +4,7 @@
 //! counted. Does not know: how a leader is asked.
 
 use super::answers::take_rows;
+use super::intake::without_records;
 use super::lanes::{Batch, Doubt, EPOCH_MAX, Flight, Phase, Standing};
 use super::planted::{self, Bug};
 use super::{Fatal, Party, Producer, Relay};
@@ -19,7 +20,8 @@ pub(super) const KNOWN_FOR: Duration = Duration::from_secs(12 * 60 * 60);
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// What became of the batch can't be told from answers alone: nothing is sent to its lane before the leader has said.
     pub(super) fn ask(&mut self, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
-        let plan = flight.plan.clone();
+        // Asked about for as long as it takes: not with the bytes.
+        let plan = Arc::new(without_records(&flight.plan));
         self.ask_about(&plan, ix, flight, doubt, sought);
     }
 
@@ -53,6 +55,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         if flight.plan.id != plan || flight.phase != Phase::Asking {
             return Err(Fatal(format!("the sink told of plan {} in phase {:?}", plan.0, flight.phase)));
+        }
+        let about_rows =
+            !matches!(evidence, Evidence::StoredAt(_) | Evidence::PartitionGone(_) | Evidence::OtherCluster(_));
+        if flight.without.is_some() && about_rows && self.draining.is_none() {
+            self.waiting.push(ix);
+            let told = Some(evidence);
+            self.intake.lanes[ix as usize].flight = Some(Flight { phase: Phase::Unread, told, ..flight });
+            return Ok(());
         }
         self.sink_troubles.over(now, Party::Lane(ix));
         // Of another cluster's there may be one for each lane, and one line says it of all.
@@ -88,10 +98,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             Evidence::PartitionGone(why) => {
                 self.count_unsure(&flight.plan.target.to_string(), flight.owned_rows(), &why.to_string());
-                self.route_anew(ix, &flight);
+                self.route_anew(ix, flight);
             }
             Evidence::OtherCluster(_) if planted::is(Bug::SentToAnotherCluster) => self.same_again(ix, flight, now),
-            Evidence::OtherCluster(why) => self.other_cluster(ix, &flight, &why),
+            Evidence::OtherCluster(why) => self.other_cluster(ix, flight, &why),
         }
         Ok(())
     }
@@ -136,7 +146,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The rows in a batch of their own, one epoch higher: its append fences late copies of the old one.
-    pub(super) fn next_epoch(&mut self, ix: u32, flight: Flight) {
+    pub(super) fn next_epoch(&mut self, ix: u32, mut flight: Flight) {
+        self.intake.well_again(&mut flight);
         let Flight { plan, seen, next_epoch, disowned, doubt, .. } = flight;
         self.plans.remove(&plan.id);
         let (old, old_triple, cluster, run) = (plan.id, plan.triple, plan.cluster.clone(), plan.run);
@@ -179,7 +190,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// Its triple can be a stranger's here: it is neither sent nor asked about.
-    fn other_cluster(&mut self, ix: u32, flight: &Flight, why: &Why) {
+    fn other_cluster(&mut self, ix: u32, flight: Flight, why: &Why) {
         if !std::mem::replace(&mut self.recovery.other_cluster_told, true) {
             log::error!(
                 "{}: {why}. Rows that were in flight to that one are sent to this one as what they are, with the message ids they \
@@ -192,8 +203,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// There is nobody to ask and nowhere to send it: its rows are routed anew, with the message ids they had.
-    fn route_anew(&mut self, ix: u32, flight: &Flight) {
-        let plan = flight.plan.clone();
+    fn route_anew(&mut self, ix: u32, mut flight: Flight) {
+        self.intake.well_again(&mut flight);
+        let plan = flight.plan;
         self.plans.remove(&plan.id);
         let ours = self.owned((*plan.rows).clone(), &flight.disowned);
         let rows = ours.meta.iter().map(|meta| (meta.key, meta.print, meta.message)).collect();

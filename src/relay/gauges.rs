@@ -10,8 +10,8 @@ use std::time::Instant;
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn update_figures(&mut self, now: Instant) {
-        self.figures.held_rows.store(self.intake.held_rows as u64, Relaxed);
-        self.figures.held_bytes.store(self.intake.held_bytes as u64, Relaxed);
+        self.figures.held_rows.store(self.intake.memory.rows() as u64, Relaxed);
+        self.figures.held_bytes.store(self.intake.memory.bytes() as u64, Relaxed);
         if now < self.figures_at + FIGURES_EVERY {
             return;
         }
@@ -21,7 +21,24 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.update_backlog(now);
     }
 
+    /// When the oldest row that is on its way was noticed, by outbox.
+    fn oldest_under_way(&self) -> Vec<Option<Instant>> {
+        let mut oldest: Vec<Option<Instant>> = vec![None; self.intake.outboxes.len()];
+        for lane in &self.intake.lanes {
+            let flight = lane.flight.iter().map(|flight| (&*flight.plan.rows, flight.seen));
+            let batches = lane.pieces.iter().chain(&lane.collecting).map(|batch| (&batch.rows, batch.seen));
+            for (rows, seen) in flight.chain(batches) {
+                for meta in &rows.meta {
+                    let slot = &mut oldest[usize::from(meta.key.outbox.0)];
+                    *slot = Some(slot.map_or(seen, |before| before.min(seen)));
+                }
+            }
+        }
+        oldest
+    }
+
     fn update_backlog(&mut self, now: Instant) {
+        let oldest = self.oldest_under_way();
         for ix in self.outboxes() {
             let at = usize::from(ix.0);
             let outbox = &self.intake.outboxes[at];
@@ -44,10 +61,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     Err(_) => {}
                 }
             }
-            let flights = self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref().map(|flight| flight.seen));
-            let collected =
-                self.intake.lanes.iter().filter_map(|lane| lane.collecting.as_ref().map(|batch| batch.seen));
-            let oldest = if held > 0 { flights.chain(collected).chain(behind).min() } else { behind };
+            let oldest = oldest[at].into_iter().chain(behind).min();
             let age = oldest.map_or(-1, |at| now.saturating_duration_since(at).as_millis() as i64);
             figures.oldest_seen_ms.store(age, Relaxed);
         }

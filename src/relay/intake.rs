@@ -6,17 +6,18 @@
 use super::Limits;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::lanes::{Batch, Lane, Phase, Standing};
+use super::lanes::{Batch, Digest, Flight, Lane, Standing};
 use super::ledger::{Known, Leaver, Ledger};
+use super::memory::Memory;
 use super::planted;
 use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
-    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowView, Rows, RunId, TableTraits, Target,
-    Topic, Unreadable, Version,
+    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowMeta, RowView, Rows, RunId, TableTraits,
+    Target, Topic, Unreadable, Version,
 };
 use crate::telemetry::trouble::Trouble;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ use std::time::Instant;
 const SPARE_BYTES_MAX: usize = 2 << 20;
 /// How many buffers are kept for reuse.
 const SPARE_BUFFERS_MAX: usize = 2;
+/// So often a look asks whether it is worth going on.
+const ASK_EVERY_ROWS: usize = 64;
 /// A buffer grows in steps of this, not by doubling: with several lanes, half of the daemon's memory would be unused capacity.
 const BUFFER_STEP_BYTES: usize = 64 << 10;
 
@@ -132,8 +135,7 @@ pub struct Intake {
     topic_index: HashMap<Topic, u32>,
     pub lanes: Vec<Lane>,
     pub limits: Limits,
-    pub held_rows: usize,
-    pub held_bytes: usize,
+    pub memory: Memory,
     /// Rows ever taken.
     pub taken: u64,
     /// Topics to ask the sink for.
@@ -147,6 +149,12 @@ pub struct Intake {
     pub attempts: HashMap<RowKey, (Fingerprint, u32)>,
     pub encoder: Encoder,
     pub run: RunId,
+    /// Whether anybody gives back memory soon, as of this time.
+    soon: Option<(Instant, bool)>,
+    /// Rows come to, to ask now and then whether it is worth going on.
+    come_to: usize,
+    /// The running look ended because nobody has an eye on what is left below the cursor.
+    pub jumps: bool,
     spare: Vec<Vec<u8>>,
     name: String,
     random: fastrand::Rng,
@@ -176,8 +184,10 @@ impl Intake {
             topic_index: HashMap::new(),
             lanes: Vec::new(),
             limits,
-            held_rows: 0,
-            held_bytes: 0,
+            memory: Memory::new(limits.held_rows_max, limits.held_bytes_max),
+            soon: None,
+            come_to: 0,
+            jumps: false,
             taken: 0,
             to_open: Vec::new(),
             ready: Vec::new(),
@@ -279,6 +289,10 @@ impl Intake {
 
     /// Takes one row of a look, or says why not. `seen`: when its commit was noticed.
     pub fn take(&mut self, ix: OutboxIx, row: &RowView<'_>, seen: Instant, now: Instant) -> Flow {
+        self.come_to += 1;
+        if self.come_to.is_multiple_of(ASK_EVERY_ROWS) && !self.goes_on(ix, row.rowid) {
+            return Flow::Stop;
+        }
         let mark = RowMark { rowid: row.rowid, print: row.print };
         let ledger = &mut self.outboxes[usize::from(ix.0)].ledger;
         let place = match ledger.recognise(row) {
@@ -316,6 +330,39 @@ impl Intake {
         }
         self.outbox(ix).ledger.came_to(mark);
         Flow::Continue
+    }
+
+    /// Whether the look may still find something for somebody. Reading a whole backlog to leave it in the table is of no use.
+    fn goes_on(&mut self, ix: OutboxIx, rowid: i64) -> bool {
+        let ledger = &self.outboxes[usize::from(ix.0)].ledger;
+        if ledger.cursor().is_some_and(|cursor| rowid <= cursor.rowid) {
+            self.jumps = ledger.is_done_below(rowid);
+            return !self.jumps;
+        }
+        self.has_takers(ix, true)
+    }
+
+    /// Whether some lane could take a row of this outbox. `unmarked`: one that has not left a row before.
+    pub fn has_takers(&self, ix: OutboxIx, unmarked: bool) -> bool {
+        let outbox = &self.outboxes[usize::from(ix.0)];
+        // A template may lead to a topic that nobody has seen yet.
+        let Some(literal) = outbox.route.literal() else { return true };
+        let Some(topic) = self.known_topic(literal).map(|topic| &self.topics[topic as usize]) else { return true };
+        if !self.memory.has_rows_left() {
+            return false;
+        }
+        topic.lanes.iter().take(topic.starts.len().max(1)).any(|lane| {
+            lane.is_none_or(|lane| self.takes(lane) && !(unmarked && outbox.ledger.is_marked(Leaver::Lane(lane))))
+        })
+    }
+
+    /// Whether the lane takes rows, as far as its broker is concerned.
+    fn takes(&self, ix: u32) -> bool {
+        let lane = &self.lanes[ix as usize];
+        lane.standing == Standing::Running
+            && lane.noted_offset.is_some()
+            && self.topics[lane.topic as usize].breaker.admits(ix, lane)
+            && !lane.flight.as_ref().is_some_and(|flight| lane.trouble || flight.phase.is_stuck())
     }
 
     /// The message id of a row that goes again, if this is one.
@@ -435,7 +482,7 @@ impl Intake {
         lane
     }
 
-    fn room(&self, ix: u32, run: RunId, bytes: usize, now: Instant) -> Place {
+    fn room(&mut self, ix: u32, run: RunId, bytes: usize, now: Instant) -> Place {
         let lane = &self.lanes[ix as usize];
         let topic = &self.topics[lane.topic as usize];
         let leave = Place::Leave(Leaver::Lane(ix));
@@ -446,26 +493,47 @@ impl Intake {
             return leave;
         }
         let wait = if lane.room_soon(now) { Place::Stop } else { leave };
-        let free = self.limits.held_bytes_max.saturating_sub(self.held_bytes);
-        if self.held_rows >= self.limits.held_rows_max {
+        if !self.memory.has_rows_left() {
+            // Nobody can take a row; whoever gives some back says so.
+            return Place::Stop;
+        }
+        let fits = match &lane.collecting {
+            None => true,
+            // A batch carries the message ids of one run.
+            Some(batch) if batch.run != run => false,
+            Some(batch) => {
+                // Each batch may have a quarter of what it and the free memory make: what is left is the next lanes'.
+                let share = (batch.rows.bytes.len() + self.memory.free()) / 4;
+                let rows_max = self.limits.batch_rows_max.min(self.memory.batch_rows_max());
+                let bytes = batch.rows.bytes.len() + bytes;
+                bytes <= topic.batch_bytes_max.min(share) && batch.rows.len() < rows_max
+            }
+        };
+        if !fits {
             return wait;
         }
-        match &lane.collecting {
-            None => {
-                // A row larger than all the memory there is travels when nothing else of its size does.
-                let alone = lane.is_idle() && bytes > free && self.held_bytes <= self.limits.held_bytes_max / 2;
-                if bytes <= free || alone { Place::Lane(ix) } else { wait }
-            }
-            // A batch carries the message ids of one run.
-            Some(batch) if batch.run != run => wait,
-            Some(batch) => {
-                // Each batch may have a quarter of what it and the free memory make: however many lanes are stuck, there is a share
-                // left for the next.
-                let share = (batch.rows.bytes.len() + free) / 4;
-                let fits = batch.rows.bytes.len() + bytes <= topic.batch_bytes_max.min(share) && bytes <= free;
-                if fits && batch.rows.len() < self.limits.batch_rows_max { Place::Lane(ix) } else { wait }
-            }
+        if self.memory.admits(bytes) {
+            return Place::Lane(ix);
         }
+        // Stopping is right only if somebody gives back memory for sure: a row that waits for memory must not hold up those behind it
+        // that need less.
+        if self.memory.free() == 0 || self.gives_soon(now) {
+            return Place::Stop;
+        }
+        self.lanes[ix as usize].wants = bytes;
+        Place::Leave(Leaver::Lane(ix))
+    }
+
+    /// Whether some lane will give back memory soon.
+    fn gives_soon(&mut self, now: Instant) -> bool {
+        if let Some((at, soon)) = self.soon
+            && at == now
+        {
+            return soon;
+        }
+        let soon = self.lanes.iter().any(|lane| lane.gives_soon(now));
+        self.soon = Some((now, soon));
+        soon
     }
 
     fn put(&mut self, ix: OutboxIx, lane_ix: u32, row: &RowView<'_>, seen: Instant) {
@@ -489,8 +557,10 @@ impl Intake {
             Some(id) => self.encoder.append_again(ix, &outbox.route, row, id, &mut batch.rows),
         }
         outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
-        self.held_bytes += batch.rows.bytes.len() - before;
-        self.held_rows += 1;
+        self.memory.take(1, batch.rows.bytes.len() - before);
+        // What is taken now leaves before long, and its memory is free again.
+        self.soon = None;
+        lane.wants = 0;
         self.taken += 1;
         if lane.flight.is_none() && !lane.queued {
             lane.queued = true;
@@ -500,21 +570,14 @@ impl Intake {
 
     /// Whether a leaver could take rows now: its rows are worth a look from its low mark.
     pub fn has_room(&self, leaver: Leaver) -> bool {
-        if self.held_rows >= self.limits.held_rows_max {
+        if !self.memory.has_rows_left() {
             return false;
         }
         match leaver {
             Leaver::Topic(topic) => self.topics[topic as usize].is_open(),
             Leaver::Lane(ix) => {
                 let lane = &self.lanes[ix as usize];
-                let topic = &self.topics[lane.topic as usize];
-                let stuck = lane.flight.as_ref().is_some_and(|flight| matches!(flight.phase, Phase::Waiting { .. }));
-                lane.standing == Standing::Running
-                    && lane.noted_offset.is_some()
-                    && topic.breaker.admits(ix, lane)
-                    && lane.collecting.is_none()
-                    && !(lane.trouble && lane.flight.is_some())
-                    && !stuck
+                self.takes(ix) && lane.collecting.is_none() && self.memory.admits(lane.wants)
             }
         }
     }
@@ -547,23 +610,19 @@ impl Intake {
 
     /// These rows of the lane go back to the table.
     pub fn give_back_rows(&mut self, ix: u32, rows: Rows) {
-        for at in 0..self.outboxes.len() {
-            let outbox = OutboxIx(at as u16);
-            let mut marks: Vec<RowMark> = rows
-                .meta
-                .iter()
-                .filter(|meta| meta.key.outbox == outbox)
-                .map(|meta| RowMark { rowid: meta.key.rowid, print: meta.print })
-                .collect();
-            marks.sort_unstable_by_key(|mark| mark.rowid);
-            self.outboxes[at].ledger.give_back(Leaver::Lane(ix), &marks);
+        for (outbox, marks) in by_outbox(&rows.meta) {
+            self.outbox(outbox).ledger.give_back(Leaver::Lane(ix), &marks);
         }
         self.forget_rows(rows);
     }
 
     /// An acknowledged plan is never sent again: its records' memory is free for others while its rows wait for their delete.
     pub fn without_bytes(&mut self, plan: Arc<Plan>) -> Arc<Plan> {
-        self.held_bytes -= plan.rows.bytes.len();
+        self.memory.give(0, plan.rows.bytes.len());
+        self.stripped(plan)
+    }
+
+    fn stripped(&mut self, plan: Arc<Plan>) -> Arc<Plan> {
         match Arc::try_unwrap(plan) {
             Ok(mut plan) => {
                 let rows = std::mem::take(&mut plan.rows);
@@ -578,7 +637,47 @@ impl Intake {
                 Arc::new(plan)
             }
             // The sink has not let go of it yet; it will in a moment, and then only what is copied here is kept.
-            Err(plan) => Arc::new(plan.with_rows(Rows { bytes: Vec::new(), meta: plan.rows.meta.clone() })),
+            Err(plan) => Arc::new(without_records(&plan)),
+        }
+    }
+
+    /// The lane waits for its broker: what it collected goes back to the table, and its batch is counted with what waits. Where there
+    /// is no room for the batch's bytes any more they are given back as well: they are read again before the next attempt.
+    pub fn set_apart(&mut self, ix: u32) {
+        self.give_back(ix);
+        let Some(flight) = &mut self.lanes[ix as usize].flight else { return };
+        let large = self.memory.is_large(flight.plan.rows.bytes.len());
+        if flight.apart && !large {
+            return;
+        }
+        flight.apart |= self.memory.set_apart(flight.plan.rows.len(), flight.plan.rows.bytes.len());
+        if (large || !flight.apart) && flight.phase.is_stuck() {
+            self.strip(ix);
+        }
+    }
+
+    /// The bytes of a batch that waits are given back.
+    pub fn strip(&mut self, ix: u32) {
+        let Some(flight) = self.lanes[ix as usize].flight.take_if(|flight| flight.without.is_none()) else { return };
+        let Flight { plan, apart, .. } = flight;
+        let (rows, bytes) = (plan.rows.len(), plan.rows.bytes.len());
+        if apart {
+            self.memory.give_apart(rows, bytes);
+        } else {
+            self.memory.give(rows, bytes);
+        }
+        self.memory.take_apart(rows, 0);
+        let without = Some(Digest::of(&plan.rows.bytes));
+        let plan = self.stripped(plan);
+        self.lanes[ix as usize].flight = Some(Flight { plan, apart: true, without, ..flight });
+    }
+
+    /// The lane's batch has come out of its waiting: what becomes of its rows is counted as everybody's.
+    pub fn well_again(&mut self, flight: &mut Flight) {
+        if std::mem::take(&mut flight.apart) {
+            let (rows, bytes) = (flight.plan.rows.len(), flight.plan.rows.bytes.len());
+            self.memory.give_apart(rows, bytes);
+            self.memory.take(rows, bytes);
         }
     }
 
@@ -591,8 +690,22 @@ impl Intake {
 
     /// Rows that are no longer held: their memory is free again.
     pub fn forget_rows(&mut self, rows: Rows) {
-        self.held_bytes -= rows.bytes.len();
-        self.held_rows -= rows.len();
+        self.memory.give(rows.len(), rows.bytes.len());
         self.keep_spare(rows.bytes);
     }
+}
+
+/// Rows of several outboxes, by outbox and rowid.
+pub fn by_outbox<'a>(rows: impl IntoIterator<Item = &'a RowMeta>) -> BTreeMap<OutboxIx, Vec<RowMark>> {
+    let mut marks: BTreeMap<OutboxIx, Vec<RowMark>> = BTreeMap::new();
+    for meta in rows {
+        marks.entry(meta.key.outbox).or_default().push(RowMark { rowid: meta.key.rowid, print: meta.print });
+    }
+    marks.values_mut().for_each(|marks| marks.sort_unstable_by_key(|mark| mark.rowid));
+    marks
+}
+
+/// The plan without its records: for whoever only needs to know which it is.
+pub fn without_records(plan: &Plan) -> Plan {
+    plan.with_rows(Rows { bytes: Vec::new(), meta: plan.rows.meta.clone() })
 }

@@ -5,10 +5,11 @@
 
 use super::backoff::Backoff;
 use crate::kafka::record_batch::sequence_after;
-use crate::model::{OutboxIx, Plan, PlanId, Rows, RunId, Target, Triple, Why};
+use crate::model::{Evidence, OutboxIx, Plan, PlanId, Rows, RunId, Target, Triple, Why};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// A lane whose batch was not answered for so long is in trouble and travels alone.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub enum Phase {
     Sent { at: Instant },
     /// The last attempt failed; the same rows go again under the same triple.
     Waiting { until: Instant },
+    /// Its bytes were given back: its rows are read again before it is sent, or before what its leader said is followed.
+    Unread,
     /// Nothing is sent before the partition's leader has said what became of it.
     Asking,
 }
@@ -52,17 +55,36 @@ impl Phase {
     pub fn is_sent(self) -> bool {
         matches!(self, Phase::Sent { .. })
     }
+
+    /// It waits for its next attempt, or for somebody's word: for how long nobody knows.
+    pub fn is_stuck(self) -> bool {
+        matches!(self, Phase::Waiting { .. } | Phase::Unread | Phase::Asking)
+    }
 }
 
 /// Why the leader is asked what became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// An earlier run planned it and may have sent it. `whole`: all of its rows are still as they were.
+    /// It may have been stored, and its rows were looked for again: an earlier run planned it, or its bytes were given back.
+    /// `whole`: all of them are still as they were.
     Left { whole: bool },
     /// The current leader refuses its sequence, again and again.
     OutOfSequence(Why),
     /// A record was rejected after an attempt that may have been stored: validation comes before the duplicate check.
     Rejected { why: Why, records: Option<Vec<u32>> },
+}
+
+/// The records of a batch whose bytes were given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    pub bytes: usize,
+    hash: u128,
+}
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        Digest { bytes: bytes.len(), hash: xxh3_128(bytes) }
+    }
 }
 
 /// A lane's batch between plan and acknowledgement.
@@ -87,6 +109,12 @@ pub struct Flight {
     pub asked_at: Option<(Instant, SystemTime)>,
     /// The rows it has of these outboxes are gone with their file or table: there is nothing to delete when it is stored.
     pub disowned: Vec<OutboxIx>,
+    /// It is counted with what waits for a broker.
+    pub apart: bool,
+    /// Its bytes were given back: what they were. A triple stands for the same bytes, for ever.
+    pub without: Option<Digest>,
+    /// What the leader said, until its rows are read again.
+    pub told: Option<Evidence>,
 }
 
 impl Flight {
@@ -104,6 +132,9 @@ impl Flight {
             next_epoch,
             asked_at: None,
             disowned: Vec::new(),
+            apart: false,
+            without: None,
+            told: None,
         }
     }
 
@@ -163,6 +194,8 @@ pub struct Lane {
     pub epochs_refused: u32,
     /// In the relay's list of lanes to be planned.
     pub queued: bool,
+    /// The size of the row that there was no memory for; 0 when there is none.
+    pub wants: usize,
     identity: Option<Identity>,
 }
 
@@ -182,6 +215,7 @@ impl Lane {
             leader_epoch,
             epochs_refused: 0,
             queued: false,
+            wants: 0,
             identity: None,
         }
     }
@@ -201,9 +235,15 @@ impl Lane {
             Some(flight) => match flight.phase {
                 Phase::Sent { at } => !self.trouble && now.duration_since(at) < SOON,
                 Phase::Unrecorded | Phase::Unsent => !self.trouble,
-                Phase::Waiting { .. } | Phase::Asking => false,
+                Phase::Waiting { .. } | Phase::Unread | Phase::Asking => false,
             },
         }
+    }
+
+    /// Whether it will soon give back memory that the others wait for.
+    pub fn gives_soon(&self, now: Instant) -> bool {
+        let holds = self.has_rows() || self.flight.as_ref().is_some_and(|flight| !flight.apart);
+        holds && self.room_soon(now)
     }
 
     /// The next batch to plan, pieces first: they are older.

@@ -57,6 +57,8 @@ pub struct Ledger {
     revisit: Option<(i64, i64)>,
     /// The running look covers that range.
     revisits: bool,
+    /// A look is running that began below the cursor for those that it covers.
+    below: bool,
 }
 
 /// What the ledger says of a row that a look has come to.
@@ -178,6 +180,11 @@ impl Ledger {
         self.resume.is_some()
     }
 
+    /// The next look goes on behind the cursor, whoever has room below.
+    pub fn jump(&mut self) {
+        self.resume = Some(i64::MAX);
+    }
+
     pub fn wants_revisit(&self) -> bool {
         self.revisit.is_some()
     }
@@ -199,6 +206,7 @@ impl Ledger {
             Start::From(rowid) => low >= rowid,
         };
         debug_assert!(self.covered.is_empty());
+        self.below = matches!(start, Start::From(_));
         // A look that goes on where one ended covers no row below; that one is due afterwards.
         self.revisits = self.revisit.is_some_and(|(low, _)| covers(low));
         let covered = &mut self.covered;
@@ -211,9 +219,19 @@ impl Ledger {
         });
     }
 
+    /// Whether a look that has come to this row, below the cursor, has nothing left to find there: whoever it covers has left a row
+    /// again, or has none that far.
+    pub fn is_done_below(&self, rowid: i64) -> bool {
+        let left_again = |leaver: &Leaver, left: &Left| rowid > left.high.rowid || self.marks.contains_key(leaver);
+        self.below
+            && self.covered.iter().all(|(leaver, left)| left_again(leaver, left))
+            && !(self.revisits && self.revisit.is_some_and(|(_, high)| rowid <= high))
+    }
+
     /// The look ended after this row (`None`: it came to no row; `i64::MAX`: it saw everything). What it did not reach stays marked.
     /// `goes_on`: only its budget ended it.
     pub fn end_look(&mut self, last: Option<i64>, goes_on: bool) {
+        self.below = false;
         let below = |last: i64| self.cursor.is_some_and(|cursor| last < cursor.rowid);
         self.resume = last.filter(|last| goes_on && below(*last)).map(|last| last.saturating_add(1));
         for (leaver, mut left) in std::mem::take(&mut self.covered) {
@@ -428,6 +446,26 @@ mod tests {
         ledger.begin_look(Start::From(5));
         ledger.end_look(Some(i64::MAX), false);
         assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(2));
+    }
+
+    #[test]
+    fn a_look_below_the_cursor_is_done_when_all_that_it_covers_have_left_a_row_again() {
+        let (full, well) = (Leaver::Lane(0), Leaver::Lane(1));
+        let mut ledger = Ledger::default();
+        for (leaver, rowid) in [(full, 1), (well, 2), (well, 4)] {
+            ledger.leave(leaver, mark(rowid));
+        }
+        take(&mut ledger, &[900]);
+        ledger.begin_look(Start::From(1));
+        ledger.leave(full, mark(1));
+        assert!(!ledger.is_done_below(3), "the other one's rows reach to 4");
+        assert!(ledger.is_done_below(5));
+        ledger.end_look(Some(4), false);
+        ledger.jump();
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::After(mark(900)));
+        ledger.begin_look(Start::After(mark(900)));
+        ledger.end_look(Some(i64::MAX), false);
+        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(1));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const SLICE_ROWS: usize = 1_000;
 const SLICE_TIME: Duration = Duration::from_millis(1);
 /// Rows that nobody seeks, between two that are sought: after so many the look is begun anew at the next one.
-const SKIPPED_ROWS_MAX: usize = 64;
+pub(super) const SKIPPED_ROWS_MAX: usize = 64;
 
 /// Why rows are looked for.
 #[derive(Debug)]

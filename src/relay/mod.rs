@@ -5,8 +5,8 @@
 //!
 //! The life of an event through the files here: `reading` (looks, the sweep) feeds `intake` (route, encode, which lane has room),
 //! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
-//! which rows are ours, `lanes` that of who is in flight, `notes` that of deletes about to commit, `resends` that of message ids.
-//! `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad. `gauges` looks at all of it once a second.
+//! which rows are ours, `lanes` that of who is in flight, `notes` that of deletes about to commit, `resends` that of message ids,
+//! `memory` what all of it may take. `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad. `gauges` looks at all of it once a second.
 //! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges.
 
 mod answers;
@@ -18,6 +18,7 @@ mod intake;
 pub mod lanes;
 pub mod ledger;
 mod matching;
+mod memory;
 mod notes;
 pub mod planted;
 mod quarantine;
@@ -207,7 +208,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             sink,
             clock,
             run: spec.run,
-            reading: Reading::new(now),
+            reading: Reading::new(&spec.limits, now),
             settling: Settling::new(now, spec.first_plan.0 << DELETES_SHIFT, &database),
             quarantine: Quarantine::new(now),
             recovery: Recovery::new(spec.left),
@@ -244,7 +245,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.figures.wakes.fetch_add(1, Relaxed);
                 // Closing makes events of its own, and opening again for each of them would never end.
                 if self.source.is_open() || self.source.stirred() {
-                    self.reading.wake(wake, now);
+                    if self.may_look_anywhere() {
+                        self.reading.wake(wake, now);
+                    } else {
+                        (0..self.intake.outboxes.len()).for_each(|at| self.miss(at, wake.seen));
+                    }
                 }
             }
             Event::Sink(event) => self.on_sink(event, now)?,

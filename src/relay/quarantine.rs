@@ -4,6 +4,7 @@
 //! retried or discarded, and not otherwise. Does not know: the state file, who asks.
 
 use super::Relay;
+use super::intake::Outbox;
 use super::settling::Errand;
 use crate::model::{
     Action, Budget, Fault, Flow, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey, RowMark, RowMeta, Rows, Span,
@@ -148,16 +149,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// What is due once a second: requests, rows that are no longer what was quarantined.
     pub(super) fn tend_quarantine(&mut self, now: Instant) {
-        for ix in self.outboxes() {
-            for rowid in self.intake.outbox(ix).ledger.take_released() {
-                self.quarantine.release(RowKey { outbox: ix, rowid });
-            }
-            self.intake.outbox(ix).pause_if_full();
-        }
         if now < self.quarantine.look_at {
             return;
         }
         self.quarantine.look_at = now + LOOK_EVERY;
+        self.intake.outboxes.iter_mut().for_each(Outbox::pause_if_full);
         if self.draining.is_none() && self.reading.matching.is_none() {
             match self.journal.requests() {
                 Ok(requests) => {
@@ -280,7 +276,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 first_attempt: self.clock.wall(),
                 rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
             };
-            self.intake.held_rows += plan.rows.len();
+            self.intake.memory.take(plan.rows.len(), 0);
             let published = chunk.iter().map(|(key, aside)| (*key, aside.published)).collect();
             let errand = Errand { request: request.id, published };
             self.settling.errand(Arc::new(plan), errand, now);

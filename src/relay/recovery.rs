@@ -289,7 +289,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             })
             .collect();
         hold(held, &meta);
-        self.intake.held_rows += meta.len();
+        self.intake.memory.take(meta.len(), 0);
         let offset = match plan.state {
             PlanState::Acknowledged { offset } => offset,
             PlanState::Planned | PlanState::Deleting { .. } => -1,
@@ -314,7 +314,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         held: &mut [Vec<RowMark>],
         now: Instant,
     ) {
-        let mut rows = draft_in_order(draft);
+        let mut rows = in_order(draft.rows, &draft.places);
         for (meta, (at, rowid)) in rows.meta.iter_mut().zip(&findings.there) {
             debug_assert_eq!(meta.message, left.rows[*at].message);
             meta.key.rowid = *rowid;
@@ -327,8 +327,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         hold(held, &rows.meta);
-        self.intake.held_rows += rows.len();
-        self.intake.held_bytes += rows.bytes.len();
+        self.intake.memory.take(rows.len(), rows.bytes.len());
         // The leader knows the batch by the number of all its rows, whatever became of them since.
         let asked = Arc::new(plan_of(left, Rows { bytes: Vec::new(), meta: all_rows(left) }));
         let plan = Arc::new(plan_of(left, rows));
@@ -463,12 +462,12 @@ fn plan_of(left: &LeftPlan, rows: Rows) -> Plan {
     }
 }
 
-/// The records in the batch's own order.
-fn draft_in_order(draft: Draft) -> Rows {
-    let mut order: Vec<usize> = (0..draft.places.len()).collect();
-    if order.is_sorted_by_key(|at| draft.places[*at]) {
-        return draft.rows;
+/// Records in their batch's own order. `places`: where each belongs.
+pub(super) fn in_order(rows: Rows, places: &[usize]) -> Rows {
+    let mut order: Vec<usize> = (0..places.len()).collect();
+    if order.is_sorted_by_key(|at| places[*at]) {
+        return rows;
     }
-    order.sort_unstable_by_key(|at| draft.places[*at]);
-    recut(&draft.rows, order)
+    order.sort_unstable_by_key(|at| places[*at]);
+    recut(&rows, order)
 }

@@ -4,7 +4,7 @@
 //! not published a second time without being counted. Does not know: why it was replaced.
 
 use super::answers::take_rows;
-use super::intake::Behind;
+use super::intake::{Behind, by_outbox};
 use super::ledger::Aside;
 use super::matching::{Cause, Matching};
 use super::reading::RETRY_EVERY;
@@ -267,7 +267,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// An acknowledged plan whose rows are not to be deleted any more.
     fn not_deleted(&mut self, plan: &Plan, matching: &Matching, verdict: Verdict, why: &str) {
-        self.intake.held_rows -= plan.rows.len();
+        self.intake.memory.give(plan.rows.len(), 0);
         if verdict == Verdict::SendAnew {
             let rows = plan.rows.meta.iter().filter_map(|meta| {
                 let rowid = matching.at(meta)?;
@@ -334,10 +334,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The plan's rows are held no longer; what lies under their rowids is looked at again.
     fn let_be(&mut self, plan: &Plan) {
-        for ix in self.outboxes() {
-            let metas = plan.rows.meta.iter().filter(|meta| meta.key.outbox == ix);
-            let mut rowids: Vec<i64> = metas.map(|meta| meta.key.rowid).collect();
-            rowids.sort_unstable();
+        for (ix, marks) in by_outbox(&plan.rows.meta) {
+            let rowids: Vec<i64> = marks.iter().map(|mark| mark.rowid).collect();
             let outbox = self.intake.outbox(ix);
             outbox.ledger.removed(&rowids);
             for rowid in rowids.first().into_iter().chain(rowids.last()) {

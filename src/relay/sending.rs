@@ -244,7 +244,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 if flight.unsure && flight.unanswered_for(now, self.clock.wall()) >= KNOWN_FOR {
                     forgotten.push(*ix);
                 } else {
-                    flight.phase = Phase::Unsent;
+                    flight.phase = if flight.without.is_some() { Phase::Unread } else { Phase::Unsent };
                 }
             }
         }
@@ -275,7 +275,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// The lane travels alone from now on, and what it had collected makes room for the others.
     pub(super) fn in_trouble(&mut self, ix: u32) {
         self.intake.lanes[ix as usize].trouble = true;
-        self.intake.give_back(ix);
+        self.intake.set_apart(ix);
+        self.reading.room();
     }
 
     pub(super) fn lane_deadline(&self, ix: u32, now: Instant) -> Option<Instant> {
@@ -284,6 +285,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Phase::Unrecorded => Some(self.dispatch_at.unwrap_or(now)),
             Phase::Unsent if !self.wall.is_right() => Some(now + CLOCK_RETRY),
             Phase::Unsent => Some(now + FULL_RETRY),
+            Phase::Unread => self.reading.again_at(now),
             Phase::Sent { .. } | Phase::Asking => None,
             Phase::Waiting { until } => Some(until),
         }

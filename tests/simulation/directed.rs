@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 const END: Duration = Duration::from_secs(300);
 
-fn calm(seed: u64, kind: Kind) -> Run {
+pub fn calm(seed: u64, kind: Kind) -> Run {
     let run = Run::new(seed);
     {
         let world = &mut *run.world.borrow_mut();
@@ -24,7 +24,7 @@ fn calm(seed: u64, kind: Kind) -> Run {
 }
 
 /// A key whose records go to this partition.
-fn key_of(partition: i32) -> String {
+pub fn key_of(partition: i32) -> String {
     let there = |key: &String| partition_for_key(key.as_bytes(), 3) == partition;
     (0..1_000).map(|at| format!("k{at}")).find(there).expect("murmur2 reaches every partition")
 }

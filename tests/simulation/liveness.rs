@@ -62,7 +62,6 @@ fn neighbour(run: &mut Run, a_second: u32, seconds: u64) {
 }
 
 #[test]
-#[ignore = "waiting rows are read again and again"]
 fn a_sink_that_hangs_over_a_backlog_costs_next_to_nothing() {
     let mut run = backlog(1, BACKLOG);
     run.world.borrow_mut().hung_until = Duration::from_secs(400);

@@ -141,7 +141,8 @@ impl Source for SimSource {
             let payload = row.payload();
             let id = rowid.to_string();
             let key = row.key.as_deref().map(str::as_bytes);
-            let fields = [Some(id.as_bytes()), key, Some(b"event".as_slice()), Some(payload.as_slice()), key, None];
+            let event = if row.nowhere { b"no topic".as_slice() } else { b"event" };
+            let fields = [Some(id.as_bytes()), key, Some(event), Some(payload.as_slice()), key, None];
             self.world.borrow_mut().meter.row(payload.len());
             if each(&RowView { rowid, print, fields: &fields, unreadable: None }) == Flow::Stop {
                 look.end = LookEnd::Stopped;
@@ -446,6 +447,9 @@ impl Sink for SimSink {
             run: plan.run,
             rows: plan.rows.clone(),
         };
+        let triple = (parcel.topic.clone(), parcel.partition, parcel.producer, parcel.epoch, parcel.first);
+        let bytes = world.triples.entry(triple).or_insert_with(|| plan.rows.bytes.clone());
+        assert!(planted::any() || *bytes == plan.rows.bytes, "I1: plan {} stands for other bytes now", plan.id.0);
         world.sent.insert(plan.id, contents(&plan.rows).into_iter().map(|(uid, _)| uid).collect());
         let mut after = world.micros(300..8_000);
         if let Some((partition, until)) = world.weather.silent
@@ -454,6 +458,9 @@ impl Sink for SimSink {
             after += until.saturating_sub(world.elapsed);
         }
         after += world.hung_until.saturating_sub(world.elapsed);
+        if world.is_away(&parcel) {
+            after += world.away.silent_for.unwrap_or_default();
+        }
         world.plan(after, Happening::Answer(parcel));
         Ok(())
     }
@@ -519,6 +526,9 @@ pub fn answer(world: &mut World, parcel: &Parcel) -> Outcome {
 
 fn outcome(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> Outcome {
     let why = || Why::new("the weather");
+    if world.is_away(parcel) {
+        return if world.away.silent_for.is_some() { Outcome::Unsure(why()) } else { Outcome::NotAppended(why()) };
+    }
     match world.random.u32(0..if world.weather.faults { 60 } else { 1 }) {
         1..=3 => return Outcome::NotAppended(why()),
         4 | 5 => {
@@ -580,7 +590,7 @@ pub fn append(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> O
 
 /// What a leader says when it is asked. `None`: later.
 pub fn testify(world: &mut World, question: &Question) -> Option<Evidence> {
-    if world.chance(4) {
+    if world.chance(4) || world.away.partitions.contains(&question.partition) && world.elapsed < world.away.until {
         return None;
     }
     if question.cluster.as_ref().is_some_and(|cluster| *cluster != world.cluster) {

@@ -24,6 +24,8 @@ pub struct Version {
     pub bulk: usize,
     /// Larger than the relay or its topic takes.
     pub too_large: bool,
+    /// In a table whose rows name their topic: no legal name.
+    pub nowhere: bool,
 }
 
 impl Version {
@@ -108,6 +110,15 @@ pub struct Weather {
     pub forbidden: bool,
 }
 
+/// Brokers that are away.
+#[derive(Clone, Debug, Default)]
+pub struct Away {
+    pub partitions: Vec<i32>,
+    pub until: Duration,
+    /// They take what is sent, say nothing, and whoever waits gives up after so long; otherwise nothing is sent at all.
+    pub silent_for: Option<Duration>,
+}
+
 /// How the tables tell one row from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -162,6 +173,9 @@ pub struct World {
     pub weather: Weather,
     pub logs: BTreeMap<(String, i32), Log>,
     pub agenda: BTreeMap<(Duration, u64), Happening>,
+    pub away: Away,
+    /// What each triple stands for: the bytes it was first sent with.
+    pub triples: HashMap<(String, i32, i64, i16, i32), Vec<u8>>,
     tickets: u64,
     pub next_producer: i64,
     pub cluster: outboxd::model::ClusterId,
@@ -284,6 +298,9 @@ impl World {
             },
             logs: BTreeMap::new(),
             agenda: BTreeMap::new(),
+            away: Away::default(),
+            batch_limit: None,
+            triples: HashMap::new(),
             tickets: 0,
             next_producer: 1000,
             cluster: "cluster 1".into(),
@@ -325,7 +342,6 @@ impl World {
             hung_until: Duration::ZERO,
             disk_full_until: Duration::ZERO,
             last_request: 0,
-            batch_limit: None,
         }
     }
 
@@ -454,6 +470,10 @@ impl World {
         self.logs.values().chain(&self.old_logs).any(|log| log.holds(uid))
     }
 
+    pub fn is_away(&self, parcel: &Parcel) -> bool {
+        self.elapsed < self.away.until && self.away.partitions.contains(&parcel.partition)
+    }
+
     pub fn now(&self) -> Instant {
         self.start + self.elapsed
     }
@@ -477,7 +497,7 @@ impl World {
         let poison = self.weather.faults && self.random.u32(0..120) == 0;
         let poison = poison && self.kind == Kind::Sure;
         let kept = self.weather.faults && !poison && self.random.u32(0..400) == 0;
-        let version = Version { uid, key, poison, kept, bulk: 0, too_large: false };
+        let version = Version { uid, key, poison, kept, bulk: 0, too_large: false, nowhere: false };
         self.fates.insert(uid, Fate { committed: self.elapsed, ..Fate::default() });
         self.versions.insert(uid, (table, version.clone()));
         if std::env::var_os("OUTBOXD_TRACE").is_some() {
@@ -542,6 +562,32 @@ impl World {
         self.db.top[table] = rowid;
         self.db.tables[table].insert(rowid, version);
         rowid
+    }
+
+    /// The row of the first table that was inserted last has so many bytes more.
+    pub fn enlarge_last(&mut self, bulk: usize) {
+        let row = self.db.tables[0].values_mut().next_back().expect("a row was inserted");
+        row.bulk = bulk;
+        let uid = row.uid;
+        self.versions.get_mut(&uid).expect("every version is known").1.bulk = bulk;
+    }
+
+    /// The application rewrites one row.
+    pub fn rewrite_row(&mut self, table: usize, rowid: i64) -> &mut Version {
+        let old = self.db.tables[table][&rowid].clone();
+        self.withdraw(&old);
+        let new = self.version(table, old.key);
+        self.fates.entry(new.uid).or_default().out_of_order = true;
+        self.db.tables[table].insert(rowid, new);
+        self.committed();
+        self.db.tables[table].get_mut(&rowid).expect("just inserted")
+    }
+
+    /// The application removes one row.
+    pub fn remove_row(&mut self, table: usize, rowid: i64) {
+        let old = self.db.tables[table].remove(&rowid).expect("a row is there");
+        self.withdraw(&old);
+        self.committed();
     }
 
     /// The table's first rows are gone, and the application inserts what looks like them.

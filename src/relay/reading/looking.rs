@@ -40,6 +40,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Ok(Look { end: LookEnd::End, .. }) => Some(i64::MAX),
             _ => last,
         };
+        let jumps = std::mem::take(&mut self.intake.jumps);
         let goes_on = matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
         let outbox = self.intake.outbox(ix);
         outbox.ledger.end_look(seen_to, goes_on);
@@ -63,6 +64,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         outbox.more = match look.end {
             LookEnd::End => Behind::No,
             LookEnd::Budget { .. } => Behind::Ready,
+            // Nothing more for anybody below the cursor; above it all is as it was, but for whoever has room again.
+            LookEnd::Stopped if jumps && outbox.more == Behind::No => Behind::No,
+            LookEnd::Stopped if jumps => {
+                outbox.ledger.jump();
+                Behind::Ready
+            }
             LookEnd::Stopped => Behind::Full,
             LookEnd::MarkGone => {
                 outbox.ledger.forget_cursor();
@@ -108,6 +115,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             flow
         });
         self.figures.looks.fetch_add(1, Relaxed);
+        // Before what is set aside in their place: the state file knows one row under a rowid.
+        for rowid in self.intake.outbox(ix).ledger.take_released() {
+            self.quarantine.release(RowKey { outbox: ix, rowid });
+        }
         if last.is_some() {
             failpoint::hit("routed");
         }
@@ -201,6 +212,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         let ix = OutboxIx(at as u16);
+        if !self.intake.has_takers(ix, false) {
+            // Whatever lies there, nobody could take it.
+            self.reading.sweep.again(now);
+            return Ok(());
+        }
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
         let (result, _) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
         self.log_unroutable();

@@ -3,6 +3,7 @@
 //! Promises: looks for news are at least 500 us apart, the first after a pause immediate; a wake's promised commit is waited for;
 //! an idle database is let go. Does not know: how rows are routed, what SQL a look is.
 
+mod again;
 mod looking;
 
 use crate::model::{FileId, OutboxIx, Version, Wake};
@@ -11,7 +12,8 @@ use crate::relay::backoff::Knocking;
 use crate::relay::intake::Behind;
 use crate::relay::matching::Matching;
 use crate::relay::planted;
-use crate::relay::{Fatal, Relay};
+use crate::relay::{Fatal, Limits, Relay};
+use again::Again;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_micros(500);
 /// to other tables twenty thousand times a second is asked less often, one that writes events is not.
 const EMPTY_LOOKS: u32 = 16;
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(2);
+/// A round of looks that found nothing is not repeated before so many times as long as it took: beside five hundred outboxes in one
+/// database a commit to any of its tables is a look at each.
+const ROUND_PAUSE: u32 = 9;
 /// The first repetition while a promised commit is not visible; doubled each time.
 const PROMISE_STEP: Duration = Duration::from_micros(50);
 const PROMISE_STEP_MAX: Duration = Duration::from_millis(20);
@@ -106,12 +111,13 @@ pub(super) struct Reading {
     room: bool,
     sweep: Sweep,
     pub(super) matching: Option<Matching>,
+    again: Again,
     /// The outbox that is looked at first, in turn.
     first: usize,
 }
 
 impl Reading {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(limits: &Limits, now: Instant) -> Self {
         Reading {
             seen: None,
             promise: None,
@@ -135,6 +141,7 @@ impl Reading {
             room: false,
             sweep: Sweep { wanted: false, running: None, not_before: now, spent: Duration::ZERO },
             matching: None,
+            again: Again::new(limits, now),
             first: 0,
         }
     }
@@ -178,9 +185,11 @@ impl Reading {
     }
 
     /// Looks that find nothing get rarer while they come close together.
-    fn looked(&mut self, found: bool, now: Instant) {
-        let close = self.last_look.is_some_and(|last| now.duration_since(last) <= 2 * LOOK_EVERY_MAX);
-        self.last_look = Some(now);
+    fn looked(&mut self, found: bool, took: Duration, now: Instant) {
+        let dear = took * ROUND_PAUSE;
+        let longest = LOOK_EVERY_MAX.max(dear);
+        let close = self.last_look.is_some_and(|last| now.duration_since(last) <= 2 * longest);
+        self.last_look = Some(now + took);
         if found || !close {
             self.empty_looks = 0;
             self.spacing = LOOK_EVERY;
@@ -189,14 +198,26 @@ impl Reading {
         self.empty_looks += 1;
         if self.empty_looks >= EMPTY_LOOKS {
             self.empty_looks = 0;
-            self.spacing = (self.spacing * 2).min(LOOK_EVERY_MAX);
+            self.spacing = self.spacing * 2;
         }
+        self.spacing = self.spacing.clamp(dear, longest);
     }
 
     /// Some lane, topic or memory has room again.
     #[cfg_attr(feature = "testing", track_caller)]
     pub(super) fn room(&mut self) {
         self.room |= !planted::forgotten();
+    }
+
+    /// A batch that had waited for its broker was stored.
+    pub(super) fn well(&mut self, now: Instant) {
+        self.again.well(now);
+    }
+
+    /// When a batch whose bytes were given back is read again. While rows are looked for in a replaced file it is not.
+    pub(super) fn again_at(&self, now: Instant) -> Option<Instant> {
+        let busy_until = self.look_at.filter(|_| self.knocking.since().is_some());
+        self.matching.is_none().then(|| self.again.deadline(now).max(busy_until.unwrap_or(now)))
     }
 
     pub(super) fn not_busy(&mut self) {
@@ -249,7 +270,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.reading.matching.is_some() {
             return self.match_slice(now);
         }
-        if self.draining.is_some() {
+        self.read_again(now)?;
+        if self.draining.is_some() || self.reading.matching.is_some() {
             return Ok(());
         }
         self.look_for_news(now);
@@ -263,6 +285,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let (mut looked, taken) = (false, self.intake.taken);
         for turn in 0..count {
             let at = (self.reading.first + turn) % count;
+            if news && !self.may_look(at) {
+                self.miss(at, self.reading.seen.unwrap_or(now));
+            }
             if self.wants_look(at, news, now) {
                 looked = true;
                 if !self.look(OutboxIx(at as u16), now)? {
@@ -277,7 +302,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if looked {
             let found = self.intake.taken != taken;
             self.reading.rechecking &= !found;
-            self.reading.looked(found, now);
+            self.reading.looked(found, self.clock.now().saturating_duration_since(now), now);
         }
         if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
             self.reading.seen = None;
@@ -308,7 +333,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let closed = outbox.route.literal().is_some_and(|literal| {
             self.intake.topic_of(literal).is_none_or(|ix| !self.intake.topics[ix as usize].is_open())
         });
-        !outbox.paused && !closed
+        !outbox.paused && !closed && self.intake.has_takers(OutboxIx(at as u16), false)
+    }
+
+    /// Whether a look at any outbox could be of use.
+    pub(in crate::relay) fn may_look_anywhere(&self) -> bool {
+        (0..self.intake.outboxes.len()).any(|at| self.may_look(at))
+    }
+
+    /// There is news, and nothing could be taken: it is looked for when something can.
+    pub(in crate::relay) fn miss(&mut self, at: usize, seen: Instant) {
+        let outbox = &mut self.intake.outboxes[at];
+        if outbox.more == Behind::No {
+            outbox.more = Behind::Ready;
+        }
+        outbox.behind_since.get_or_insert(seen);
     }
 
     fn wants_look(&self, at: usize, news: bool, now: Instant) -> bool {
@@ -340,8 +379,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.reading.net_at = now + NET_EVERY;
             self.reading.asked_at = None;
         }
+        let useful = self.may_look_anywhere();
         if let Some(promise) = &mut self.reading.promise {
-            if promise.until <= now {
+            if !useful {
+                self.reading.promise = None;
+            } else if promise.until <= now {
                 if self.source.others_active() {
                     promise.next = now + PROMISE_STEP_LATER;
                 } else {
@@ -424,6 +466,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             && self.settling.is_at_rest()
             && self.reading.promise.is_none()
             && self.reading.sweep.running.is_none()
+            && !self.reading.again.is_running()
             && self.reading.matching.is_none();
         if idle && self.source.others_active() {
             // About to commit, perhaps: what is in the files already would change none of them when it becomes visible.

@@ -9,6 +9,7 @@ use crate::failpoint;
 use crate::model::{Deletion, Fault, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
 use crate::ports::{Change, Clock, DeleteOrder, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
+use crate::relay::intake::by_outbox;
 use crate::relay::planted::{self, Bug};
 use crate::relay::{Fatal, Relay};
 use std::sync::Arc;
@@ -230,8 +231,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.delete_trouble.over(now);
         self.reading.used(now);
         self.reading.deleted();
-        for outbox in self.outboxes() {
-            self.release(outbox, &plans, deletion);
+        for (outbox, marks) in by_outbox(plans.iter().flat_map(|plan| &plan.rows.meta)) {
+            self.release(outbox, &marks, deletion);
         }
         self.exceptions(&plans, deletion, &errands);
         for (plan, errand) in &errands {
@@ -253,10 +254,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The outbox's rows of these plans are no longer held.
-    fn release(&mut self, outbox: OutboxIx, plans: &[Arc<Plan>], deletion: &Deletion) {
-        let metas = plans.iter().flat_map(|plan| &plan.rows.meta).filter(|meta| meta.key.outbox == outbox);
-        let mut rowids: Vec<i64> = metas.map(|meta| meta.key.rowid).collect();
-        rowids.sort_unstable();
+    fn release(&mut self, outbox: OutboxIx, marks: &[RowMark], deletion: &Deletion) {
+        let rowids: Vec<i64> = marks.iter().map(|mark| mark.rowid).collect();
         let others = [&deletion.changed, &deletion.kept, &deletion.gone];
         let others = others.iter().flat_map(|keys| keys.iter()).filter(|key| key.outbox == outbox).count();
         self.figures.outboxes[usize::from(outbox.0)].deleted.fetch_add((rowids.len() - others) as u64, Relaxed);

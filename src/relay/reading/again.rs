@@ -1,0 +1,291 @@
+//! Batches whose bytes were given back while they waited for their broker: read again, in short looks, before the next attempt.
+//!
+//! Promises: a triple stands for the same bytes, for ever (invariant I1): what is read is compared with what was given back. Rows that
+//! the application has changed or removed since are never sent under the old triple. Does not know: why a lane waits.
+
+use super::RETRY_EVERY;
+use crate::model::{Budget, Flow, LookEnd, OutboxIx, Plan, RowKey, RowMeta, RowView, Rows, Sought, Start};
+use crate::ports::{Clock, Journal, Sink, Source, SourceError};
+use crate::relay::answers::take_rows;
+use crate::relay::backoff::Backoff;
+use crate::relay::lanes::{Digest, Doubt, Flight, Phase, Standing};
+use crate::relay::matching::SKIPPED_ROWS_MAX;
+use crate::relay::recovery::in_order;
+use crate::relay::{Fatal, Limits, Producer, Relay};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SLICE_ROWS: usize = 1_000;
+const SLICE_TIME: Duration = Duration::from_millis(1);
+/// So many bytes a second are read for attempts that may be in vain.
+const BYTES_A_SECOND: u64 = 1 << 20;
+/// There was no memory for it, or the database could not be read.
+const NO_ROOM_RETRY: Duration = Duration::from_millis(100);
+
+/// See the module's words.
+#[derive(Debug)]
+pub(super) struct Again {
+    search: Option<Search>,
+    not_before: Instant,
+    pace: Backoff,
+}
+
+/// One batch whose rows are being read.
+#[derive(Debug)]
+struct Search {
+    lane: u32,
+    plan: Arc<Plan>,
+    /// Places in the batch, by outbox and rowid.
+    order: Vec<usize>,
+    at: usize,
+    /// As they were, in the order in which they were come to.
+    rows: Rows,
+    places: Vec<usize>,
+    reserved_bytes: usize,
+}
+
+impl Search {
+    fn key(&self, at: usize) -> Option<RowKey> {
+        self.order.get(at).map(|place| self.plan.rows.meta[*place].key)
+    }
+}
+
+impl Again {
+    pub(super) fn new(limits: &Limits, now: Instant) -> Self {
+        let pace = Backoff::new(limits.retry_backoff, limits.retry_backoff_max);
+        Again { search: None, not_before: now, pace }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.search.is_some()
+    }
+
+    pub(super) fn deadline(&self, now: Instant) -> Instant {
+        if self.search.is_some() { now } else { self.not_before.max(now) }
+    }
+
+    /// A batch that had waited was stored: the others need not wait for their turn.
+    pub(super) fn well(&mut self, now: Instant) {
+        self.pace.reset();
+        self.not_before = now;
+    }
+}
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// One look for the rows of one batch.
+    pub(super) fn read_again(&mut self, now: Instant) -> Result<(), Fatal> {
+        if self.reading.again.search.is_none() && !self.begin_again(now) {
+            return Ok(());
+        }
+        let Some(mut search) = self.reading.again.search.take() else { return Ok(()) };
+        let flight = self.intake.lanes[search.lane as usize].flight.as_ref();
+        let same = |flight: &Flight| flight.phase == Phase::Unread && Arc::ptr_eq(&flight.plan, &search.plan);
+        if !flight.is_some_and(same) {
+            self.give_up_search(&search);
+            return Ok(());
+        }
+        match self.search_slice(&mut search) {
+            Ok(()) => {
+                self.reading.not_busy();
+                self.reading.used(now);
+            }
+            Err(error) => {
+                if matches!(error, SourceError::Busy(_) | SourceError::Yielded) {
+                    self.reading.again.search = Some(search);
+                } else {
+                    self.give_up_search(&search);
+                    self.reading.again.not_before = now + RETRY_EVERY;
+                }
+                let outbox = OutboxIx(0);
+                return self.look_failed(outbox, error, now);
+            }
+        }
+        if search.at < search.order.len() {
+            self.reading.again.search = Some(search);
+            return Ok(());
+        }
+        self.search_ended(search, now)
+    }
+
+    /// The batch that waits longest, if it is time and there is memory for it.
+    fn begin_again(&mut self, now: Instant) -> bool {
+        if now < self.reading.again.not_before {
+            return false;
+        }
+        let unread = |ix: &&u32| {
+            self.intake.lanes[**ix as usize].flight.as_ref().is_some_and(|flight| flight.phase == Phase::Unread)
+        };
+        let Some(ix) = self.waiting.iter().find(unread).copied() else { return false };
+        let Some(flight) = &self.intake.lanes[ix as usize].flight else { return false };
+        let plan = flight.plan.clone();
+        let reserved_bytes = flight.without.map_or(0, |digest| digest.bytes);
+        if !self.make_room_apart(ix, reserved_bytes) {
+            self.reading.again.not_before = now + NO_ROOM_RETRY;
+            return false;
+        }
+        self.intake.memory.take_apart(0, reserved_bytes);
+        let mut order: Vec<usize> = (0..plan.rows.len()).collect();
+        order.sort_by_key(|place| plan.rows.meta[*place].key);
+        let rows = Rows { bytes: Vec::with_capacity(reserved_bytes), meta: Vec::new() };
+        let search = Search { lane: ix, plan, order, at: 0, rows, places: Vec::new(), reserved_bytes };
+        self.reading.again.search = Some(search);
+        true
+    }
+
+    /// Takes the bytes of others that wait, until there is room for this one's.
+    fn make_room_apart(&mut self, ix: u32, bytes: usize) -> bool {
+        if self.intake.memory.admits_apart(bytes) {
+            return true;
+        }
+        let lanes: Vec<u32> = self.plans.values().copied().filter(|other| *other != ix).collect();
+        for other in lanes {
+            let flight = self.intake.lanes[other as usize].flight.as_ref();
+            if flight.is_some_and(|flight| flight.apart && flight.phase.is_stuck()) {
+                self.intake.strip(other);
+                if self.intake.memory.admits_apart(bytes) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn give_up_search(&mut self, search: &Search) {
+        self.intake.memory.give_apart(0, search.reserved_bytes);
+        self.reading.room();
+    }
+
+    fn search_slice(&mut self, search: &mut Search) -> Result<(), SourceError> {
+        let Some(first) = search.key(search.at) else { return Ok(()) };
+        let outbox = first.outbox;
+        let of_outbox = |at: &usize| search.key(*at).is_some_and(|key| key.outbox == outbox);
+        let end = (search.at..).take_while(of_outbox).last().map_or(search.at, |at| at + 1);
+        let last = search.key(end - 1).map_or(i64::MAX, |key| key.rowid);
+        let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: last.checked_add(1) };
+        let Search { plan, order, at, rows, places, .. } = search;
+        let (intake, mut skipped) = (&mut self.intake, 0);
+        let rowid_at = |at: usize| plan.rows.meta[order[at]].key.rowid;
+        let look = self.source.look(outbox, Start::From(first.rowid), budget, &mut |row: &RowView<'_>| {
+            while *at < end && rowid_at(*at) < row.rowid {
+                *at += 1;
+            }
+            if *at == end {
+                return Flow::Stop;
+            }
+            if rowid_at(*at) != row.rowid {
+                skipped += 1;
+                return if skipped > SKIPPED_ROWS_MAX { Flow::Stop } else { Flow::Continue };
+            }
+            skipped = 0;
+            // After a renumbering two of them may go by one rowid, and only one is there.
+            while *at < end && rowid_at(*at) == row.rowid {
+                let place = order[*at];
+                let meta = plan.rows.meta[place];
+                *at += 1;
+                if meta.print == row.print && row.unreadable.is_none() {
+                    let route = &intake.outboxes[usize::from(outbox.0)].route;
+                    intake.encoder.append_again(outbox, route, row, (plan.run, meta.message), rows);
+                    places.push(place);
+                    while *at < end && rowid_at(*at) == row.rowid {
+                        *at += 1;
+                    }
+                }
+            }
+            Flow::Continue
+        })?;
+        if look.end == LookEnd::End {
+            *at = end;
+        }
+        Ok(())
+    }
+
+    /// All of the batch's rows were looked for.
+    fn search_ended(&mut self, search: Search, now: Instant) -> Result<(), Fatal> {
+        let Search { lane: ix, plan, rows, places, reserved_bytes, .. } = search;
+        self.intake.memory.give_apart(0, reserved_bytes);
+        let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else { return Ok(()) };
+        let read = Duration::from_micros(reserved_bytes as u64 * 1_000_000 / BYTES_A_SECOND);
+        self.reading.again.not_before = self.reading.again.pace.next(now, &mut self.random).max(now + read);
+        let mut there = vec![false; plan.rows.len()];
+        places.iter().for_each(|place| there[*place] = true);
+        let rows = in_order(rows, &places);
+        let whole = rows.len() == plan.rows.len() && flight.without == Some(Digest::of(&rows.bytes));
+        // What lies where rows of a table that is no more were is others'.
+        let gone = plan
+            .rows
+            .meta
+            .iter()
+            .zip(&there)
+            .filter(|(meta, there)| !**there && !flight.disowned.contains(&meta.key.outbox));
+        let gone: Vec<RowMeta> = gone.map(|(meta, _)| *meta).collect();
+        let never_sent = !flight.unsure && flight.out_of_sequence == 0 && flight.doubt.is_none();
+        if rows.is_empty() || (!whole && never_sent) {
+            self.intake.lanes[ix as usize].flight = Some(flight);
+            self.unplan(ix);
+            return Ok(());
+        }
+        self.intake.memory.give_apart(plan.rows.len(), 0);
+        self.intake.memory.take_apart(rows.len(), rows.bytes.len());
+        flight.plan = Arc::new(plan.with_rows(rows));
+        flight.without = None;
+        self.let_go_of(&gone);
+        let told = flight.told.take();
+        if !whole && flight.doubt != Some(Doubt::Left { whole: false }) {
+            // The leader knows the batch by the number of all its rows, whatever became of them since.
+            self.waiting.retain(|other| *other != ix);
+            self.ask_about(&plan, ix, flight, Doubt::Left { whole: false }, Sought::Stored);
+            return Ok(());
+        }
+        let Some(told) = told else {
+            self.intake.lanes[ix as usize].flight = Some(Flight { phase: Phase::Unsent, ..flight });
+            return Ok(());
+        };
+        self.waiting.retain(|other| *other != ix);
+        self.intake.lanes[ix as usize].flight = Some(Flight { phase: Phase::Asking, ..flight });
+        self.on_evidence(plan.id, told, now)
+    }
+
+    /// Rows that the application changed or removed while their batch was under way: what lies there is looked at anew.
+    fn let_go_of(&mut self, gone: &[RowMeta]) {
+        for meta in gone {
+            let outbox = self.intake.outbox(meta.key.outbox);
+            outbox.ledger.removed(&[meta.key.rowid]);
+            outbox.ledger.revisit(meta.key.rowid);
+            outbox.look_again();
+        }
+    }
+
+    /// The lane's batch can't be sent as it was planned, and nothing was ever appended of it, or nothing is left of it: its rows go back
+    /// to the table, and the next epoch fences it.
+    fn unplan(&mut self, ix: u32) {
+        let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else { return };
+        self.waiting.retain(|other| *other != ix);
+        self.intake.well_again(&mut flight);
+        let Flight { plan, again, unsure, disowned, .. } = flight;
+        self.plans.remove(&plan.id);
+        let lane = &mut self.intake.lanes[ix as usize];
+        lane.standing = Standing::Running;
+        if lane.is_known_as(plan.triple.producer_id) {
+            lane.bump_epoch();
+            if !lane.has_identity() {
+                self.producer = Producer::Unknown;
+            }
+        }
+        if let Some(older) = lane.replacing.replace(plan.id) {
+            self.settling.forget(older);
+        }
+        let run = plan.run;
+        let rows = self.owned(take_rows(plan), &disowned);
+        if rows.is_empty() {
+            self.nothing_owned(ix);
+            return;
+        }
+        if again || unsure {
+            self.intake.resends.keep_rows(&rows, run);
+        }
+        self.intake.give_back_rows(ix, rows);
+        self.forget_replaced(ix);
+        self.intake.make_ready(ix);
+        self.reading.room();
+    }
+}

@@ -1,0 +1,201 @@
+//! Memory is nobody's for good: rows of any size, beside lanes that are stuck.
+
+use crate::Run;
+use crate::directed::{calm, key_of};
+use crate::world::{Away, Kind};
+use outboxd::kafka::partitioner::partition_for_key;
+use outboxd::model::Wake;
+use outboxd::relay::Event;
+use std::time::Duration;
+
+/// Seeds of runs with a pot of 9,000 bytes and of 3,000.
+const SEEDS: std::ops::Range<u64> = 0..4;
+
+fn wake(run: &mut Run) {
+    let seen = run.world.borrow().now();
+    run.world.borrow_mut().disk_changed = true;
+    run.note(Event::Wake(Wake { seen }));
+}
+
+/// Rows with these many bytes more each, in one partition of the first table.
+fn insert(run: &Run, partition: i32, bulks: impl IntoIterator<Item = usize>) {
+    let world = &mut *run.world.borrow_mut();
+    let partitions = world.partitions;
+    for bulk in bulks {
+        world.insert(0, std::iter::once(key_in(partition, partitions)));
+        world.enlarge_last(bulk);
+    }
+}
+
+fn key_in(partition: i32, partitions: i32) -> String {
+    let there = |key: &String| partition_for_key(key.as_bytes(), partitions) == partition;
+    (0..100_000).map(|at| format!("k{at}")).find(there).expect("murmur2 reaches every partition")
+}
+
+/// How many rows of the first table wait for this partition.
+fn waiting(run: &Run, partition: i32) -> usize {
+    let world = run.world.borrow();
+    let of = |key: &Option<String>| key.as_ref().map(|key| partition_for_key(key.as_bytes(), world.partitions));
+    world.db.tables[0].values().filter(|row| of(&row.key) == Some(partition)).count()
+}
+
+/// A run whose topics have so many partitions, all of them away but the first.
+fn mostly_away(seed: u64, partitions: i32, silent_for: Option<Duration>) -> Run {
+    let run = calm(seed, Kind::Sure);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.partitions = partitions;
+        world.away = Away { partitions: (1..partitions).collect(), until: Duration::from_secs(40), silent_for };
+    }
+    run
+}
+
+#[test]
+fn a_row_larger_than_memory_goes_wherever_it_stands() {
+    for seed in SEEDS {
+        let mut run = calm(seed, Kind::Sure);
+        insert(&run, 1, [0; 50].into_iter().chain([15_000]).chain([0; 50]).chain([10_000, 9_000, 8_000, 15_000, 0]));
+        run.until(Duration::from_secs(5));
+        assert_eq!(waiting(&run, 1), 0, "seed {seed}");
+        run.until(Duration::from_secs(300));
+        run.check();
+    }
+}
+
+#[test]
+fn a_row_too_large_for_its_topic_is_set_aside_and_holds_up_nobody() {
+    for seed in SEEDS {
+        let mut run = calm(seed, Kind::Sure);
+        run.world.borrow_mut().batch_limit = Some(2_000);
+        insert(&run, 1, [0; 50].into_iter().chain([15_000]).chain([0; 50]).chain([5_000]).chain([0; 50]));
+        run.until(Duration::from_secs(5));
+        assert_eq!(waiting(&run, 1), 2, "seed {seed}");
+        assert_eq!(run.world.borrow().state.quarantine.len(), 2, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_waits_for_its_broker_leaves_the_others_their_memory() {
+    let sick: [(i32, &[usize]); 3] = [(51, &[700; 3]), (17, &[5_000]), (5, &[15_000, 0])];
+    for (partitions, bulks) in sick {
+        for seed in SEEDS {
+            let mut run = mostly_away(seed, partitions, None);
+            for partition in 1..partitions {
+                insert(&run, partition, bulks.iter().copied());
+            }
+            run.until(Duration::from_secs(10));
+            insert(&run, 0, [0, 800, 4_000, 8_000, 15_000].into_iter().chain([0; 100]));
+            wake(&mut run);
+            run.until(Duration::from_secs(15));
+            assert_eq!(waiting(&run, 0), 0, "{partitions} partitions, seed {seed}");
+            run.until(Duration::from_secs(80));
+            assert_eq!(run.world.borrow().db.tables[0].len(), 0, "{partitions} partitions, seed {seed}");
+            run.check();
+        }
+    }
+}
+
+#[test]
+fn what_may_have_been_stored_leaves_the_others_their_memory() {
+    for (partitions, bulks) in [(9, [700; 3].as_slice()), (5, &[5_000]), (4, &[15_000, 0])] {
+        for seed in SEEDS {
+            let mut run = mostly_away(seed, partitions, Some(Duration::from_secs(2)));
+            for partition in 1..partitions {
+                insert(&run, partition, bulks.iter().copied());
+            }
+            run.until(Duration::from_secs(25));
+            insert(&run, 0, [0, 800, 4_000, 8_000, 15_000].into_iter().chain([0; 100]));
+            wake(&mut run);
+            run.until(Duration::from_secs(39));
+            assert_eq!(waiting(&run, 0), 0, "{partitions} partitions, seed {seed}");
+            run.until(Duration::from_secs(120));
+            assert_eq!(run.world.borrow().db.tables[0].len(), 0, "{partitions} partitions, seed {seed}");
+            run.check();
+        }
+    }
+}
+
+#[test]
+fn rows_that_changed_while_their_bytes_were_given_back_are_not_sent_under_the_old_triple() {
+    for silent_for in [None, Some(Duration::from_secs(1))] {
+        for seed in 0..20 {
+            let mut run = mostly_away(seed, 9, silent_for);
+            for partition in 1..9 {
+                insert(&run, partition, [300, 300]);
+            }
+            run.until(Duration::from_secs(20));
+            {
+                let world = &mut *run.world.borrow_mut();
+                let rowids: Vec<i64> = world.db.tables[0].keys().copied().collect();
+                for rowid in rowids {
+                    match world.random.u32(0..4) {
+                        0 => drop(world.rewrite_row(0, rowid)),
+                        1 => world.remove_row(0, rowid),
+                        _ => {}
+                    }
+                }
+                world.fates.values_mut().for_each(|fate| fate.out_of_order = true);
+            }
+            wake(&mut run);
+            run.until(Duration::from_secs(120));
+            run.check();
+        }
+    }
+}
+
+#[test]
+fn a_waiting_row_that_is_rewritten_to_lead_nowhere_is_set_aside() {
+    for seed in 0..10 {
+        for after in [900, 1_300, 2_100, 4_000] {
+            let mut run = calm(seed, Kind::Sure);
+            {
+                let world = &mut *run.world.borrow_mut();
+                world.weather.silent = Some((1, Duration::from_millis(3_000)));
+                world.insert(1, std::iter::repeat_n(key_of(1), 3));
+            }
+            run.until(Duration::from_millis(after));
+            if !run.world.borrow().db.tables[1].contains_key(&2) {
+                continue;
+            }
+            run.world.borrow_mut().rewrite_row(1, 2).nowhere = true;
+            wake(&mut run);
+            run.until(Duration::from_secs(80));
+            let world = run.world.borrow();
+            assert_eq!(world.db.tables[1].keys().copied().collect::<Vec<i64>>(), [2]);
+            assert_eq!(world.state.quarantine.len(), 1, "seed {seed}, after {after} ms");
+        }
+    }
+}
+
+#[test]
+fn a_row_in_quarantine_that_is_rewritten_into_another_bad_one_stays_in_the_list() {
+    let mut run = calm(1, Kind::Sure);
+    run.world.borrow_mut().insert(1, std::iter::once(key_of(1)));
+    run.world.borrow_mut().rewrite_row(1, 1).nowhere = true;
+    run.until(Duration::from_secs(3));
+    let listed = |run: &Run| run.world.borrow().state.quarantine.values().map(|row| row.print).collect::<Vec<_>>();
+    let before = listed(&run);
+    assert_eq!(before.len(), 1);
+    run.world.borrow_mut().rewrite_row(1, 1).nowhere = true;
+    wake(&mut run);
+    run.until(Duration::from_secs(6));
+    assert_eq!(listed(&run).len(), 1);
+    assert_ne!(listed(&run), before, "it is the new one");
+}
+
+#[test]
+fn the_oldest_row_of_a_well_outbox_is_not_that_of_another() {
+    let mut run = mostly_away(2, 3, None);
+    insert(&run, 1, [0]);
+    run.until(Duration::from_secs(30));
+    {
+        // Waits for a partition that is away, too, and since now.
+        let world = &mut *run.world.borrow_mut();
+        world.insert(1, std::iter::once(key_of(1)));
+    }
+    wake(&mut run);
+    run.until(Duration::from_secs(33));
+    let oldest = |at: usize| run.figures.outboxes[at].oldest_seen_ms.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(oldest(0) > 25_000, "{}", oldest(0));
+    assert!(oldest(1) < 5_000, "{}", oldest(1));
+}
