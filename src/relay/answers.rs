@@ -3,7 +3,7 @@
 //! Promises: only `Stored` leads to a delete (I2); broker trouble costs no row anything; after an unsure attempt nothing but
 //! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
 
-use super::breaker::{PROBE_EVERY, Suspect, Verdict};
+use super::breaker::{PROBE_EVERY, Verdict, is_about_size};
 use super::intake::by_outbox;
 use super::lanes::{Batch, Doubt, Flight, Phase, Standing};
 use super::ledger::Leaver;
@@ -27,8 +27,6 @@ const LEARNED_BATCH_BYTES_MIN: usize = 16 << 10;
 /// and some of its relatives say so of a record without a key on a compacted topic.
 const CORRUPT_MESSAGE: i16 = 2;
 const CORRUPT_MAX: u32 = 5;
-/// Kafka's MESSAGE_TOO_LARGE: the one rejection that says something of the batch's size.
-const MESSAGE_TOO_LARGE: i16 = 10;
 /// Rows whose attempts are counted at once; beyond, counting starts again.
 const ATTEMPTS_MAX: usize = 10_000;
 
@@ -201,6 +199,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.intake.well_again(&mut flight);
         let rows = flight.plan.rows.len() as u64;
+        let bytes = flight.plan.rows.bytes.len();
+        self.intake.forget_retried(&flight.plan.rows);
         self.plans.remove(&flight.plan.id);
         self.figures.commit_to_ack.observe(at.saturating_duration_since(flight.seen), rows);
         self.summary.published += rows;
@@ -224,9 +224,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.settling.acknowledged(plan, offset, now);
         }
         self.sink_troubles.over(now, Party::Lane(ix));
-        let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix);
+        let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix, bytes, now);
         for suspect in condemned {
-            self.set_suspect_aside(suspect);
+            self.condemn(suspect.row, &suspect.why);
         }
         if reopened {
             log::warn!("topic {}: a record was accepted again; its lanes go on", self.intake.topics[topic].name);
@@ -296,7 +296,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let records = records
             .map(|records| records.into_iter().filter(|at| (*at as usize) < count).collect::<Vec<u32>>())
             .filter(|records| !records.is_empty());
-        let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1);
+        // Rows that an operator sends again were rejected before: they say nothing of the topic.
+        let retried = rows.meta.iter().all(|meta| self.intake.is_retried(meta.key, meta.print));
+        let all = records.as_ref().is_some_and(|records| records.len() == count && count > 1) && !retried;
         let breaker = &self.intake.topics[topic].breaker;
         if planted::is(Bug::TopicQuarantinedForTheClock) {
             for at in 0..count {
@@ -307,12 +309,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.forget_replaced(ix);
             return;
         }
-        if all || (breaker.is_tripped() && (count > 1 || breaker.is_tripped_by(why.code))) {
+        if count == 1 && !retried && breaker.is_tripped_by(why.code) {
+            let (key, bytes) = (rows.meta[0].key, rows.meta[0].record.len as usize);
+            self.intake.give_back_rows(ix, rows);
+            self.forget_replaced(ix);
+            self.intake.topics[topic].breaker.probed_in_vain(ix, key, bytes);
+            self.reading.room();
+            return;
+        }
+        if all || (breaker.is_tripped() && count > 1) {
             self.intake.give_back_rows(ix, rows);
             self.trip(topic, why, now);
             return;
         }
-        let rejected = Batch { rows, run, again, seen };
+        let rejected = Batch { rows, run, again, alone: false, seen };
         match records {
             None if count > 1 => self.split(ix, rejected, why),
             _ => {
@@ -393,7 +403,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn split(&mut self, ix: u32, rejected: Batch, why: &Why) {
         let rows = &rejected.rows;
         let half = rows.len() / 2;
-        if why.code == Some(MESSAGE_TOO_LARGE) {
+        if is_about_size(why.code) {
             let topic = self.intake.lanes[ix as usize].topic as usize;
             let learned = (rows.bytes.len() / 2).max(LEARNED_BATCH_BYTES_MIN);
             let state = &mut self.intake.topics[topic];
@@ -409,7 +419,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The rejected batch becomes pieces, to be sent first and in order, and suspects.
     fn replace(&mut self, ix: u32, rejected: Batch, pieces: &[Vec<usize>], bad: &[usize], why: &Why, now: Instant) {
-        let Batch { rows, run, again, seen } = rejected;
+        let Batch { rows, run, again, seen, .. } = rejected;
         let pieces: Vec<Rows> =
             pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| recut(&rows, piece.iter().copied())).collect();
         // A suspect is never sent as it is here: if it goes again, it is read again. Its bytes are others' to have.
@@ -420,15 +430,26 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.forget_rows(rows);
         let lane = &mut self.intake.lanes[ix as usize];
         for rows in pieces.into_iter().rev() {
-            lane.pieces.push_front(Batch { rows, run, again, seen });
+            lane.pieces.push_front(Batch { rows, run, again, alone: false, seen });
         }
         let topic = lane.topic as usize;
         let named = Why { text: format!("{}: {}", lane.target, why.text), ..why.clone() };
-        let mut verdict = Verdict::Wait;
+        let mut trip = false;
         for row in suspects {
-            verdict = self.intake.topics[topic].breaker.suspect(ix, row, named.clone(), now);
+            let meta = row.meta[0];
+            let breaker = &mut self.intake.topics[topic].breaker;
+            let verdict = if self.intake.retried.get(&meta.key) == Some(&meta.print) {
+                Verdict::Condemned
+            } else {
+                breaker.suspect(ix, &row, meta.record.len as usize, &named, now)
+            };
+            match verdict {
+                Verdict::Wait => {}
+                Verdict::Condemned => self.condemn(row, &named),
+                Verdict::Trip => trip = true,
+            }
         }
-        if verdict == Verdict::Trip {
+        if trip {
             self.trip(topic, why, now);
             return;
         }
@@ -475,8 +496,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if breaker.deadline().is_none_or(|at| now < at) {
                 continue;
             }
-            for suspect in breaker.believed(now) {
-                self.set_suspect_aside(suspect);
+            match breaker.believed(now) {
+                Ok(suspects) => {
+                    for suspect in suspects {
+                        self.condemn(suspect.row, &suspect.why);
+                    }
+                }
+                Err(why) => self.trip(topic, &why, now),
             }
             let state = &mut self.intake.topics[topic];
             if !state.breaker.probe_due(now) {
@@ -497,15 +523,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    fn set_suspect_aside(&mut self, suspect: Suspect) {
-        let attempts = self.intake.outbox(suspect.row.meta[0].key.outbox).route.max_attempts;
-        self.quarantine_suspect(&suspect.row, &suspect.why, attempts);
+    /// The record was rejected for its own fault.
+    fn condemn(&mut self, row: Rows, why: &Why) {
+        let key = row.meta[0].key;
+        let attempts = self.intake.outbox(key.outbox).route.max_attempts;
+        self.quarantine_suspect(&row, why, attempts);
+        self.intake.retried.remove(&key);
         // It may have been rewritten while it was held, and no other event may come that leads to a look.
-        let key = suspect.row.meta[0].key;
-        let outbox = self.intake.outbox(key.outbox);
-        outbox.ledger.revisit(key.rowid);
+        self.intake.outbox(key.outbox).ledger.revisit(key.rowid);
         self.reading.room();
-        self.intake.forget_rows(suspect.row);
+        self.intake.forget_rows(row);
     }
 
     fn quarantine_suspect(&mut self, row: &Rows, why: &Why, attempts: u32) {

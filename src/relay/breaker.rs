@@ -1,14 +1,24 @@
 //! The breaker of one topic: tells a bad record from a bad topic.
 //!
 //! Promises: a record is set aside only after a later record of its topic was accepted, or after a minute in which fewer than ten
-//! were rejected; a topic (or a clock) that rejects everything costs no record anything. Does not know: lanes' queues, SQL, sockets.
+//! were rejected; a topic (or a clock) that rejects everything costs no record anything. A stopped topic finds the records that it
+//! would accept by itself, in bounded time. Does not know: lanes' queues, SQL, sockets.
 
 use super::lanes::Lane;
-use crate::model::{RowMeta, Rows, Why};
+use crate::model::{OutboxIx, RowKey, RowMeta, Rows, Why};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// So many records rejected with one code and nothing accepted between: it is the topic.
 pub const SUSPECTS_MAX: usize = 10;
+/// The same where something was accepted within `RECENT`: records that are bad by themselves come in rows, and the next good one
+/// tells. Not for the time stamp, which is the clock's fault and never a record's.
+const SUSPECTS_MAX_RECENT: usize = 100;
+const RECENT: Duration = Duration::from_secs(60);
+/// Records tried one after the other when it is time to try one: the first may be bad by itself.
+const PROBES_IN_A_ROW: u32 = 32;
+/// INVALID_TIMESTAMP: the clock.
+const INVALID_TIMESTAMP: i16 = 32;
 /// A rejected record that nobody contradicts for so long is believed to be at fault.
 const BELIEVED_AFTER: Duration = Duration::from_secs(60);
 /// How often one record of a stopped topic is tried.
@@ -34,6 +44,31 @@ struct Tripped {
     probing: Option<u32>,
     /// The lane that was tried last: another one's turn is next, as the first record of this one may be bad by itself.
     last: Option<u32>,
+    /// Which record is tried.
+    sieve: Sieve,
+    in_a_row: u32,
+    /// Smaller records are tried at once, before the first one is tried again.
+    fresh: bool,
+    /// By lane: the last record that was tried in vain.
+    behind: BTreeMap<u32, RowKey>,
+    /// Outboxes that have none that passes the sieve.
+    exhausted: BTreeSet<OutboxIx>,
+}
+
+/// Which record of a stopped topic is tried next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sieve {
+    /// The first one.
+    Any,
+    /// One smaller than this: the smallest that was rejected for its size.
+    Below(usize),
+    /// The next one in its table.
+    Behind(RowKey),
+}
+
+/// Kafka's MESSAGE_TOO_LARGE and RECORD_LIST_TOO_LARGE: a smaller record may be accepted.
+pub fn is_about_size(code: Option<i16>) -> bool {
+    matches!(code, Some(10 | 18))
 }
 
 /// See the module's words.
@@ -41,6 +76,11 @@ struct Tripped {
 pub struct Breaker {
     suspects: Vec<Suspect>,
     tripped: Option<Tripped>,
+    accepted_at: Option<Instant>,
+    /// The smallest record that was rejected for its size since one was accepted.
+    smallest_rejected: Option<usize>,
+    /// Records of this size and above are rejected for it, and smaller ones were accepted.
+    too_large: Option<usize>,
 }
 
 /// What a rejection means for the topic.
@@ -48,6 +88,8 @@ pub struct Breaker {
 pub enum Verdict {
     /// Go on with the other records.
     Wait,
+    /// Smaller records are accepted: it is this one's own size.
+    Condemned,
     /// Every suspect goes back to the table; the topic's lanes stop.
     Trip,
 }
@@ -70,24 +112,47 @@ impl Breaker {
         }
     }
 
-    /// One record was rejected. In a tripped topic: for another reason than everything else, so the next one is tried at once.
-    pub fn suspect(&mut self, lane: u32, row: Rows, why: Why, now: Instant) -> Verdict {
+    /// One record of so many bytes was rejected. In a tripped topic: for another reason than everything else, so the next one is tried
+    /// at once.
+    pub fn suspect(&mut self, lane: u32, row: &Rows, bytes: usize, why: &Why, now: Instant) -> Verdict {
         assert_eq!(row.len(), 1, "a suspect is one record");
         let code = why.code;
-        self.suspects.push(Suspect { lane, row, why, since: now, doubtful: false });
-        let alike = self.suspects.iter().filter(|suspect| suspect.why.code == code).count();
-        let verdict = if alike >= SUSPECTS_MAX { Verdict::Trip } else { Verdict::Wait };
+        if is_about_size(code) {
+            if self.too_large.is_some_and(|too_large| bytes >= too_large) {
+                return Verdict::Condemned;
+            }
+            self.rejected_for_size(bytes);
+        }
+        let row = row.clone();
+        self.suspects.push(Suspect { lane, row, why: why.clone(), since: now, doubtful: false });
+        let recent = self.accepted_at.is_some_and(|at| now.duration_since(at) < RECENT);
+        let max = if recent && code != Some(INVALID_TIMESTAMP) { SUSPECTS_MAX_RECENT } else { SUSPECTS_MAX };
+        let verdict = if self.alike(code) >= max { Verdict::Trip } else { Verdict::Wait };
         if let Some(tripped) = &mut self.tripped {
             match verdict {
                 Verdict::Trip => tripped.code = code,
-                Verdict::Wait => (tripped.probe_at, tripped.probing, tripped.last) = (now, None, None),
+                Verdict::Wait | Verdict::Condemned => {
+                    (tripped.probe_at, tripped.probing, tripped.last) = (now, None, None)
+                }
             }
         }
         verdict
     }
 
-    /// A record of the topic was accepted: the suspects before it were at fault themselves. True: the topic is open again.
-    pub fn accepted(&mut self, lane: u32) -> (Vec<Suspect>, bool) {
+    fn alike(&self, code: Option<i16>) -> usize {
+        self.suspects.iter().filter(|suspect| suspect.why.code == code).count()
+    }
+
+    fn rejected_for_size(&mut self, bytes: usize) {
+        self.smallest_rejected = Some(self.smallest_rejected.map_or(bytes, |smallest| smallest.min(bytes)));
+    }
+
+    /// A batch of the topic was accepted: the suspects before it were at fault themselves. True: the topic is open again.
+    pub fn accepted(&mut self, lane: u32, bytes: usize, now: Instant) -> (Vec<Suspect>, bool) {
+        self.accepted_at = Some(now);
+        // The limit may have been raised.
+        self.too_large = self.too_large.into_iter().chain(self.smallest_rejected.take()).min();
+        self.too_large = self.too_large.filter(|too_large| bytes < *too_large);
         let reopened = self.tripped.take().is_some();
         if self.suspects.is_empty() {
             return (Vec::new(), reopened);
@@ -104,10 +169,23 @@ impl Breaker {
     /// A suspect whose lane has a batch in flight stays one: that batch holds later records, and if it is accepted after all, the
     /// suspect was overtaken; given back it would be published behind records of its own key.
     pub fn trip(&mut self, code: Option<i16>, now: Instant, in_flight: impl Fn(u32) -> bool) -> Vec<Suspect> {
-        let probe_at = now + PROBE_EVERY;
+        // A smaller record may be accepted right away.
+        let at_once = is_about_size(code) && self.tripped.is_none();
+        let probe_at = if at_once { now } else { now + PROBE_EVERY };
+        let sieve = self.smallest_rejected.filter(|_| at_once).map_or(Sieve::Any, Sieve::Below);
         self.tripped = Some(match self.tripped.take() {
             Some(before) => Tripped { probe_at, probing: None, ..before },
-            None => Tripped { code, probe_at, probing: None, last: None },
+            None => Tripped {
+                code,
+                probe_at,
+                probing: None,
+                last: None,
+                sieve,
+                in_a_row: 0,
+                fresh: at_once,
+                behind: BTreeMap::new(),
+                exhausted: BTreeSet::new(),
+            },
         });
         let (stay, back) = std::mem::take(&mut self.suspects).into_iter().partition(|suspect| in_flight(suspect.lane));
         self.suspects = stay;
@@ -136,13 +214,66 @@ impl Breaker {
         gone
     }
 
-    /// Suspects that were not contradicted for a minute.
-    pub fn believed(&mut self, now: Instant) -> Vec<Suspect> {
+    /// The one record that was tried was rejected like everything before: the next one that may be accepted is tried at once, so many
+    /// in a row.
+    pub fn probed_in_vain(&mut self, lane: u32, key: RowKey, bytes: usize) {
+        let size = self.tripped.as_ref().is_some_and(|tripped| is_about_size(tripped.code));
+        if size {
+            self.rejected_for_size(bytes);
+        }
+        let smallest = self.smallest_rejected;
+        let Some(tripped) = &mut self.tripped else { return };
+        tripped.in_a_row += 1;
+        // Others have been tried in this lane before: those behind them are next.
+        let behind = match tripped.sieve {
+            Sieve::Behind(_) => key,
+            Sieve::Any | Sieve::Below(_) => {
+                tripped.behind.get(&lane).copied().filter(|last| *last > key).unwrap_or(key)
+            }
+        };
+        tripped.behind.insert(lane, behind);
+        tripped.exhausted.clear();
+        if tripped.in_a_row >= PROBES_IN_A_ROW || tripped.code == Some(INVALID_TIMESTAMP) {
+            tripped.probing = None;
+        } else {
+            tripped.probing = Some(lane);
+            tripped.sieve = smallest.filter(|_| size).map_or(Sieve::Behind(behind), Sieve::Below);
+        }
+    }
+
+    /// Whether the row may be the next one that is tried. `bytes`: its record's.
+    pub fn passes(&self, key: RowKey, bytes: impl FnOnce() -> usize) -> bool {
+        match self.tripped.as_ref().map(|tripped| tripped.sieve) {
+            None | Some(Sieve::Any) => true,
+            Some(Sieve::Below(limit)) => bytes() < limit,
+            Some(Sieve::Behind(last)) => key.outbox != last.outbox || key.rowid > last.rowid,
+        }
+    }
+
+    /// The outbox has no row that passes.
+    pub fn has_none(&mut self, outbox: OutboxIx) {
+        if let Some(tripped) = &mut self.tripped {
+            tripped.exhausted.insert(outbox);
+        }
+    }
+
+    /// Whether the outbox was looked through for a record to be tried, in vain.
+    pub fn is_exhausted(&self, outbox: OutboxIx) -> bool {
+        self.tripped.as_ref().is_some_and(|tripped| tripped.exhausted.contains(&outbox))
+    }
+
+    /// After a minute without a contradiction a few suspects are believed to be at fault, and many say that it is the topic: the code
+    /// to trip it for.
+    pub fn believed(&mut self, now: Instant) -> Result<Vec<Suspect>, Why> {
         match self.suspects.first() {
             Some(first) if self.tripped.is_none() && now.duration_since(first.since) >= BELIEVED_AFTER => {
-                std::mem::take(&mut self.suspects)
+                let many = self.suspects.iter().find(|suspect| self.alike(suspect.why.code) >= SUSPECTS_MAX);
+                match many {
+                    Some(suspect) => Err(suspect.why.clone()),
+                    None => Ok(std::mem::take(&mut self.suspects)),
+                }
             }
-            _ => Vec::new(),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -151,6 +282,12 @@ impl Breaker {
         match &mut self.tripped {
             Some(tripped) if tripped.probe_at <= now => {
                 tripped.probe_at = now + PROBE_EVERY;
+                // The first one first, so that nothing is overtaken by what is smaller once people have mended the topic.
+                if !std::mem::take(&mut tripped.fresh) {
+                    tripped.sieve = Sieve::Any;
+                }
+                tripped.in_a_row = 0;
+                tripped.exhausted.clear();
                 true
             }
             _ => false,
@@ -194,9 +331,9 @@ mod tests {
     fn an_accepted_record_condemns_the_suspects_before_it() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        assert_eq!(breaker.suspect(0, row(1), why(87), now), Verdict::Wait);
-        assert!(breaker.believed(now).is_empty());
-        let (suspects, reopened) = breaker.accepted(0);
+        assert_eq!(breaker.suspect(0, &row(1), 1_000, &why(87), now), Verdict::Wait);
+        assert_eq!(breaker.believed(now).map(|suspects| suspects.len()), Ok(0));
+        let (suspects, reopened) = breaker.accepted(0, 100, now);
         assert_eq!(suspects.len(), 1);
         assert!(!reopened);
     }
@@ -206,15 +343,15 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for rowid in 0..9 {
-            assert_eq!(breaker.suspect(0, row(rowid), why(32), now), Verdict::Wait);
+            assert_eq!(breaker.suspect(0, &row(rowid), 1_000, &why(32), now), Verdict::Wait);
         }
-        assert_eq!(breaker.suspect(0, row(9), why(32), now), Verdict::Trip);
+        assert_eq!(breaker.suspect(0, &row(9), 1_000, &why(32), now), Verdict::Trip);
         assert_eq!(breaker.trip(Some(32), now, |_| false).len(), 10);
-        assert!(breaker.believed(now + Duration::from_secs(100)).is_empty());
+        assert_eq!(breaker.believed(now + Duration::from_secs(100)).map(|suspects| suspects.len()), Ok(0));
         assert!(!breaker.probe_due(now + Duration::from_secs(29)));
         assert!(breaker.probe_due(now + Duration::from_secs(30)));
         assert!(!breaker.probe_due(now + Duration::from_secs(31)));
-        assert!(breaker.accepted(0).1);
+        assert!(breaker.accepted(0, 100, now).1);
     }
 
     #[test]
@@ -227,10 +364,10 @@ mod tests {
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), Some(turn));
         }
         assert!(breaker.is_tripped_by(Some(32)) && !breaker.is_tripped_by(Some(87)));
-        assert_eq!(breaker.suspect(2, row(1), why(87), now), Verdict::Wait);
+        assert_eq!(breaker.suspect(2, &row(1), 1_000, &why(87), now), Verdict::Wait);
         assert!(breaker.probe_due(now), "the record behind it is tried at once");
         assert!(!breaker.probe_due(now + PROBE_EVERY.mul_f64(0.99)));
-        let (condemned, reopened) = breaker.accepted(2);
+        let (condemned, reopened) = breaker.accepted(2, 100, now);
         assert_eq!((condemned.len(), reopened), (1, true));
     }
 
@@ -238,8 +375,69 @@ mod tests {
     fn after_a_quiet_minute_few_suspects_are_believed() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.suspect(0, row(1), why(10), now);
-        assert!(breaker.believed(now + Duration::from_secs(59)).is_empty());
-        assert_eq!(breaker.believed(now + Duration::from_secs(60)).len(), 1);
+        breaker.suspect(0, &row(1), 1_000, &why(10), now);
+        assert_eq!(breaker.believed(now + Duration::from_secs(59)).map(|suspects| suspects.len()), Ok(0));
+        assert_eq!(breaker.believed(now + Duration::from_secs(60)).map(|suspects| suspects.len()), Ok(1));
+    }
+
+    #[test]
+    fn a_topic_that_rejects_large_records_finds_the_small_ones_and_condemns_the_large() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        let verdicts: Vec<Verdict> =
+            (0..10).map(|rowid| breaker.suspect(0, &row(rowid), 5_000, &why(10), now)).collect();
+        assert_eq!(verdicts.last(), Some(&Verdict::Trip));
+        assert_eq!(breaker.trip(Some(10), now, |_| false).len(), 10);
+        assert!(breaker.probe_due(now), "at once");
+        assert!(breaker.probe(&[0]));
+        assert!(!breaker.passes(row(3).meta[0].key, || 5_000));
+        assert!(breaker.passes(row(11).meta[0].key, || 4_999));
+        breaker.probed_in_vain(0, row(11).meta[0].key, 4_999);
+        assert!(!breaker.passes(row(12).meta[0].key, || 4_999));
+        assert!(breaker.accepted(0, 50, now).1);
+        assert_eq!(breaker.suspect(0, &row(1), 5_000, &why(10), now), Verdict::Condemned);
+        assert_eq!(breaker.suspect(0, &row(1), 60, &why(10), now), Verdict::Wait, "nobody knows");
+        breaker.accepted(0, 6_000, now);
+        assert_eq!(breaker.suspect(0, &row(1), 5_000, &why(10), now), Verdict::Wait, "the limit was raised");
+    }
+
+    #[test]
+    fn the_first_record_is_tried_first_and_then_those_behind_it() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.trip(Some(87), now, |_| false);
+        let key = |rowid| row(rowid).meta[0].key;
+        for round in 1..3 {
+            assert!(breaker.probe_due(now + PROBE_EVERY * round));
+            assert!(breaker.probe(&[0]));
+            assert!(breaker.passes(key(1), || 0));
+            breaker.probed_in_vain(0, key(1), 9);
+            for _ in 1..PROBES_IN_A_ROW {
+                let next = (1..).find(|rowid| breaker.passes(key(*rowid), || 0)).expect("there is no end");
+                breaker.probed_in_vain(0, key(next), 9);
+            }
+            assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), None);
+        }
+        let last = breaker.tripped.as_ref().and_then(|tripped| tripped.behind.get(&0).copied());
+        assert_eq!(
+            last,
+            Some(key(2 * i64::from(PROBES_IN_A_ROW) - 1)),
+            "each round goes on where the one before ended"
+        );
+    }
+
+    #[test]
+    fn what_was_accepted_lately_is_no_bad_topic_unless_nothing_is_any_more() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.accepted(0, 10, now);
+        for rowid in 0..50 {
+            assert_eq!(breaker.suspect(0, &row(rowid), 1_000, &why(87), now), Verdict::Wait);
+        }
+        assert!(breaker.believed(now + BELIEVED_AFTER).is_err(), "fifty and nothing accepted: it is the topic");
+        assert_eq!(breaker.accepted(0, 10, now).0.len(), 50);
+        let verdicts: Vec<Verdict> =
+            (0..10).map(|rowid| breaker.suspect(0, &row(rowid), 1_000, &why(32), now)).collect();
+        assert_eq!(verdicts.last(), Some(&Verdict::Trip), "the clock is never a record's fault");
     }
 }

@@ -174,7 +174,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             self.intake.resends.keep_rows(&rows, run);
             let lane = &mut self.intake.lanes[ix as usize];
-            lane.pieces.push_front(Batch { rows, run, again: true, seen });
+            lane.pieces.push_front(Batch { rows, run, again: true, alone: false, seen });
             self.intake.make_ready(ix);
             return;
         }

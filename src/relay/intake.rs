@@ -123,6 +123,8 @@ impl TopicState {
 enum Place {
     Lane(u32),
     Leave(Leaver),
+    /// Another row of this lane is to be tried.
+    Skip(u32),
     Stop,
     Unroutable(Unroutable),
 }
@@ -147,6 +149,10 @@ pub struct Intake {
     pub resends: Resends,
     /// Rows that were rejected and have attempts left: how many were made.
     pub attempts: HashMap<RowKey, (Fingerprint, u32)>,
+    /// Rows that an operator sends again.
+    pub retried: HashMap<RowKey, Fingerprint>,
+    /// By outbox and lane: the first and the last row that was passed over for another one to be tried.
+    skipped: BTreeMap<(OutboxIx, u32), (RowMark, RowMark)>,
     pub encoder: Encoder,
     pub run: RunId,
     /// Whether anybody gives back memory soon, as of this time.
@@ -194,6 +200,8 @@ impl Intake {
             unroutable: Vec::new(),
             resends: Resends::default(),
             attempts: HashMap::new(),
+            retried: HashMap::new(),
+            skipped: BTreeMap::new(),
             encoder: Encoder::new(run),
             run,
             spare: Vec::new(),
@@ -314,6 +322,9 @@ impl Intake {
         };
         match place {
             Place::Stop => return Flow::Stop,
+            Place::Skip(lane) => {
+                self.skipped.entry((ix, lane)).and_modify(|(_, last)| *last = mark).or_insert((mark, mark));
+            }
             Place::Leave(leaver) => {
                 let outbox = self.outbox(ix);
                 outbox.behind_since.get_or_insert(seen);
@@ -406,8 +417,56 @@ impl Intake {
         if self.outboxes[usize::from(ix.0)].ledger.is_marked(Leaver::Lane(lane)) {
             return Place::Leave(Leaver::Lane(lane));
         }
+        if self.topics[topic as usize].breaker.is_tripped() && self.takes(lane) {
+            let key = RowKey { outbox: ix, rowid: row.rowid };
+            let route = &self.outboxes[usize::from(ix.0)].route;
+            let encoder = &mut self.encoder;
+            if !self.topics[topic as usize].breaker.passes(key, || encoder.record_bytes(ix, route, row)) {
+                return Place::Skip(lane);
+            }
+        }
         let run = self.resent_as(ix, row).map_or(self.run, |(run, _)| run);
-        self.room(lane, run, bytes, now)
+        let alone = self.is_retried(RowKey { outbox: ix, rowid: row.rowid }, row.print);
+        self.room(lane, run, alone, bytes, now)
+    }
+
+    /// Whether an operator sends the row again.
+    pub fn is_retried(&self, key: RowKey, print: Fingerprint) -> bool {
+        !self.retried.is_empty() && self.retried.get(&key) == Some(&print)
+    }
+
+    /// These rows were accepted.
+    pub fn forget_retried(&mut self, rows: &Rows) {
+        if !self.retried.is_empty() {
+            for meta in &rows.meta {
+                self.retried.remove(&meta.key);
+            }
+        }
+    }
+
+    /// A look has ended: what it passed over stays its lanes'. `all`: there is no other row.
+    pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool) {
+        for ((outbox, lane), (first, last)) in std::mem::take(&mut self.skipped) {
+            let ledger = &mut self.outboxes[usize::from(outbox.0)].ledger;
+            ledger.leave(Leaver::Lane(lane), first);
+            ledger.leave(Leaver::Lane(lane), last);
+            if all && outbox == ix && self.lanes[lane as usize].is_idle() {
+                let topic = self.lanes[lane as usize].topic;
+                self.topics[topic as usize].breaker.has_none(ix);
+            }
+        }
+    }
+
+    /// Whether rows of this outbox that the leaver has left could be taken now.
+    pub fn has_room_for(&self, ix: OutboxIx, leaver: Leaver) -> bool {
+        let exhausted = match leaver {
+            Leaver::Lane(lane) => {
+                let topic = self.lanes[lane as usize].topic;
+                self.topics[topic as usize].breaker.is_exhausted(ix)
+            }
+            Leaver::Topic(_) => false,
+        };
+        !exhausted && self.has_room(leaver)
     }
 
     fn topic_for(&mut self, ix: OutboxIx, row: &RowView<'_>) -> Result<u32, Unroutable> {
@@ -482,7 +541,7 @@ impl Intake {
         lane
     }
 
-    fn room(&mut self, ix: u32, run: RunId, bytes: usize, now: Instant) -> Place {
+    fn room(&mut self, ix: u32, run: RunId, alone: bool, bytes: usize, now: Instant) -> Place {
         let lane = &self.lanes[ix as usize];
         let topic = &self.topics[lane.topic as usize];
         let leave = Place::Leave(Leaver::Lane(ix));
@@ -500,7 +559,7 @@ impl Intake {
         let fits = match &lane.collecting {
             None => true,
             // A batch carries the message ids of one run.
-            Some(batch) if batch.run != run => false,
+            Some(batch) if batch.run != run || batch.alone || alone => false,
             Some(batch) => {
                 // Each batch may have a quarter of what it and the free memory make: what is left is the next lanes'.
                 let share = (batch.rows.bytes.len() + self.memory.free()) / 4;
@@ -538,11 +597,12 @@ impl Intake {
 
     fn put(&mut self, ix: OutboxIx, lane_ix: u32, row: &RowView<'_>, seen: Instant) {
         let again = self.resent_as(ix, row);
+        let alone = self.is_retried(RowKey { outbox: ix, rowid: row.rowid }, row.print);
         let lane = &mut self.lanes[lane_ix as usize];
         let batch = lane.collecting.get_or_insert_with(|| {
             let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_STEP_BYTES));
             let run = again.map_or(self.run, |(run, _)| run);
-            Batch { rows: Rows { bytes, meta: Vec::new() }, run, again: false, seen }
+            Batch { rows: Rows { bytes, meta: Vec::new() }, run, again: false, alone, seen }
         });
         batch.again |= again.is_some();
         batch.seen = batch.seen.min(seen);

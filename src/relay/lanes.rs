@@ -30,6 +30,8 @@ pub struct Batch {
     pub run: RunId,
     /// Rows among them may have been published before: wherever they go, they keep their message ids.
     pub again: bool,
+    /// Nothing else goes with it: an operator sends a row again that was rejected.
+    pub alone: bool,
     /// When the earliest commit among the rows was noticed.
     pub seen: Instant,
 }

@@ -245,6 +245,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             } else {
                 outbox.ledger.revisit(rowid);
                 outbox.look_again();
+                self.intake.retried.insert(key, aside.print);
                 self.quarantine.release(key);
                 again += 1;
             }

@@ -133,6 +133,13 @@ impl Encoder {
         self.encode(outbox, route, row, message, rows);
     }
 
+    /// The size of the row's record.
+    pub fn record_bytes(&mut self, outbox: OutboxIx, route: &Route, row: &RowView<'_>) -> usize {
+        let mut rows = Rows::default();
+        self.encode(outbox, route, row, self.next_message, &mut rows);
+        rows.bytes.len()
+    }
+
     /// The same for a row that goes again, under the message id it had.
     pub fn append_again(
         &mut self,

@@ -4,7 +4,7 @@ use crate::Run;
 use crate::directed::{calm, key_of};
 use crate::world::{Away, Kind};
 use outboxd::kafka::partitioner::partition_for_key;
-use outboxd::model::Wake;
+use outboxd::model::{Action, OutboxIx, Request, Wake};
 use outboxd::relay::Event;
 use std::time::Duration;
 
@@ -198,4 +198,85 @@ fn the_oldest_row_of_a_well_outbox_is_not_that_of_another() {
     let oldest = |at: usize| run.figures.outboxes[at].oldest_seen_ms.load(std::sync::atomic::Ordering::Relaxed);
     assert!(oldest(0) > 25_000, "{}", oldest(0));
     assert!(oldest(1) < 5_000, "{}", oldest(1));
+}
+
+/// Requests that everything in quarantine of the first table is sent again.
+fn retry_all(run: &Run, id: i64) {
+    let request = Request { id, action: Action::Retry, outbox: OutboxIx(0), rowid: None };
+    run.world.borrow_mut().requests.push(request);
+}
+
+#[test]
+fn rows_too_large_in_a_row_do_not_stop_their_topic_for_good() {
+    for seed in SEEDS {
+        for partitions in [1, 3] {
+            let mut run = calm(seed, Kind::Sure);
+            run.world.borrow_mut().batch_limit = Some(2_000);
+            for partition in 0..partitions {
+                insert(&run, partition, [3_000; 14].into_iter().chain([0; 50]));
+            }
+            run.until(Duration::from_secs(40));
+            let world = run.world.borrow();
+            let large = 14 * partitions as usize;
+            assert_eq!(world.db.tables[0].len(), large, "seed {seed}, {partitions} partitions");
+            assert_eq!(world.state.quarantine.len(), large, "seed {seed}, {partitions} partitions");
+        }
+    }
+}
+
+#[test]
+fn what_an_operator_retries_in_vain_is_in_quarantine_again_and_stops_nobody() {
+    for seed in SEEDS {
+        let mut run = calm(seed, Kind::Sure);
+        run.world.borrow_mut().batch_limit = Some(2_000);
+        insert(&run, 1, [3_000, 0].into_iter().cycle().take(28));
+        run.until(Duration::from_secs(5));
+        assert_eq!(run.world.borrow().state.quarantine.len(), 14, "seed {seed}");
+        retry_all(&run, 1);
+        run.until(Duration::from_secs(10));
+        assert_eq!(run.world.borrow().answers, [1]);
+        assert_eq!(run.world.borrow().state.quarantine.len(), 14, "seed {seed}");
+        insert(&run, 1, [0; 10]);
+        wake(&mut run);
+        run.until(Duration::from_secs(12));
+        assert_eq!(waiting(&run, 1), 14, "seed {seed}");
+        // Mended.
+        run.world.borrow_mut().batch_limit = None;
+        run.world.borrow_mut().fates.values_mut().for_each(|fate| fate.out_of_order = true);
+        retry_all(&run, 2);
+        run.until(Duration::from_secs(100));
+        run.check();
+    }
+}
+
+#[test]
+fn a_topic_that_takes_no_record_for_its_size_sets_none_aside() {
+    for seed in SEEDS {
+        let mut run = calm(seed, Kind::Sure);
+        run.world.borrow_mut().batch_limit = Some(10);
+        for partition in 0..3 {
+            insert(&run, partition, [0, 300, 50, 3_000, 20].into_iter().cycle().take(40));
+        }
+        run.until(Duration::from_secs(200));
+        assert_eq!(run.world.borrow().state.quarantine.len(), 0, "seed {seed}");
+        assert_eq!(run.world.borrow().db.tables[0].len(), 120, "seed {seed}");
+        run.world.borrow_mut().batch_limit = None;
+        run.until(Duration::from_secs(300));
+        run.check();
+    }
+}
+
+#[test]
+fn bad_rows_in_a_row_do_not_stop_their_topic_for_good() {
+    for seed in SEEDS {
+        let mut run = calm(seed, Kind::Sure);
+        for _ in 0..30 {
+            insert(&run, 1, [0]);
+            run.world.borrow_mut().poison_last();
+        }
+        insert(&run, 1, [0; 100]);
+        run.until(Duration::from_secs(60));
+        assert_eq!(waiting(&run, 1), 30, "seed {seed}");
+        assert_eq!(run.world.borrow().state.quarantine.len(), 30, "seed {seed}");
+    }
 }

@@ -572,6 +572,14 @@ impl World {
         self.versions.get_mut(&uid).expect("every version is known").1.bulk = bulk;
     }
 
+    /// The broker rejects the row of the first table that was inserted last.
+    pub fn poison_last(&mut self) {
+        let row = self.db.tables[0].values_mut().next_back().expect("a row was inserted");
+        row.poison = true;
+        let uid = row.uid;
+        self.versions.get_mut(&uid).expect("every version is known").1.poison = true;
+    }
+
     /// The application rewrites one row.
     pub fn rewrite_row(&mut self, table: usize, rowid: i64) -> &mut Version {
         let old = self.db.tables[table][&rowid].clone();

@@ -27,7 +27,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn look(&mut self, ix: OutboxIx, now: Instant) -> Result<bool, Fatal> {
         let low = {
             let ledger = &self.intake.outboxes[usize::from(ix.0)].ledger;
-            ledger.lowest_mark(|leaver| self.intake.has_room(leaver))
+            ledger.lowest_mark(|leaver| self.intake.has_room_for(ix, leaver))
         };
         let start = self.intake.outboxes[usize::from(ix.0)].ledger.start(low);
         let outbox = self.intake.outbox(ix);
@@ -42,8 +42,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         let jumps = std::mem::take(&mut self.intake.jumps);
         let goes_on = matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
+        self.intake.outbox(ix).ledger.end_look(seen_to, goes_on);
+        if !goes_on {
+            self.intake.leave_skipped(ix, jumps || seen_to == Some(i64::MAX));
+        }
         let outbox = self.intake.outbox(ix);
-        outbox.ledger.end_look(seen_to, goes_on);
         let look = match result {
             Ok(look) => look,
             Err(error) => {
@@ -219,6 +222,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
         let (result, _) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
+        self.intake.leave_skipped(ix, false);
         self.log_unroutable();
         match result {
             Ok(look) => {

@@ -363,7 +363,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             || (outbox.again
                 && (outbox.ledger.wants_revisit()
-                    || outbox.ledger.lowest_mark(|leaver| self.intake.has_room(leaver)).is_some()))
+                    || outbox
+                        .ledger
+                        .lowest_mark(|leaver| self.intake.has_room_for(OutboxIx(at as u16), leaver))
+                        .is_some()))
     }
 
     /// Cheap questions that may lead to a look: a promise to be kept, the net once a second.
