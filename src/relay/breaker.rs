@@ -15,6 +15,8 @@ pub const SUSPECTS_MAX: usize = 10;
 /// tells. Not for the time stamp, which is the clock's fault and never a record's.
 const SUSPECTS_MAX_RECENT: usize = 100;
 const RECENT: Duration = Duration::from_secs(60);
+/// So many suspects are held at most.
+const SUSPECTS_HELD_MAX: usize = 1_000;
 /// Records tried one after the other when it is time to try one: the first may be bad by itself.
 const PROBES_IN_A_ROW: u32 = 32;
 /// INVALID_TIMESTAMP: the clock.
@@ -34,6 +36,8 @@ pub struct Suspect {
     since: Instant,
     /// It was rejected together with everything else: only a record accepted behind it in its own lane condemns it.
     doubtful: bool,
+    /// It was rejected for its size, and is larger than what was accepted lately: it says nothing of the topic.
+    large: bool,
 }
 
 #[derive(Debug)]
@@ -76,7 +80,9 @@ pub fn is_about_size(code: Option<i16>) -> bool {
 pub struct Breaker {
     suspects: Vec<Suspect>,
     tripped: Option<Tripped>,
+    /// When something was accepted last, and the largest batch that was accepted lately.
     accepted_at: Option<Instant>,
+    largest_accepted: Option<(usize, Instant)>,
     /// The smallest record that was rejected for its size since one was accepted.
     smallest_rejected: Option<usize>,
     /// Records of this size and above are rejected for it, and smaller ones were accepted.
@@ -124,15 +130,18 @@ impl Breaker {
             self.rejected_for_size(bytes);
         }
         let row = row.clone();
-        self.suspects.push(Suspect { lane, row, why: why.clone(), since: now, doubtful: false });
+        let lately = self.largest_accepted.filter(|(_, at)| now.duration_since(*at) < RECENT);
+        let large = is_about_size(code) && lately.is_some_and(|(largest, _)| bytes > largest);
+        self.suspects.push(Suspect { lane, row, why: why.clone(), since: now, doubtful: false, large });
         let recent = self.accepted_at.is_some_and(|at| now.duration_since(at) < RECENT);
         let max = if recent && code != Some(INVALID_TIMESTAMP) { SUSPECTS_MAX_RECENT } else { SUSPECTS_MAX };
-        let verdict = if self.alike(code) >= max { Verdict::Trip } else { Verdict::Wait };
+        let many = self.alike(code) >= max || self.suspects.len() >= SUSPECTS_HELD_MAX;
+        let verdict = if many { Verdict::Trip } else { Verdict::Wait };
         if let Some(tripped) = &mut self.tripped {
             match verdict {
                 Verdict::Trip => tripped.code = code,
                 Verdict::Wait | Verdict::Condemned => {
-                    (tripped.probe_at, tripped.probing, tripped.last) = (now, None, None)
+                    (tripped.probe_at, tripped.probing, tripped.last) = (now, None, None);
                 }
             }
         }
@@ -140,7 +149,7 @@ impl Breaker {
     }
 
     fn alike(&self, code: Option<i16>) -> usize {
-        self.suspects.iter().filter(|suspect| suspect.why.code == code).count()
+        self.suspects.iter().filter(|suspect| suspect.why.code == code && !suspect.large).count()
     }
 
     fn rejected_for_size(&mut self, bytes: usize) {
@@ -150,6 +159,10 @@ impl Breaker {
     /// A batch of the topic was accepted: the suspects before it were at fault themselves. True: the topic is open again.
     pub fn accepted(&mut self, lane: u32, bytes: usize, now: Instant) -> (Vec<Suspect>, bool) {
         self.accepted_at = Some(now);
+        let lately = self.largest_accepted.filter(|(_, at)| now.duration_since(*at) < RECENT);
+        if lately.is_none_or(|(largest, _)| bytes >= largest) {
+            self.largest_accepted = Some((bytes, now));
+        }
         // The limit may have been raised.
         self.too_large = self.too_large.into_iter().chain(self.smallest_rejected.take()).min();
         self.too_large = self.too_large.filter(|too_large| bytes < *too_large);
@@ -193,6 +206,12 @@ impl Breaker {
             suspect.doubtful = true;
         }
         back
+    }
+
+    /// The row is another one by now.
+    pub fn withdraw(&mut self, key: RowKey) -> Option<Suspect> {
+        let at = self.suspects.iter().position(|suspect| suspect.row.meta[0].key == key)?;
+        Some(self.suspects.remove(at))
     }
 
     pub fn suspects(&self) -> &[Suspect] {
@@ -402,6 +421,17 @@ mod tests {
     }
 
     #[test]
+    fn records_larger_than_what_was_accepted_lately_say_nothing_of_the_topic() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.accepted(0, 100, now);
+        for rowid in 0..50 {
+            assert_eq!(breaker.suspect(0, &row(rowid), 5_000, &why(10), now), Verdict::Wait);
+        }
+        assert_eq!(breaker.believed(now + BELIEVED_AFTER).map(|suspects| suspects.len()), Ok(50));
+    }
+
+    #[test]
     fn the_first_record_is_tried_first_and_then_those_behind_it() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
@@ -413,7 +443,7 @@ mod tests {
             assert!(breaker.passes(key(1), || 0));
             breaker.probed_in_vain(0, key(1), 9);
             for _ in 1..PROBES_IN_A_ROW {
-                let next = (1..).find(|rowid| breaker.passes(key(*rowid), || 0)).expect("there is no end");
+                let next = (1..1_000).find(|rowid| breaker.passes(key(*rowid), || 0)).expect("there is no end");
                 breaker.probed_in_vain(0, key(next), 9);
             }
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), None);

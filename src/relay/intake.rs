@@ -302,10 +302,13 @@ impl Intake {
             return Flow::Stop;
         }
         let mark = RowMark { rowid: row.rowid, print: row.print };
-        let ledger = &mut self.outboxes[usize::from(ix.0)].ledger;
-        let place = match ledger.recognise(row) {
+        let mut known = self.outbox(ix).ledger.recognise(row);
+        if known == Known::Rewritten && self.withdraw_suspect(RowKey { outbox: ix, rowid: row.rowid }) {
+            known = Known::New;
+        }
+        let place = match known {
             Known::Passed => {
-                ledger.came_to(mark);
+                self.outbox(ix).ledger.came_to(mark);
                 return Flow::Continue;
             }
             Known::New => self.place(ix, row, now),
@@ -341,6 +344,15 @@ impl Intake {
         }
         self.outbox(ix).ledger.came_to(mark);
         Flow::Continue
+    }
+
+    /// What was rejected under this rowid is there no longer: whose fault it was is nobody's question any more, and what took its place
+    /// need not wait for the answer.
+    fn withdraw_suspect(&mut self, key: RowKey) -> bool {
+        let Some(suspect) = self.topics.iter_mut().find_map(|topic| topic.breaker.withdraw(key)) else { return false };
+        self.outbox(key.outbox).ledger.let_go(key.rowid);
+        self.forget_rows(suspect.row);
+        true
     }
 
     /// Whether the look may still find something for somebody. Reading a whole backlog to leave it in the table is of no use.
@@ -761,7 +773,9 @@ pub fn by_outbox<'a>(rows: impl IntoIterator<Item = &'a RowMeta>) -> BTreeMap<Ou
     for meta in rows {
         marks.entry(meta.key.outbox).or_default().push(RowMark { rowid: meta.key.rowid, print: meta.print });
     }
-    marks.values_mut().for_each(|marks| marks.sort_unstable_by_key(|mark| mark.rowid));
+    for marks in marks.values_mut() {
+        marks.sort_unstable_by_key(|mark| mark.rowid);
+    }
     marks
 }
 

@@ -279,6 +279,11 @@ impl Ledger {
         }
     }
 
+    /// The row that was held under this rowid is no longer there.
+    pub fn let_go(&mut self, rowid: i64) {
+        self.release(&[rowid]);
+    }
+
     fn release(&mut self, rowids: &[i64]) {
         debug_assert!(rowids.is_sorted());
         let mut out = rowids.iter().copied().peekable();

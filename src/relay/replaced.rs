@@ -244,7 +244,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if now.len() == gone {
             again.extend(now);
         }
-        self.intake.held_rows -= gone;
+        self.intake.memory.give(gone, 0);
         let rest = rows.iter().filter(|meta| !is_lost(meta)).copied().collect();
         Arc::new(plan.with_rows(Rows { bytes: Vec::new(), meta: rest }))
     }

@@ -150,7 +150,7 @@ fn a_waiting_row_that_is_rewritten_to_lead_nowhere_is_set_aside() {
             let mut run = calm(seed, Kind::Sure);
             {
                 let world = &mut *run.world.borrow_mut();
-                world.weather.silent = Some((1, Duration::from_millis(3_000)));
+                world.weather.silent = Some((1, Duration::from_secs(3)));
                 world.insert(1, std::iter::repeat_n(key_of(1), 3));
             }
             run.until(Duration::from_millis(after));

@@ -447,7 +447,8 @@ impl Sink for SimSink {
             run: plan.run,
             rows: plan.rows.clone(),
         };
-        let triple = (parcel.topic.clone(), parcel.partition, parcel.producer, parcel.epoch, parcel.first);
+        let cluster = world.cluster.to_string();
+        let triple = (cluster, parcel.topic.clone(), parcel.partition, parcel.producer, parcel.epoch, parcel.first);
         let bytes = world.triples.entry(triple).or_insert_with(|| plan.rows.bytes.clone());
         assert!(planted::any() || *bytes == plan.rows.bytes, "I1: plan {} stands for other bytes now", plan.id.0);
         world.sent.insert(plan.id, contents(&plan.rows).into_iter().map(|(uid, _)| uid).collect());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One version of an event row: what is published must be exactly this.
+#[allow(clippy::struct_excessive_bools)] // independent facts
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// Unique over the whole run; also in the payload.
@@ -110,6 +111,9 @@ pub struct Weather {
     pub forbidden: bool,
 }
 
+/// Cluster, topic, partition, producer id, epoch, first sequence.
+pub type NamedTriple = (String, String, i32, i64, i16, i32);
+
 /// Brokers that are away.
 #[derive(Clone, Debug, Default)]
 pub struct Away {
@@ -175,7 +179,7 @@ pub struct World {
     pub agenda: BTreeMap<(Duration, u64), Happening>,
     pub away: Away,
     /// What each triple stands for: the bytes it was first sent with.
-    pub triples: HashMap<(String, i32, i64, i16, i32), Vec<u8>>,
+    pub triples: HashMap<NamedTriple, Vec<u8>>,
     tickets: u64,
     pub next_producer: i64,
     pub cluster: outboxd::model::ClusterId,

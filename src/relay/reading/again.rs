@@ -158,8 +158,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn search_slice(&mut self, search: &mut Search) -> Result<(), SourceError> {
         let Some(first) = search.key(search.at) else { return Ok(()) };
         let outbox = first.outbox;
-        let of_outbox = |at: &usize| search.key(*at).is_some_and(|key| key.outbox == outbox);
-        let end = (search.at..).take_while(of_outbox).last().map_or(search.at, |at| at + 1);
+        let of_outbox = |place: &usize| search.plan.rows.meta[*place].key.outbox <= outbox;
+        let end = search.order.partition_point(of_outbox);
         let last = search.key(end - 1).map_or(i64::MAX, |key| key.rowid);
         let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: last.checked_add(1) };
         let Search { plan, order, at, rows, places, .. } = search;
@@ -207,7 +207,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let read = Duration::from_micros(reserved_bytes as u64 * 1_000_000 / BYTES_A_SECOND);
         self.reading.again.not_before = self.reading.again.pace.next(now, &mut self.random).max(now + read);
         let mut there = vec![false; plan.rows.len()];
-        places.iter().for_each(|place| there[*place] = true);
+        for place in &places {
+            there[*place] = true;
+        }
         let rows = in_order(rows, &places);
         let whole = rows.len() == plan.rows.len() && flight.without == Some(Digest::of(&rows.bytes));
         // What lies where rows of a table that is no more were is others'.

@@ -190,6 +190,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// A slice of the sweep from the lowest row to the cursor: it finds rows that were inserted below the cursor.
     pub(super) fn sweep(&mut self, now: Instant) -> Result<(), Fatal> {
         let sweep = &mut self.reading.sweep;
+        if sweep.stuck_until.is_some_and(|until| now < until) {
+            return Ok(());
+        }
+        sweep.stuck_until = None;
         let (at, from) = match sweep.running {
             Some(position) => position,
             None if sweep.wanted && sweep.not_before <= now => {
@@ -221,7 +225,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
-        let (result, _) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
+        let (result, last) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
         self.intake.leave_skipped(ix, false);
         self.log_unroutable();
         match result {
@@ -229,8 +233,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.reading.sweep.spent += look.held;
                 match look.end {
                     LookEnd::Budget { last } => self.reading.sweep.running = Some((at, last.saturating_add(1))),
-                    // No room for a row found below the cursor: begin again when there is.
-                    LookEnd::Stopped => self.reading.sweep.again(now),
+                    // No room for a row found below the cursor.
+                    LookEnd::Stopped => {
+                        let sweep = &mut self.reading.sweep;
+                        sweep.running = Some((at, last.map_or(from, |last| last.saturating_add(1))));
+                        sweep.stuck_until = Some(now + SWEEP_EVERY);
+                    }
                     LookEnd::End | LookEnd::MarkGone => {}
                 }
                 Ok(())

@@ -62,6 +62,8 @@ struct Promise {
 struct Sweep {
     wanted: bool,
     running: Option<(usize, i64)>,
+    /// There was no room for a row that it came to: it goes on there when there is, or then.
+    stuck_until: Option<Instant>,
     not_before: Instant,
     spent: Duration,
 }
@@ -139,7 +141,7 @@ impl Reading {
             rechecking: false,
             knocking: Knocking::default(),
             room: false,
-            sweep: Sweep { wanted: false, running: None, not_before: now, spent: Duration::ZERO },
+            sweep: Sweep { wanted: false, running: None, stuck_until: None, not_before: now, spent: Duration::ZERO },
             matching: None,
             again: Again::new(limits, now),
             first: 0,
@@ -198,7 +200,7 @@ impl Reading {
         self.empty_looks += 1;
         if self.empty_looks >= EMPTY_LOOKS {
             self.empty_looks = 0;
-            self.spacing = self.spacing * 2;
+            self.spacing *= 2;
         }
         self.spacing = self.spacing.clamp(dear, longest);
     }
@@ -277,6 +279,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.look_for_news(now);
         let news = self.reading.look_at.is_some_and(|at| at <= now);
         if std::mem::take(&mut self.reading.room) {
+            self.reading.sweep.stuck_until = None;
             for outbox in &mut self.intake.outboxes {
                 outbox.again = true;
             }
@@ -537,10 +540,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min(at.max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;
-        if sweep.running.is_some() || reading.room {
+        if reading.room {
             return now;
         }
-        if sweep.wanted {
+        if sweep.running.is_some() {
+            earliest = earliest.min(sweep.stuck_until.unwrap_or(now));
+        } else if sweep.wanted {
             earliest = earliest.min(sweep.not_before);
         }
         for (at, outbox) in self.intake.outboxes.iter().enumerate() {
