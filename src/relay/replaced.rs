@@ -104,7 +104,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             for (rowid, aside) in outbox.ledger.asides(i64::MIN) {
                 matching.seek(RowKey { outbox: outbox_ix, rowid }, aside.print);
             }
-            outbox.more = Behind::Ready;
         }
         matching.begin();
         self.reading.matching = Some(matching);
@@ -219,6 +218,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let aside = self.aside_again(matching, another);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
             outbox.ledger.restart(held, aside);
+            outbox.more = Behind::Ready;
         }
     }
 

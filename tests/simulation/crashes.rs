@@ -186,6 +186,8 @@ fn change_cluster(world: &mut crate::world::World) {
         let log = world.logs.entry((plan.target.topic.to_string(), plan.target.partition)).or_default();
         let rows = vec![STRANGER; plan.rows.len() + plan.rows_elsewhere];
         let (producer, epoch, first) = (plan.triple.producer_id, plan.triple.epoch, plan.triple.first_sequence);
+        // No cluster gives a number to two.
+        world.next_producer = world.next_producer.max(producer + 1);
         let _ = match world.random.u32(0..3) {
             0 if first > 0 => log.append(at, &[STRANGER], producer, epoch, first - 1),
             0 | 1 => log.append(at, &rows, producer, epoch, first),

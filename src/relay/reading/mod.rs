@@ -277,6 +277,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         self.look_for_news(now);
+        if self.reading.matching.is_some() {
+            return Ok(());
+        }
         let news = self.reading.look_at.is_some_and(|at| at <= now);
         if std::mem::take(&mut self.reading.room) {
             self.reading.sweep.stuck_until = None;
