@@ -303,6 +303,11 @@ fn names_mount_point(mountinfo: &str, path: &Path) -> bool {
 
 /// The PID that holds the flock, from /proc/locks: best effort, blind across PID namespaces.
 fn holder(file: FileId) -> Option<u32> {
+    // The list is read in parts, and may lack an entry while others come and go.
+    (0..3).find_map(|_| holder_listed(file))
+}
+
+fn holder_listed(file: FileId) -> Option<u32> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let wanted =
         format!("{:02x}:{:02x}:{}", rustix::fs::major(file.device), rustix::fs::minor(file.device), file.inode);

@@ -85,12 +85,14 @@ impl Lock {
 /// Who holds the flock, as far as `/proc/locks` shows it.
 fn holder(device: u64, inode: u64) -> Option<u32> {
     let wanted = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
-    std::fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+    let find = |line: &str| {
         // 1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF
         let mut words = line.split_whitespace().skip(1);
         (words.next() == Some("FLOCK")).then_some(())?;
         let mut words = words.skip(2);
         let pid = words.next()?.parse().ok()?;
         (words.next() == Some(wanted.as_str())).then_some(pid)
-    })
+    };
+    // The list is read in parts, and may lack an entry while others come and go.
+    (0..3).find_map(|_| std::fs::read_to_string("/proc/locks").ok()?.lines().find_map(find))
 }
