@@ -44,7 +44,7 @@ fn kept_rows<'a>(
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn delete(&mut self, rows_max: usize, now: Instant) -> Result<(), Fatal> {
-        let (taken, rows) = self.settling.take(rows_max, now);
+        let (taken, rows) = self.settling.take(rows_max, now, |plan| self.is_bare(&plan.rows.meta));
         let plans: Vec<Arc<Plan>> = taken.iter().map(|at| self.settling.acknowledged[*at].plan.clone()).collect();
         // The number of one that did not commit is used again: there are as many as there are plans.
         let number = self.settling.number + 1;

@@ -375,14 +375,10 @@ impl Settling {
     }
 
     /// The places of the plans that the next delete is to take, and how many rows they have. Those that were left out before go on
-    /// their own: what is to be done row by row would hold up the others.
-    fn take(&self, rows_max: usize, now: Instant) -> (Vec<usize>, usize) {
+    /// their own: what is to be done row by row would hold up the others. `can_be_in_doubt`: of such plans a trial takes one.
+    fn take(&self, rows_max: usize, now: Instant, can_be_in_doubt: impl Fn(&Plan) -> bool) -> (Vec<usize>, usize) {
         let again = self.left_out_due().filter(|due| *due <= now);
-        let rows_max = match again {
-            _ if self.doubts.is_trial() => 0,
-            Some(_) => rows_max.min(LEFT_OUT_ROWS),
-            None => rows_max,
-        };
+        let rows_max = if again.is_some() { rows_max.min(LEFT_OUT_ROWS) } else { rows_max };
         let (mut taken, mut rows) = (Vec::new(), 0);
         for (at, entry) in self.acknowledged.iter().enumerate() {
             // Those about as long due too: one may take the other along.
@@ -393,11 +389,15 @@ impl Settling {
             if !wanted || self.doubts.contains(entry.plan.id) {
                 continue;
             }
-            if !taken.is_empty() && rows + entry.plan.rows.len() > rows_max {
+            let alone = self.doubts.is_trial() && can_be_in_doubt(&entry.plan);
+            if !taken.is_empty() && (alone || rows + entry.plan.rows.len() > rows_max) {
                 break;
             }
             rows += entry.plan.rows.len();
             taken.push(at);
+            if alone {
+                break;
+            }
         }
         (taken, rows)
     }
@@ -515,5 +515,43 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         failpoint::hit("durable");
         self.settling.synced();
         self.record(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Fingerprint, OutboxIx, RowMeta, Rows, RunId, Span, Target, Triple};
+    use std::time::SystemTime;
+
+    fn plan(id: u64) -> Arc<Plan> {
+        let key = RowKey { outbox: OutboxIx(0), rowid: id as i64 };
+        let meta =
+            RowMeta { key, print: Fingerprint(0), message: id, record: Span::default(), event_id: Span::default() };
+        Arc::new(Plan {
+            id: PlanId(id),
+            target: Target { topic: "users".into(), partition: 0 },
+            triple: Triple { producer_id: 1, epoch: 0, first_sequence: id as i32 },
+            run: RunId(1),
+            noted_offset: 0,
+            leader_epoch: 0,
+            cluster: None,
+            first_attempt: SystemTime::UNIX_EPOCH,
+            rows: Arc::new(Rows { bytes: Vec::new(), meta: vec![meta] }),
+        })
+    }
+
+    #[test]
+    fn a_trial_takes_one_plan_of_those_that_can_be_in_doubt_and_all_of_the_others() {
+        let now = Instant::now();
+        let mut settling = Settling::new(now, 0, "app.db");
+        for id in 1..=5 {
+            settling.acknowledged(plan(id), 0, now);
+        }
+        assert_eq!(settling.take(100, now, |_| true), (vec![0, 1, 2, 3, 4], 5));
+        settling.doubts.failed();
+        assert_eq!(settling.take(100, now, |_| true), (vec![0], 1));
+        assert_eq!(settling.take(100, now, |_| false), (vec![0, 1, 2, 3, 4], 5));
+        assert_eq!(settling.take(100, now, |plan| plan.id == PlanId(3)), (vec![0, 1], 2));
     }
 }
