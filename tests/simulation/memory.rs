@@ -23,7 +23,7 @@ fn insert(run: &Run, partition: i32, bulks: impl IntoIterator<Item = usize>) {
     let partitions = world.partitions;
     for bulk in bulks {
         world.insert(0, std::iter::once(key_in(partition, partitions)));
-        world.enlarge_last(bulk);
+        world.enlarge_last(0, bulk);
     }
 }
 
@@ -112,6 +112,27 @@ fn what_may_have_been_stored_leaves_the_others_their_memory() {
             assert_eq!(run.world.borrow().db.tables[0].len(), 0, "{partitions} partitions, seed {seed}");
             run.check();
         }
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_again_holds_up_no_other() {
+    for seed in SEEDS {
+        let mut run = mostly_away(seed, 17, None);
+        for partition in 1..17 {
+            for table in [1, 0] {
+                let world = &mut *run.world.borrow_mut();
+                world.insert(table, std::iter::once(key_in(partition, 17)));
+                world.enlarge_last(table, 5_000);
+            }
+        }
+        run.until(Duration::from_secs(30));
+        run.world.borrow_mut().unreadable = Some((1, Duration::from_secs(300)));
+        run.until(Duration::from_secs(100));
+        assert_eq!(run.world.borrow().db.tables[0].len(), 0, "seed {seed}");
+        assert_eq!(run.world.borrow().db.tables[1].len(), 16, "seed {seed}: they can't be read");
+        run.until(Duration::from_secs(400));
+        run.check();
     }
 }
 

@@ -106,6 +106,11 @@ impl Source for SimSource {
         if self.world.borrow_mut().chance(400) {
             return Err(SourceError::Failed(Why::new("disk I/O error")));
         }
+        let unreadable = |(table, until)| usize::from(outbox.0) == table && self.world.borrow().elapsed < until;
+        let away = self.world.borrow().unreadable;
+        if away.is_some_and(unreadable) {
+            return Err(SourceError::NotAnOutbox { outbox, why: Why::new("a column is missing") });
+        }
         self.known = true;
         let version = self.version_now();
         let limit = budget.rows.min(self.world.borrow_mut().random.usize(1..40));

@@ -222,6 +222,8 @@ pub struct World {
     pub locked_until: Duration,
     /// Deletes leave out plans with rows of this table until then.
     pub unfit: Option<(usize, Duration)>,
+    /// A table that is no outbox until then.
+    pub unreadable: Option<(usize, Duration)>,
     /// The COMMIT of a delete answers BUSY until then.
     pub busy_until: Duration,
     /// The COMMIT of a delete answers an I/O error, and has not happened, until then.
@@ -327,6 +329,7 @@ impl World {
             renamed: Vec::new(),
             locked_until: Duration::ZERO,
             unfit: None,
+            unreadable: None,
             busy_until: Duration::ZERO,
             broken_until: Duration::ZERO,
             triggers: 0,
@@ -568,9 +571,9 @@ impl World {
         rowid
     }
 
-    /// The row of the first table that was inserted last has so many bytes more.
-    pub fn enlarge_last(&mut self, bulk: usize) {
-        let row = self.db.tables[0].values_mut().next_back().expect("a row was inserted");
+    /// The row of the table that was inserted last has so many bytes more.
+    pub fn enlarge_last(&mut self, table: usize, bulk: usize) {
+        let row = self.db.tables[table].values_mut().next_back().expect("a row was inserted");
         row.bulk = bulk;
         let uid = row.uid;
         self.versions.get_mut(&uid).expect("every version is known").1.bulk = bulk;

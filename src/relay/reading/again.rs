@@ -90,13 +90,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.reading.used(now);
             }
             Err(error) => {
+                let outbox = search.key(search.at).map_or(OutboxIx(0), |key| key.outbox);
                 if matches!(error, SourceError::Busy(_) | SourceError::Yielded) {
                     self.reading.again.search = Some(search);
                 } else {
                     self.give_up_search(&search);
                     self.reading.again.not_before = now + RETRY_EVERY;
+                    // A table may be away for long: the others' turn is next.
+                    self.waiting.retain(|other| *other != search.lane);
+                    self.waiting.push(search.lane);
                 }
-                let outbox = OutboxIx(0);
                 return self.look_failed(outbox, error, now);
             }
         }
