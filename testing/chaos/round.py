@@ -550,7 +550,8 @@ class Round:
                 if code or told != mode:
                     self.broken(f"idle, and the journal mode of database {database.number} could not be switched to {mode}: {told}")
                     return
-                time.sleep(0.5)
+                # The daemon looks at what was changed, on a busy machine too, and lets go.
+                time.sleep(3)
 
     def run(self):
         self.begun = time.monotonic()
