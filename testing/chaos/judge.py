@@ -17,6 +17,10 @@ from harness import KAFKA
 from harness.reader import Record
 
 
+# Of a record beside its key and its value: other headers, batch.
+RECORD_OVERHEAD = 400
+
+
 @dataclasses.dataclass
 class Expected:
     key: str | None
@@ -28,6 +32,10 @@ class Expected:
     high: int = 0
     # Its place among its key's is settled.
     ordered: bool = True
+
+    def record_size(self):
+        """At most: the key (in hex here) is in the record twice, as key and as header."""
+        return self.size + len(self.key or "") // 2 + RECORD_OVERHEAD
 
 
 @dataclasses.dataclass

@@ -33,8 +33,6 @@ RSS_BASE_MB = 48
 RSS_LARGEST_ROWS = 4
 DEFAULT_LIMIT = 1 << 20
 HIGHEST_LIMIT = 12 << 20
-# Of a record beside its key and its value: headers, batch.
-RECORD_OVERHEAD = 400
 
 
 @dataclasses.dataclass
@@ -633,7 +631,7 @@ class Round:
                 version = versions.get(token)
                 if not entry or not version or version.refusable:
                     continue
-                if version.size + RECORD_OVERHEAD < self.lowest[tag]:
+                if version.record_size() < self.lowest[tag]:
                     self.broken(f"{tag} rowid {rowid} ({token}, {version.size} B) is in quarantine: {entry['fault']}: {entry['reason']}")
                     return
 
@@ -674,7 +672,7 @@ class Round:
                 tag = self.tag(database, table)
                 # What a topic may have refused has been in quarantine, perhaps.
                 for version in account.versions[tag].values():
-                    version.ordered &= version.size + RECORD_OVERHEAD < self.lowest[tag] and not version.refusable
+                    version.ordered &= version.record_size() < self.lowest[tag] and not version.refusable
                 records = [
                     dataclasses.replace(record, topic=number)
                     for number, topic in enumerate(table.topics)
