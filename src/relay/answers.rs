@@ -199,7 +199,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.intake.well_again(&mut flight);
         let rows = flight.plan.rows.len() as u64;
-        let bytes = flight.plan.rows.bytes.len();
+        let bytes = flight.without.map_or(flight.plan.rows.bytes.len(), |digest| digest.bytes);
         self.intake.forget_retried(&flight.plan.rows);
         self.plans.remove(&flight.plan.id);
         self.figures.commit_to_ack.observe(at.saturating_duration_since(flight.seen), rows);
@@ -473,7 +473,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let state = &mut self.intake.topics[topic];
         if !state.breaker.is_tripped() {
             log::error!(
-                "topic {}: rejects everything: {why}. Nothing is set aside; its rows stay in the table and one is tried every {} s",
+                "topic {}: rejects everything: {why}. Nothing is set aside; its rows stay in the table and some are tried every {} s",
                 state.name,
                 PROBE_EVERY.as_secs()
             );
@@ -487,11 +487,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.intake.give_back(ix);
             self.forget_replaced(ix);
         }
+        self.reading.room();
     }
 
     /// Time-driven decisions of the breakers.
     pub(super) fn breakers(&mut self, now: Instant) {
         for topic in 0..self.intake.topics.len() {
+            let lanes = &self.intake.lanes;
+            for suspect in self.intake.topics[topic].breaker.undoubted(|ix| !lanes[ix as usize].is_idle()) {
+                self.intake.give_back_rows(suspect.lane, suspect.row);
+                self.reading.room();
+            }
             let breaker = &mut self.intake.topics[topic].breaker;
             if breaker.deadline().is_none_or(|at| now < at) {
                 continue;
@@ -517,9 +523,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             };
             let mut able: Vec<u32> = state.lanes.iter().flatten().copied().filter(able).collect();
             able.sort_unstable();
-            if state.breaker.probe(&able) {
-                self.reading.look_soon(now);
-            }
+            state.breaker.probe(&able);
+            self.reading.look_soon(now);
         }
     }
 

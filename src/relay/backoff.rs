@@ -27,6 +27,11 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.failures = 0;
     }
+
+    /// In a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
 }
 
 /// The first repetition of what met a lock; doubled each time.

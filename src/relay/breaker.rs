@@ -1,7 +1,8 @@
 //! The breaker of one topic: tells a bad record from a bad topic.
 //!
 //! Promises: a record is set aside only after a later record of its topic was accepted, or after a minute in which fewer than ten
-//! were rejected; a topic (or a clock) that rejects everything costs no record anything. A stopped topic finds the records that it
+//! were rejected, or at once for a size that its topic rejects while it accepts smaller ones; a topic (or a clock) that rejects
+//! everything costs no record anything. A stopped topic finds the records that it
 //! would accept by itself, in bounded time. Does not know: lanes' queues, SQL, sockets.
 
 use super::lanes::Lane;
@@ -46,6 +47,8 @@ struct Tripped {
     code: Option<i16>,
     probe_at: Instant,
     probing: Option<u32>,
+    /// No lane is known to have a record: whichever gets one first tries it.
+    open: bool,
     /// The lane that was tried last: another one's turn is next, as the first record of this one may be bad by itself.
     last: Option<u32>,
     /// Which record is tried.
@@ -53,8 +56,8 @@ struct Tripped {
     in_a_row: u32,
     /// Smaller records are tried at once, before the first one is tried again.
     fresh: bool,
-    /// By lane: the last record that was tried in vain.
-    behind: BTreeMap<u32, RowKey>,
+    /// By lane and outbox: the rowid of the furthest record that was tried in vain.
+    behind: BTreeMap<(u32, OutboxIx), i64>,
     /// Outboxes that have none that passes the sieve.
     exhausted: BTreeSet<OutboxIx>,
 }
@@ -66,8 +69,8 @@ enum Sieve {
     Any,
     /// One smaller than this: the smallest that was rejected for its size.
     Below(usize),
-    /// The next one in its table.
-    Behind(RowKey),
+    /// One behind all of its lane and table that were tried.
+    Behind,
 }
 
 /// Kafka's MESSAGE_TOO_LARGE and RECORD_LIST_TOO_LARGE: a smaller record may be accepted.
@@ -114,7 +117,14 @@ impl Breaker {
     pub fn admits(&self, ix: u32, lane: &Lane) -> bool {
         match &self.tripped {
             None => true,
-            Some(tripped) => tripped.probing == Some(ix) && lane.is_idle(),
+            Some(tripped) => (tripped.open || tripped.probing == Some(ix)) && lane.is_idle(),
+        }
+    }
+
+    /// The lane has taken a record.
+    pub fn took(&mut self, ix: u32) {
+        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.open) {
+            (tripped.open, tripped.probing, tripped.last) = (false, Some(ix), Some(ix));
         }
     }
 
@@ -135,7 +145,8 @@ impl Breaker {
         self.suspects.push(Suspect { lane, row, why: why.clone(), since: now, doubtful: false, large });
         let recent = self.accepted_at.is_some_and(|at| now.duration_since(at) < RECENT);
         let max = if recent && code != Some(INVALID_TIMESTAMP) { SUSPECTS_MAX_RECENT } else { SUSPECTS_MAX };
-        let many = self.alike(code) >= max || self.suspects.len() >= SUSPECTS_HELD_MAX;
+        let says_it = |suspect: &&Suspect| suspect.why.code == code && !suspect.large;
+        let many = self.suspects.iter().filter(says_it).count() >= max || self.suspects.len() >= SUSPECTS_HELD_MAX;
         let verdict = if many { Verdict::Trip } else { Verdict::Wait };
         if let Some(tripped) = &mut self.tripped {
             match verdict {
@@ -146,10 +157,6 @@ impl Breaker {
             }
         }
         verdict
-    }
-
-    fn alike(&self, code: Option<i16>) -> usize {
-        self.suspects.iter().filter(|suspect| suspect.why.code == code && !suspect.large).count()
     }
 
     fn rejected_for_size(&mut self, bytes: usize) {
@@ -187,11 +194,12 @@ impl Breaker {
         let probe_at = if at_once { now } else { now + PROBE_EVERY };
         let sieve = self.smallest_rejected.filter(|_| at_once).map_or(Sieve::Any, Sieve::Below);
         self.tripped = Some(match self.tripped.take() {
-            Some(before) => Tripped { probe_at, probing: None, ..before },
+            Some(before) => Tripped { probe_at, probing: None, open: false, ..before },
             None => Tripped {
                 code,
                 probe_at,
                 probing: None,
+                open: false,
                 last: None,
                 sieve,
                 in_a_row: 0,
@@ -244,28 +252,24 @@ impl Breaker {
         let Some(tripped) = &mut self.tripped else { return };
         tripped.in_a_row += 1;
         // Others have been tried in this lane before: those behind them are next.
-        let behind = match tripped.sieve {
-            Sieve::Behind(_) => key,
-            Sieve::Any | Sieve::Below(_) => {
-                tripped.behind.get(&lane).copied().filter(|last| *last > key).unwrap_or(key)
-            }
-        };
-        tripped.behind.insert(lane, behind);
+        let behind = tripped.behind.entry((lane, key.outbox)).or_insert(key.rowid);
+        *behind = key.rowid.max(*behind);
         tripped.exhausted.clear();
         if tripped.in_a_row >= PROBES_IN_A_ROW || tripped.code == Some(INVALID_TIMESTAMP) {
             tripped.probing = None;
         } else {
             tripped.probing = Some(lane);
-            tripped.sieve = smallest.filter(|_| size).map_or(Sieve::Behind(behind), Sieve::Below);
+            tripped.sieve = smallest.filter(|_| size).map_or(Sieve::Behind, Sieve::Below);
         }
     }
 
-    /// Whether the row may be the next one that is tried. `bytes`: its record's.
-    pub fn passes(&self, key: RowKey, bytes: impl FnOnce() -> usize) -> bool {
-        match self.tripped.as_ref().map(|tripped| tripped.sieve) {
-            None | Some(Sieve::Any) => true,
-            Some(Sieve::Below(limit)) => bytes() < limit,
-            Some(Sieve::Behind(last)) => key.outbox != last.outbox || key.rowid > last.rowid,
+    /// Whether the row of this lane may be the next one that is tried. `bytes`: its record's.
+    pub fn passes(&self, lane: u32, key: RowKey, bytes: impl FnOnce() -> usize) -> bool {
+        let Some(tripped) = &self.tripped else { return true };
+        match tripped.sieve {
+            Sieve::Any => true,
+            Sieve::Below(limit) => bytes() < limit,
+            Sieve::Behind => tripped.behind.get(&(lane, key.outbox)).is_none_or(|last| key.rowid > *last),
         }
     }
 
@@ -273,6 +277,8 @@ impl Breaker {
     pub fn has_none(&mut self, outbox: OutboxIx) {
         if let Some(tripped) = &mut self.tripped {
             tripped.exhausted.insert(outbox);
+            // The next time from the first on.
+            tripped.behind.retain(|(_, of), _| *of != outbox);
         }
     }
 
@@ -281,19 +287,38 @@ impl Breaker {
         self.tripped.as_ref().is_some_and(|tripped| tripped.exhausted.contains(&outbox))
     }
 
-    /// After a minute without a contradiction a few suspects are believed to be at fault, and many say that it is the topic: the code
-    /// to trip it for.
+    /// After a minute without a contradiction a few suspects are believed to be at fault, and many say that it is the topic: what to
+    /// trip it for. Doubtful ones are not judged by time.
     pub fn believed(&mut self, now: Instant) -> Result<Vec<Suspect>, Why> {
-        match self.suspects.first() {
-            Some(first) if self.tripped.is_none() && now.duration_since(first.since) >= BELIEVED_AFTER => {
-                let many = self.suspects.iter().find(|suspect| self.alike(suspect.why.code) >= SUSPECTS_MAX);
-                match many {
-                    Some(suspect) => Err(suspect.why.clone()),
-                    None => Ok(std::mem::take(&mut self.suspects)),
-                }
-            }
-            _ => Ok(Vec::new()),
+        let since = self.oldest_undoubted();
+        if self.tripped.is_some() || since.is_none_or(|since| now.duration_since(since) < BELIEVED_AFTER) {
+            return Ok(Vec::new());
         }
+        let (doubtful, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.suspects).into_iter().partition(|suspect| suspect.doubtful);
+        let alike = |code| others.iter().filter(|suspect| suspect.why.code == code).count();
+        let many =
+            others.iter().find(|suspect| alike(suspect.why.code) >= SUSPECTS_MAX).map(|suspect| suspect.why.clone());
+        self.suspects = doubtful;
+        match many {
+            Some(why) => {
+                self.suspects.extend(others);
+                Err(why)
+            }
+            None => Ok(others),
+        }
+    }
+
+    fn oldest_undoubted(&self) -> Option<Instant> {
+        self.suspects.iter().filter(|suspect| !suspect.doubtful).map(|suspect| suspect.since).min()
+    }
+
+    /// Doubtful suspects whose lane has nothing any more that could overtake them.
+    pub fn undoubted(&mut self, has_rows: impl Fn(u32) -> bool) -> Vec<Suspect> {
+        let stays = |suspect: &Suspect| !suspect.doubtful || has_rows(suspect.lane);
+        let (stay, back) = std::mem::take(&mut self.suspects).into_iter().partition(stays);
+        self.suspects = stay;
+        back
     }
 
     /// Whether it is time to try one record; the next time is set.
@@ -313,19 +338,20 @@ impl Breaker {
         }
     }
 
-    /// Tries the next of these lanes, in turn: the first record of one of them may be bad by itself.
-    pub fn probe(&mut self, able: &[u32]) -> bool {
-        let Some(tripped) = &mut self.tripped else { return false };
+    /// Tries the next of these lanes, in turn: the first record of one of them may be bad by itself. With none of them, the lane that
+    /// gets a record first: whatever was known may have been removed.
+    pub fn probe(&mut self, able: &[u32]) {
+        let Some(tripped) = &mut self.tripped else { return };
         let next = able.iter().find(|lane| tripped.last.is_none_or(|last| **lane > last));
         tripped.probing = next.or(able.first()).copied();
         tripped.last = tripped.probing;
-        tripped.probing.is_some()
+        tripped.open = tripped.probing.is_none();
     }
 
     pub fn deadline(&self) -> Option<Instant> {
         match &self.tripped {
             Some(tripped) => Some(tripped.probe_at),
-            None => self.suspects.first().map(|suspect| suspect.since + BELIEVED_AFTER),
+            None => self.oldest_undoubted().map(|since| since + BELIEVED_AFTER),
         }
     }
 }
@@ -379,7 +405,7 @@ mod tests {
         let mut breaker = Breaker::default();
         breaker.trip(Some(32), now, |_| false);
         for turn in [2, 5, 2] {
-            assert!(breaker.probe(&[2, 5]));
+            breaker.probe(&[2, 5]);
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), Some(turn));
         }
         assert!(breaker.is_tripped_by(Some(32)) && !breaker.is_tripped_by(Some(87)));
@@ -408,11 +434,11 @@ mod tests {
         assert_eq!(verdicts.last(), Some(&Verdict::Trip));
         assert_eq!(breaker.trip(Some(10), now, |_| false).len(), 10);
         assert!(breaker.probe_due(now), "at once");
-        assert!(breaker.probe(&[0]));
-        assert!(!breaker.passes(row(3).meta[0].key, || 5_000));
-        assert!(breaker.passes(row(11).meta[0].key, || 4_999));
+        breaker.probe(&[0]);
+        assert!(!breaker.passes(0, row(3).meta[0].key, || 5_000));
+        assert!(breaker.passes(0, row(11).meta[0].key, || 4_999));
         breaker.probed_in_vain(0, row(11).meta[0].key, 4_999);
-        assert!(!breaker.passes(row(12).meta[0].key, || 4_999));
+        assert!(!breaker.passes(0, row(12).meta[0].key, || 4_999));
         assert!(breaker.accepted(0, 50, now).1);
         assert_eq!(breaker.suspect(0, &row(1), 5_000, &why(10), now), Verdict::Condemned);
         assert_eq!(breaker.suspect(0, &row(1), 60, &why(10), now), Verdict::Wait, "nobody knows");
@@ -421,14 +447,50 @@ mod tests {
     }
 
     #[test]
-    fn records_larger_than_what_was_accepted_lately_say_nothing_of_the_topic() {
+    fn records_larger_than_what_was_accepted_lately_say_nothing_of_the_topic_until_nothing_is_accepted_for_a_minute() {
+        let now = Instant::now();
+        for (count, believed) in [(9, Some(9)), (50, None)] {
+            let mut breaker = Breaker::default();
+            breaker.accepted(0, 100, now);
+            for rowid in 0..count {
+                assert_eq!(breaker.suspect(0, &row(rowid), 5_000, &why(10), now), Verdict::Wait);
+            }
+            assert_eq!(breaker.believed(now + BELIEVED_AFTER).map(|suspects| suspects.len()).ok(), believed);
+        }
+    }
+
+    #[test]
+    fn doubtful_suspects_are_not_judged_by_time_and_go_back_when_their_lane_has_nothing_in_flight() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.accepted(0, 100, now);
-        for rowid in 0..50 {
-            assert_eq!(breaker.suspect(0, &row(rowid), 5_000, &why(10), now), Verdict::Wait);
+        for rowid in 0..10 {
+            breaker.suspect(1, &row(rowid), 1_000, &why(87), now);
         }
-        assert_eq!(breaker.believed(now + BELIEVED_AFTER).map(|suspects| suspects.len()), Ok(50));
+        assert!(breaker.trip(Some(87), now, |lane| lane == 1).is_empty());
+        assert!(breaker.accepted(2, 10, now).1);
+        assert_eq!(breaker.believed(now + BELIEVED_AFTER).map(|suspects| suspects.len()), Ok(0));
+        assert_eq!(breaker.deadline(), None, "nothing is due");
+        assert!(breaker.undoubted(|lane| lane == 1).is_empty());
+        assert_eq!(breaker.undoubted(|_| false).len(), 10);
+    }
+
+    #[test]
+    fn a_stopped_topic_of_which_nobody_is_known_to_have_a_record_tries_the_first_that_comes() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        let lane = Lane::new(
+            crate::model::Target { topic: "t".into(), partition: 0 },
+            0,
+            Some(0),
+            0,
+            crate::relay::backoff::Backoff::new(Duration::ZERO, Duration::ZERO),
+        );
+        breaker.trip(Some(87), now, |_| false);
+        assert!(!breaker.admits(3, &lane));
+        breaker.probe(&[]);
+        assert!(breaker.admits(3, &lane) && breaker.admits(4, &lane));
+        breaker.took(3);
+        assert!(breaker.admits(3, &lane) && !breaker.admits(4, &lane));
     }
 
     #[test]
@@ -439,21 +501,17 @@ mod tests {
         let key = |rowid| row(rowid).meta[0].key;
         for round in 1..3 {
             assert!(breaker.probe_due(now + PROBE_EVERY * round));
-            assert!(breaker.probe(&[0]));
-            assert!(breaker.passes(key(1), || 0));
+            breaker.probe(&[0]);
+            assert!(breaker.passes(0, key(1), || 0));
             breaker.probed_in_vain(0, key(1), 9);
             for _ in 1..PROBES_IN_A_ROW {
-                let next = (1..1_000).find(|rowid| breaker.passes(key(*rowid), || 0)).expect("there is no end");
+                let next = (1..1_000).find(|rowid| breaker.passes(0, key(*rowid), || 0)).expect("there is no end");
                 breaker.probed_in_vain(0, key(next), 9);
             }
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), None);
         }
-        let last = breaker.tripped.as_ref().and_then(|tripped| tripped.behind.get(&0).copied());
-        assert_eq!(
-            last,
-            Some(key(2 * i64::from(PROBES_IN_A_ROW) - 1)),
-            "each round goes on where the one before ended"
-        );
+        let last = breaker.tripped.as_ref().and_then(|tripped| tripped.behind.get(&(0, OutboxIx(0))).copied());
+        assert_eq!(last, Some(2 * i64::from(PROBES_IN_A_ROW) - 1), "each round goes on where the one before ended");
     }
 
     #[test]

@@ -385,7 +385,7 @@ impl Intake {
         lane.standing == Standing::Running
             && lane.noted_offset.is_some()
             && self.topics[lane.topic as usize].breaker.admits(ix, lane)
-            && !lane.flight.as_ref().is_some_and(|flight| lane.trouble || flight.phase.is_stuck())
+            && !lane.flight.as_ref().is_some_and(|flight| lane.trouble || flight.apart || flight.phase.is_stuck())
     }
 
     /// The message id of a row that goes again, if this is one.
@@ -433,7 +433,7 @@ impl Intake {
             let key = RowKey { outbox: ix, rowid: row.rowid };
             let route = &self.outboxes[usize::from(ix.0)].route;
             let encoder = &mut self.encoder;
-            if !self.topics[topic as usize].breaker.passes(key, || encoder.record_bytes(ix, route, row)) {
+            if !self.topics[topic as usize].breaker.passes(lane, key, || encoder.record_bytes(ix, route, row)) {
                 return Place::Skip(lane);
             }
         }
@@ -467,6 +467,20 @@ impl Intake {
                 self.topics[topic as usize].breaker.has_none(ix);
             }
         }
+    }
+
+    /// A look goes on: whoever has taken a row gets nothing of what lies behind it before what was passed over.
+    pub fn leave_skipped_by_takers(&mut self) {
+        let Intake { skipped, lanes, outboxes, .. } = self;
+        skipped.retain(|(outbox, lane), (first, last)| {
+            let idle = lanes[*lane as usize].is_idle();
+            if !idle {
+                let ledger = &mut outboxes[usize::from(outbox.0)].ledger;
+                ledger.leave(Leaver::Lane(*lane), *first);
+                ledger.leave(Leaver::Lane(*lane), *last);
+            }
+            idle
+        });
     }
 
     /// Whether rows of this outbox that the leaver has left could be taken now.
@@ -554,15 +568,13 @@ impl Intake {
     }
 
     fn room(&mut self, ix: u32, run: RunId, alone: bool, bytes: usize, now: Instant) -> Place {
+        let leave = Place::Leave(Leaver::Lane(ix));
+        // What a lane collects that waits for its broker would be taken from the others' memory.
+        if !self.takes(ix) {
+            return leave;
+        }
         let lane = &self.lanes[ix as usize];
         let topic = &self.topics[lane.topic as usize];
-        let leave = Place::Leave(Leaver::Lane(ix));
-        if lane.standing != Standing::Running || lane.noted_offset.is_none() {
-            return leave;
-        }
-        if !topic.breaker.admits(ix, lane) {
-            return leave;
-        }
         let wait = if lane.room_soon(now) { Place::Stop } else { leave };
         if !self.memory.has_rows_left() {
             // Nobody can take a row; whoever gives some back says so.
@@ -630,6 +642,7 @@ impl Intake {
         }
         outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
         self.memory.take(1, batch.rows.bytes.len() - before);
+        self.topics[lane.topic as usize].breaker.took(lane_ix);
         // What is taken now leaves before long, and its memory is free again.
         self.soon = None;
         lane.wants = 0;

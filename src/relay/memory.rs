@@ -84,7 +84,16 @@ impl Memory {
 
     /// Whether bytes that are read again for a lane that waits find room.
     pub fn admits_apart(&self, bytes: usize) -> bool {
-        if self.is_large(bytes) { self.apart_large_bytes == 0 } else { self.apart_bytes + bytes <= self.pot_bytes }
+        self.admits_apart_without(0, bytes)
+    }
+
+    /// The same once so many bytes of batches of its kind (large or not) are given back.
+    pub fn admits_apart_without(&self, given: usize, bytes: usize) -> bool {
+        if self.is_large(bytes) {
+            self.apart_large_bytes <= given
+        } else {
+            self.apart_bytes.saturating_sub(given) + bytes <= self.pot_bytes
+        }
     }
 
     /// A batch's lane waits for its broker. False: there is no room for its bytes with the others that wait.

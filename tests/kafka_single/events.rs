@@ -184,3 +184,41 @@ pub fn topic_by_template(version: &str) {
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     scene.check(&topics, &[&writer]);
 }
+
+/// Rows that their topic finds too large, alone and many in a row, hold up nobody for long and are the only ones in quarantine.
+pub fn rows_too_large_for_their_topic(version: &str) {
+    const LARGE: usize = 5_000_000;
+    const IN_A_ROW: usize = 14;
+    for partitions in [1, 50] {
+        let scene = some_or_skip!(on_shared("large", version));
+        let topic = scene.topic(partitions);
+        let database = scene.database("");
+        {
+            let mut app = rusqlite::Connection::open(&database).unwrap();
+            let transaction = app.transaction().unwrap();
+            let insert = "INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES (?1, 'grown', ?2)";
+            let mut insert = transaction.prepare(insert).unwrap();
+            let small = std::iter::repeat_n(20, 500);
+            let in_a_row = std::iter::repeat_n(1_500_000, IN_A_ROW);
+            let sizes = small.clone().chain([LARGE]).chain(small.clone()).chain(in_a_row).chain(small);
+            for (at, size) in sizes.enumerate() {
+                insert.execute((format!("k{}", at % 100), "x".repeat(size))).unwrap();
+            }
+            drop(insert);
+            transaction.commit().unwrap();
+        }
+        let daemon = scene.daemon(&Config::new(scene.bootstrap()).outbox(&database, "users_outbox", &topic));
+        let reader = scene::look(&database);
+        let large = "SELECT count(*) FROM users_outbox WHERE length(payload) > 20";
+        wait::until(120 * SECOND, "all small rows are published", || {
+            let large: Option<i64> = reader.query_row(large, [], |row| row.get(0)).ok();
+            large.is_some() && large == scene::rows(&reader, "users_outbox")
+        });
+        let stderr = daemon.process.stderr.clone();
+        let in_quarantine = || std::fs::read_to_string(&stderr).unwrap().matches(" is in quarantine: ").count();
+        wait::until(120 * SECOND, "all large rows are in quarantine", || in_quarantine() == 1 + IN_A_ROW);
+        daemon.drain_at_work();
+        assert_eq!(scene::rows(&reader, "users_outbox"), Some(1 + IN_A_ROW as i64));
+        assert_eq!(scene.read(&topic).len(), 1_500, "each of them once");
+    }
+}

@@ -45,7 +45,7 @@ on!(real_kafka_4_3_0, "4.3.0":
     four_writers_wal, four_writers_delete, four_writers_truncate, four_writers_persist,
     odd_values, odd_values_utf16, keys_of_every_kind, lock_step, partitions_are_those_of_other_clients,
     one_id_used_300_times, rewritten_rows, rewritten_while_sent,
-    two_outboxes_and_two_databases, topic_by_template,
+    two_outboxes_and_two_databases, topic_by_template, rows_too_large_for_their_topic,
     twenty_drains_under_load, broker_killed, broker_frozen, another_cluster,
     durable_before_sent_wal, durable_before_sent_delete, durable_before_sent_truncate,
 );

@@ -165,6 +165,61 @@ fn rows_that_changed_while_their_bytes_were_given_back_are_not_sent_under_the_ol
 }
 
 #[test]
+fn what_came_meanwhile_goes_behind_the_rows_of_a_batch_that_changed() {
+    for seed in 0..20 {
+        let mut run = mostly_away(seed, 21, None);
+        for partition in 1..21 {
+            insert(&run, partition, [700, 700, 700]);
+        }
+        // Noticed by a look that somebody else's rows led to.
+        run.until(Duration::from_secs(20));
+        for partition in 0..21 {
+            insert(&run, partition, [0, 0]);
+        }
+        wake(&mut run);
+        run.until(Duration::from_secs(25));
+        {
+            let world = &mut *run.world.borrow_mut();
+            let third: Vec<i64> = world.db.tables[0].keys().copied().take(60).skip(1).step_by(3).collect();
+            for rowid in third {
+                world.remove_row(0, rowid);
+            }
+        }
+        wake(&mut run);
+        run.until(Duration::from_secs(120));
+        run.check();
+    }
+}
+
+#[test]
+fn a_stopped_topic_whose_rows_were_all_removed_takes_those_that_come_later() {
+    for seed in SEEDS {
+        let mut run = calm(seed, Kind::Sure);
+        {
+            let world = &mut *run.world.borrow_mut();
+            (world.partitions, world.batch_limit) = (1, Some(10));
+        }
+        insert(&run, 0, [0; 30]);
+        run.until(Duration::from_secs(20));
+        {
+            let world = &mut *run.world.borrow_mut();
+            let rowids: Vec<i64> = world.db.tables[0].keys().copied().collect();
+            for rowid in rowids {
+                world.remove_row(0, rowid);
+            }
+        }
+        wake(&mut run);
+        run.until(Duration::from_secs(200));
+        run.world.borrow_mut().batch_limit = None;
+        insert(&run, 0, [0; 5]);
+        wake(&mut run);
+        run.until(Duration::from_secs(240));
+        assert_eq!(waiting(&run, 0), 0, "seed {seed}");
+        run.check();
+    }
+}
+
+#[test]
 fn a_waiting_row_that_is_rewritten_to_lead_nowhere_is_set_aside() {
     for seed in 0..10 {
         for after in [900, 1_300, 2_100, 4_000] {

@@ -55,8 +55,7 @@ const FORGOTTEN_MAX: u64 = 40;
 
 /// Those whose omission the schedules find, and where the search begins: a schedule that finds it. Of the others another signal
 /// follows within the time that is allowed (an answer, a delete, the sweep), or no schedule comes there: `OUTBOXD_BUG=all` tries them.
-const FOUND_BY: &[(&str, u64)] =
-    &[("answers breakers 1", 21), ("quarantine requested 1", 1), ("settling/deleting deleted 4", 1)];
+const FOUND_BY: &[(&str, u64)] = &[("quarantine requested 1", 1), ("settling/deleting deleted 4", 1)];
 
 /// A place in the relay where a signal is given: as the compiler names it, and as people do.
 #[derive(Debug)]

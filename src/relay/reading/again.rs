@@ -8,18 +8,21 @@ use crate::model::{Budget, Flow, LookEnd, OutboxIx, Plan, RowKey, RowMeta, RowVi
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
 use crate::relay::backoff::Backoff;
+use crate::relay::evidence::KNOWN_FOR;
 use crate::relay::lanes::{Digest, Doubt, Flight, Phase, Standing};
 use crate::relay::matching::SKIPPED_ROWS_MAX;
 use crate::relay::recovery::in_order;
-use crate::relay::{Fatal, Limits, Producer, Relay};
+use crate::relay::{Fatal, Limits, Party, Producer, Relay};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SLICE_ROWS: usize = 1_000;
 const SLICE_TIME: Duration = Duration::from_millis(1);
-/// So many bytes a second are read for attempts that may be in vain.
+/// So many bytes a second are read for attempts that may be in vain; one large row keeps the others for no longer than the time below.
 const BYTES_A_SECOND: u64 = 1 << 20;
-/// There was no memory for it, or the database could not be read.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// There was no memory for any of them.
 const NO_ROOM_RETRY: Duration = Duration::from_millis(100);
 
 /// See the module's words.
@@ -96,9 +99,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 } else {
                     self.give_up_search(&search);
                     self.reading.again.not_before = now + RETRY_EVERY;
-                    // A table may be away for long: the others' turn is next.
+                    // A table may be away for long: the others' turn is next, and what was never sent need not hold up its lane.
                     self.waiting.retain(|other| *other != search.lane);
                     self.waiting.push(search.lane);
+                    let away = matches!(error, SourceError::NotThere(_) | SourceError::NotAnOutbox { .. });
+                    let flight = self.intake.lanes[search.lane as usize].flight.as_ref();
+                    if away && flight.is_some_and(never_sent) {
+                        self.unplan(search.lane);
+                    }
                 }
                 return self.look_failed(outbox, error, now);
             }
@@ -110,22 +118,30 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.search_ended(search, now)
     }
 
-    /// The batch that waits longest, if it is time and there is memory for it.
+    /// The batch that failed least often, and of those the one that waits longest, if it is time and there is memory for it.
     fn begin_again(&mut self, now: Instant) -> bool {
         if now < self.reading.again.not_before {
             return false;
         }
-        let unread = |ix: &&u32| {
-            self.intake.lanes[**ix as usize].flight.as_ref().is_some_and(|flight| flight.phase == Phase::Unread)
+        let unread = |ix: &u32| {
+            let flight =
+                self.intake.lanes[*ix as usize].flight.as_ref().filter(|flight| flight.phase == Phase::Unread)?;
+            let bytes = flight.without.map_or(0, |digest| digest.bytes);
+            Some((self.intake.lanes[*ix as usize].backoff.failures(), *ix, bytes))
         };
-        let Some(ix) = self.waiting.iter().find(unread).copied() else { return false };
-        let Some(flight) = &self.intake.lanes[ix as usize].flight else { return false };
-        let plan = flight.plan.clone();
-        let reserved_bytes = flight.without.map_or(0, |digest| digest.bytes);
-        if !self.make_room_apart(ix, reserved_bytes) {
-            self.reading.again.not_before = now + NO_ROOM_RETRY;
+        let mut unread: Vec<(u32, u32, usize)> = self.waiting.iter().filter_map(unread).collect();
+        if unread.is_empty() {
             return false;
         }
+        // Those that failed often are of brokers that are away: others' need not wait for them.
+        unread.sort_by_key(|(failures, ..)| *failures);
+        let mut fitting = unread.into_iter();
+        let Some((_, ix, reserved_bytes)) = fitting.find(|(_, ix, bytes)| self.make_room_apart(*ix, *bytes)) else {
+            self.reading.again.not_before = now + NO_ROOM_RETRY;
+            return false;
+        };
+        let Some(flight) = &self.intake.lanes[ix as usize].flight else { return false };
+        let plan = flight.plan.clone();
         self.intake.memory.take_apart(0, reserved_bytes);
         let mut order: Vec<usize> = (0..plan.rows.len()).collect();
         order.sort_by_key(|place| plan.rows.meta[*place].key);
@@ -140,17 +156,27 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.intake.memory.admits_apart(bytes) {
             return true;
         }
-        let lanes: Vec<u32> = self.plans.values().copied().filter(|other| *other != ix).collect();
-        for other in lanes {
-            let flight = self.intake.lanes[other as usize].flight.as_ref();
-            if flight.is_some_and(|flight| flight.apart && flight.phase.is_stuck()) {
-                self.intake.strip(other);
-                if self.intake.memory.admits_apart(bytes) {
-                    return true;
-                }
+        let memory = &self.intake.memory;
+        let (mut others, mut given) = (Vec::new(), 0);
+        for other in self.plans.values().copied().filter(|other| *other != ix) {
+            let Some(flight) = &self.intake.lanes[other as usize].flight else { continue };
+            let theirs = flight.plan.rows.bytes.len();
+            let alike = memory.is_large(theirs) == memory.is_large(bytes);
+            if theirs > 0 && flight.apart && flight.phase.is_stuck() && alike {
+                others.push(other);
+                given += theirs;
+            }
+            if memory.admits_apart_without(given, bytes) {
+                break;
             }
         }
-        false
+        if !memory.admits_apart_without(given, bytes) {
+            return false;
+        }
+        for other in others {
+            self.intake.strip(other);
+        }
+        true
     }
 
     fn give_up_search(&mut self, search: &Search) {
@@ -207,7 +233,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Search { lane: ix, plan, rows, places, reserved_bytes, .. } = search;
         self.intake.memory.give_apart(0, reserved_bytes);
         let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else { return Ok(()) };
-        let read = Duration::from_micros(reserved_bytes as u64 * 1_000_000 / BYTES_A_SECOND);
+        let read = Duration::from_micros(reserved_bytes as u64 * 1_000_000 / BYTES_A_SECOND).min(PAUSE_MAX);
         self.reading.again.not_before = self.reading.again.pace.next(now, &mut self.random).max(now + read);
         let mut there = vec![false; plan.rows.len()];
         for place in &places {
@@ -215,16 +241,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let rows = in_order(rows, &places);
         let whole = rows.len() == plan.rows.len() && flight.without == Some(Digest::of(&rows.bytes));
-        // What lies where rows of a table that is no more were is others'.
-        let gone = plan
-            .rows
-            .meta
-            .iter()
-            .zip(&there)
-            .filter(|(meta, there)| !**there && !flight.disowned.contains(&meta.key.outbox));
+        let found: HashSet<RowKey> = rows.meta.iter().map(|meta| meta.key).collect();
+        // What lies where rows of a table that is no more were is others'; and after a renumbering two go by one rowid.
+        let gone = plan.rows.meta.iter().zip(&there).filter(|(meta, there)| {
+            !**there && !flight.disowned.contains(&meta.key.outbox) && !found.contains(&meta.key)
+        });
         let gone: Vec<RowMeta> = gone.map(|(meta, _)| *meta).collect();
-        let never_sent = !flight.unsure && flight.out_of_sequence == 0 && flight.doubt.is_none();
-        if rows.is_empty() || (!whole && never_sent) {
+        if rows.is_empty() || (!whole && never_sent(&flight)) {
             self.intake.lanes[ix as usize].flight = Some(flight);
             self.unplan(ix);
             return Ok(());
@@ -242,7 +265,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         let Some(told) = told else {
+            let forgotten = flight.unsure && flight.unanswered_for(now, self.clock.wall()) >= KNOWN_FOR;
             self.intake.lanes[ix as usize].flight = Some(Flight { phase: Phase::Unsent, ..flight });
+            if forgotten {
+                self.ask_before_resend(ix);
+            }
             return Ok(());
         };
         self.waiting.retain(|other| *other != ix);
@@ -268,8 +295,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.well_again(&mut flight);
         let Flight { plan, again, unsure, disowned, .. } = flight;
         self.plans.remove(&plan.id);
+        self.sink_troubles.forget(Party::Lane(ix));
         let lane = &mut self.intake.lanes[ix as usize];
         lane.standing = Standing::Running;
+        lane.trouble = false;
         if lane.is_known_as(plan.triple.producer_id) {
             lane.bump_epoch();
             if !lane.has_identity() {
@@ -288,9 +317,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if again || unsure {
             self.intake.resends.keep_rows(&rows, run);
         }
+        // What was collected meanwhile lies behind them.
+        self.intake.give_back(ix);
         self.intake.give_back_rows(ix, rows);
         self.forget_replaced(ix);
         self.intake.make_ready(ix);
         self.reading.room();
     }
+}
+
+/// Nothing of the batch can have been appended.
+fn never_sent(flight: &Flight) -> bool {
+    !flight.unsure && flight.out_of_sequence == 0 && flight.doubt.is_none()
 }

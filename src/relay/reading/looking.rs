@@ -43,7 +43,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let jumps = std::mem::take(&mut self.intake.jumps);
         let goes_on = matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
         self.intake.outbox(ix).ledger.end_look(seen_to, goes_on);
-        if !goes_on {
+        if goes_on {
+            self.intake.leave_skipped_by_takers();
+        } else {
             self.intake.leave_skipped(ix, jumps || seen_to == Some(i64::MAX));
         }
         let outbox = self.intake.outbox(ix);
