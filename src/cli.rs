@@ -39,7 +39,7 @@ pub struct RunArgs {
 
     /// The application's SQLite file
     #[arg(long, value_name = "FILE", requires_all = ["table", "topic"])]
-    pub database: Option<String>,
+    pub database: Option<PathBuf>,
 
     /// The outbox table
     #[arg(long, requires = "database")]
@@ -55,7 +55,7 @@ pub struct RunArgs {
 
     /// outboxd's own file [default: the database's path with -outboxd added]
     #[arg(long, value_name = "FILE", requires = "database")]
-    pub state: Option<String>,
+    pub state: Option<PathBuf>,
 
     /// Print each record as one line of JSON instead of sending it, and delete its row
     #[arg(long)]
@@ -93,7 +93,7 @@ pub struct StateArgs {
 
     /// The application's SQLite file, when outboxd runs without a config
     #[arg(long, value_name = "FILE", requires = "table")]
-    pub database: Option<String>,
+    pub database: Option<PathBuf>,
 
     /// The outbox table
     #[arg(long, requires = "database")]
@@ -101,7 +101,7 @@ pub struct StateArgs {
 
     /// outboxd's own file; enough by itself to list, to show, and to ask a running outboxd
     #[arg(long, value_name = "FILE")]
-    pub state: Option<String>,
+    pub state: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

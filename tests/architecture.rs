@@ -59,7 +59,8 @@ const ROOMS: &[Room] = &[
     Room { path: "daemon/limits.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL] },
     Room { path: "model.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room { path: "ports.rs", knows: &["model"], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
-    Room { path: "source", knows: &["failpoint", "model", "ports"], without: &[SOCKETS, PROCESSES] },
+    Room { path: "uri.rs", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
+    Room { path: "source", knows: &["failpoint", "model", "ports", "uri"], without: &[SOCKETS, PROCESSES] },
     // Who holds a lock, and whose the files would be that we make: questions about users and processes.
     Room { path: "source/lock.rs", knows: &["model", "source"], without: &[SOCKETS] },
     Room { path: "source/wal", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
@@ -74,7 +75,11 @@ const ROOMS: &[Room] = &[
         knows: &["model", "ports", "relay"],
         without: &[FILES, SOCKETS, STREAMS, THREADS, SQL, PROCESSES, CLOCKS],
     },
-    Room { path: "state", knows: &["failpoint", "model", "ports"], without: &[SOCKETS, THREADS, CHANNELS, PROCESSES] },
+    Room {
+        path: "state",
+        knows: &["failpoint", "model", "ports", "uri"],
+        without: &[SOCKETS, THREADS, CHANNELS, PROCESSES],
+    },
     Room { path: "sink", knows: &["kafka", "model", "ports"], without: &[FILES, SOCKETS, SQL, PROCESSES] },
     Room { path: "kafka", knows: &["failpoint"], without: &[FILES, SQL, PROCESSES] },
     Room {

@@ -187,6 +187,70 @@ fn asker(daemon: &Running) -> impl Fn(&str) -> String + use<> {
     }
 }
 
+/// In the command line, in the working directory, of the state file, of systemd's socket.
+#[test]
+fn paths_may_have_any_bytes() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let folder = place.folder.path().join(OsStr::from_bytes(b"d\xff 100%?#"));
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join(OsStr::from_bytes(b"db\xfe"));
+    let sql = |sql: &str| {
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.busy_timeout(common::PATIENCE).unwrap();
+        connection.execute_batch(sql).unwrap();
+        connection.query_row("SELECT count(*) FROM users_outbox", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    sql(&format!("PRAGMA journal_mode = WAL; {OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    let socket = std::os::unix::net::UnixDatagram::bind(folder.join("notify")).unwrap();
+    socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    let run = |relative: bool, more: &[&str]| {
+        let mut command = outboxd(&["run", "--table", "users_outbox", "--topic", "users"]);
+        command.args(more).arg("--database").current_dir(&folder);
+        if relative {
+            command.arg(path.file_name().unwrap())
+        } else {
+            command.arg(&path)
+        };
+        command
+    };
+    for relative in [true, false] {
+        let mut command = run(relative, &["--stdout"]);
+        command.env("NOTIFY_SOCKET", folder.join("notify"));
+        let mut daemon = Running::start(command);
+        daemon.wait_until("a record", |daemon| daemon.stdout().lines().count() == 1);
+        sql("INSERT INTO users_outbox (payload) VALUES ('y')");
+        daemon.wait_until("another", |daemon| daemon.stdout().lines().count() == 2);
+        daemon.wait_until("an empty table", |_| sql("SELECT 1") == 0);
+        daemon.signal(Signal::TERM);
+        let daemon = daemon.finish();
+        assert!(daemon.stderr.ends_with("left in the tables: 0 rows\n"), "{}", daemon.everything());
+        let mut said = [0; 4096];
+        while !said.starts_with(b"READY=1") {
+            said.fill(0);
+            socket.recv(&mut said).unwrap();
+        }
+        sql("INSERT INTO users_outbox (payload) VALUES ('x')");
+        let dry = Running::start(run(relative, &["--dry-run"])).finish();
+        assert!(dry.stdout.contains("1 row is waiting"), "{}", dry.everything());
+    }
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let state = folder.join(OsStr::from_bytes(b"state\xfd"));
+    let mut command = run(false, &["--bootstrap-servers", &kafka.bootstrap()]);
+    command.arg("--state").arg(&state);
+    let mut daemon = Running::start(command);
+    daemon.wait_until("an empty table", |_| sql("SELECT 1") == 0);
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert!(daemon.status.success() && state.exists(), "{}", daemon.everything());
+    assert_eq!(kafka.record_count("users"), 1);
+    let mut list = outboxd(&["dead", "list", "--table", "users_outbox", "--state"]);
+    list.arg(&state).arg("--database").arg(&path);
+    let list = Running::start(list).finish();
+    assert_eq!(list.stdout, "nothing is in quarantine\n", "{}", list.everything());
+}
+
 #[test]
 fn a_kafka_that_is_away_is_no_fault_of_the_database() {
     let place = Place::new();

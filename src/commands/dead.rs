@@ -48,7 +48,7 @@ impl Place {
             })?),
         };
         let state = match (&arguments.state, &config) {
-            (Some(path), _) => PathBuf::from(path),
+            (Some(path), _) => path.clone(),
             (None, Some(config)) => config.state_path(std::env::var_os("STATE_DIRECTORY").as_deref()),
             (None, None) => unreachable!("without either there is a config"),
         };
@@ -62,7 +62,7 @@ impl Place {
 }
 
 /// The topic is of no interest here.
-fn flags(database: &str, table: Option<&str>) -> Flags {
+fn flags(database: &Path, table: Option<&str>) -> Flags {
     Flags {
         database: database.to_owned(),
         table: table.unwrap_or_default().to_owned(),

@@ -54,7 +54,7 @@ pub fn run(arguments: &DemoArgs) -> Result<(), CommandError> {
 
 fn config(arguments: &DemoArgs, database: &Path) -> Result<Config, CommandError> {
     let flags = Flags {
-        database: database.display().to_string(),
+        database: database.to_owned(),
         table: TABLE.into(),
         topic: arguments.topic.clone(),
         bootstrap_servers: arguments.bootstrap_servers.clone(),

@@ -80,7 +80,7 @@ pub fn read(path: &Path, text: &str, needs_servers: bool) -> Result<Config, Conf
         kafka: kafka(&root.section("kafka", KAFKA)?, needs_servers)?,
         state: State {
             path: match state.string("path")?.filter(|path| !path.value.is_empty()) {
-                Some(path) => Some(absolute(&path.value, &path.place)?),
+                Some(path) => Some(absolute(Path::new(&path.value), &path.place)?),
                 None => None,
             },
         },
@@ -110,7 +110,7 @@ fn outbox(section: &Section<'_>) -> Result<Outbox, ConfigError> {
         Some(found) => bookkeeping(&found)?,
     };
     Ok(Outbox {
-        database: self::database(&database.value, &database.place)?,
+        database: self::database(Path::new(&database.value), &database.place)?,
         topic,
         topics_max: section
             .integer("topics_max", 1..=100_000, TOPICS_MAX as u64)?
@@ -295,32 +295,34 @@ pub(super) fn topic(written: &str, place: Place) -> Result<TopicTemplate, Config
 }
 
 /// The application's file: a path, and none of the spellings that drivers and frameworks have for one.
-pub(super) fn database(path: &str, place: &Place) -> Result<PathBuf, ConfigError> {
+pub(super) fn database(path: &Path, place: &Place) -> Result<PathBuf, ConfigError> {
+    // No URL has other bytes than ASCII.
+    let Some(written) = path.to_str() else { return absolute(path, place) };
     // SQLAlchemy, Rails, Prisma, JDBC; and SQLite's own URIs.
     let schemes = ["jdbc:sqlite:", "sqlite+pysqlite:", "sqlite3:", "sqlite:", "file:"];
-    let Some(rest) = schemes.iter().find_map(|scheme| path.strip_prefix(scheme)) else {
+    let Some(rest) = schemes.iter().find_map(|scheme| written.strip_prefix(scheme)) else {
         return absolute(path, place);
     };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     // sqlite:///relative.db and sqlite:////absolute.db; file:///absolute.db.
     let plain = match rest.strip_prefix("///") {
-        Some(rest) if !path.starts_with("file:") => rest.to_owned(),
+        Some(rest) if !written.starts_with("file:") => rest.to_owned(),
         Some(rest) => format!("/{rest}"),
         None => rest.trim_start_matches("//").to_owned(),
     };
     let plain = if plain.is_empty() { "/var/lib/app/db.sqlite" } else { &plain };
     Err(ConfigError::new(
         place.clone(),
-        format!("`{path}` is a URL, not a path"),
+        format!("`{written}` is a URL, not a path"),
         format!("write the file's path alone: \"{plain}\""),
     ))
 }
 
 /// Relative paths are meant from the current directory, as on a command line.
-pub(super) fn absolute(path: &str, place: &Place) -> Result<PathBuf, ConfigError> {
+pub(super) fn absolute(path: &Path, place: &Place) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path).map_err(|error| ConfigError {
         place: place.clone(),
-        text: format!("`{path}` can't be made an absolute path"),
+        text: format!("`{}` can't be made an absolute path", path.display()),
         hint: "write the whole path, starting with /".into(),
         source: Some(error),
     })

@@ -7,20 +7,22 @@ use super::{
     Bookkeeping, Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, MAX_ATTEMPTS, Outbox, Place, State,
     TOPICS_MAX, file,
 };
+use std::path::PathBuf;
 
 /// One outbox on a command line.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    pub database: String,
+    pub database: PathBuf,
     pub table: String,
     pub topic: String,
     pub bootstrap_servers: Vec<String>,
-    pub state: Option<String>,
+    pub state: Option<PathBuf>,
 }
 
 pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
-    for (value, flag) in [(&flags.database, "--database"), (&flags.table, "--table")] {
-        if value.is_empty() {
+    let database = flags.database.as_os_str();
+    for (is_empty, flag) in [(database.is_empty(), "--database"), (flags.table.is_empty(), "--table")] {
+        if is_empty {
             return Err(ConfigError::new(Place::Flag(flag), "this can't be empty", "see `outboxd run --help`"));
         }
     }
@@ -53,7 +55,7 @@ pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
     };
     let state = match flags.state.as_deref() {
         None => None,
-        Some("") => {
+        Some(path) if path.as_os_str().is_empty() => {
             return Err(ConfigError::new(
                 Place::Flag("--state"),
                 "this can't be empty",

@@ -333,12 +333,12 @@ fn other_spellings_of_a_database_are_named() {
         ("file:", "/var/lib/app/db.sqlite"),
     ] {
         let place = Place::Flag("--database");
-        let error = file::database(written, &place).expect_err(written);
+        let error = file::database(Path::new(written), &place).expect_err(written);
         assert_eq!(error.hint, format!("write the file's path alone: \"{plain}\""));
         assert!(error.text.contains(written), "{}", error.text);
     }
     for path in ["app.db", "/srv/files:1/app.db", "sqlite/app.db"] {
-        assert!(file::database(path, &Place::Flag("--database")).is_ok(), "{path}");
+        assert!(file::database(Path::new(path), &Place::Flag("--database")).is_ok(), "{path}");
     }
 }
 

@@ -495,18 +495,8 @@ impl Database {
         let wal = Companions::of(database).wal;
         if header.mode == JournalMode::Wal && !wal.exists() {
             // Nobody has it open, and a reader would create -wal and -shm: read the file alone.
-            let path = database.to_string_lossy();
-            let escaped: String = path
-                .chars()
-                .map(|letter| match letter {
-                    '%' | '?' | '#' => format!("%{:02x}", u32::from(letter)),
-                    other => other.to_string(),
-                })
-                .collect();
-            return Connection::open_with_flags(
-                format!("file:{escaped}?immutable=1"),
-                flags | OpenFlags::SQLITE_OPEN_URI,
-            );
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            return Connection::open_with_flags(crate::uri::immutable(database), flags);
         }
         Connection::open_with_flags(database, flags)
     }

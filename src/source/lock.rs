@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 use std::collections::HashMap;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -285,20 +286,20 @@ impl Header {
 /// are not to be found.
 pub(super) fn is_mounted_alone(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
-    std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| names_mount_point(&mounts, &path))
+    std::fs::read("/proc/self/mountinfo").is_ok_and(|mounts| names_mount_point(&mounts, &path))
 }
 
-fn names_mount_point(mountinfo: &str, path: &Path) -> bool {
+fn names_mount_point(mountinfo: &[u8], path: &Path) -> bool {
     // "36 35 98:0 /root/of/mount /mount/point rw,noatime ...": blanks and the like are written as \040.
-    let wanted: String = path
-        .to_string_lossy()
-        .chars()
-        .map(|letter| match letter {
-            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(letter)),
-            other => other.to_string(),
-        })
-        .collect();
-    mountinfo.lines().any(|line| line.split(' ').nth(4) == Some(wanted.as_str()))
+    let mut wanted = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => wanted.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
+            other => wanted.push(*other),
+        }
+    }
+    let mut lines = mountinfo.split(|byte| *byte == b'\n');
+    lines.any(|line| line.split(|byte| *byte == b' ').nth(4) == Some(wanted.as_slice()))
 }
 
 /// The PID that holds the flock, from /proc/locks: best effort, blind across PID namespaces.
@@ -330,8 +331,9 @@ mod tests {
 
     #[test]
     fn a_mount_point_is_recognised_whatever_its_name() {
-        let mounts = "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:1 /x /data/my\\040db.sqlite rw - ext4 /dev/a rw\n";
+        let mounts = b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:1 /x /data/my\\040db.sqlite rw - ext4 /dev/a rw\n3 1 8:1 /y /d\xff rw - ext4 /dev/a rw\n";
         assert!(names_mount_point(mounts, Path::new("/data/my db.sqlite")));
+        assert!(names_mount_point(mounts, Path::new(std::ffi::OsStr::from_bytes(b"/d\xff"))));
         assert!(!names_mount_point(mounts, Path::new("/data/my")));
         assert!(!names_mount_point(mounts, Path::new("/x")));
     }

@@ -8,7 +8,7 @@ use super::{BUSY_TIMEOUT, StateError, mark, millis, plans, quarantine, requests,
 use crate::model::{Action, Fault, Fingerprint, PlanId, Why};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -55,7 +55,7 @@ impl Visitor {
         } else {
             // Nobody has it open, and a reader would make -wal and -shm: read the file alone.
             flags |= OpenFlags::SQLITE_OPEN_URI;
-            Connection::open_with_flags(immutable(path), flags)
+            Connection::open_with_flags(crate::uri::immutable(path), flags)
         };
         Visitor::new(path, connection, Keeper::Unknown)
     }
@@ -199,18 +199,6 @@ fn missing(path: &Path) -> Result<(), StateError> {
         Ok(false) => Err(StateError::NotThere { path: path.to_owned() }),
         Err(error) => Err(StateError::Io { path: path.to_owned(), doing: "opened", error }),
     }
-}
-
-fn immutable(path: &Path) -> OsString {
-    let mut uri = b"file:".to_vec();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'%' | b'?' | b'#' => uri.extend_from_slice(format!("%{byte:02x}").as_bytes()),
-            other => uri.push(*other),
-        }
-    }
-    uri.extend_from_slice(b"?immutable=1");
-    OsString::from_vec(uri)
 }
 
 /// A quarantined row, for people.

@@ -120,7 +120,7 @@ fn configured(dead: &Dead, config: Option<&Config>) -> Result<(Configured, Outbo
             }
         }
     }
-    let flags = flags(&dead.entry.database.to_string_lossy(), Some(&dead.entry.table));
+    let flags = flags(&dead.entry.database, Some(&dead.entry.table));
     let mut databases = Config::from_flags(&flags, false)?.databases();
     Ok((databases.remove(0), OutboxIx(0)))
 }
