@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 /// that was killed in between, is taken for an overwriting.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(10);
 
+/// A file that differs in its mtime alone was touched, most likely. It may have been overwritten with a copy of itself as well, so it is
+/// opened anew after this; while a checkpoint still goes on that does no harm.
+const ALIKE_FOR: Duration = Duration::from_secs(1);
+
 /// The database file as it was when all was well with it.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -31,8 +35,16 @@ pub(super) struct Known {
     /// `data_version`, in rollback-journal modes.
     counter: i64,
     log: Log,
-    /// As what, and since when, the file has differed without a reason.
-    doubt: Option<(Glance, Instant)>,
+    doubt: Option<Doubt>,
+}
+
+/// The file has differed without a reason.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    seen: Glance,
+    since: Instant,
+    /// It has the header and the size that it had.
+    alike: bool,
 }
 
 /// WAL mode: which log, and how much of it has been brought to the database file.
@@ -61,9 +73,14 @@ impl Known {
 
     #[cfg(test)]
     pub fn age(&mut self, by: Duration) {
-        if let Some((_, since)) = &mut self.doubt {
-            *since = since.checked_sub(by).unwrap();
+        if let Some(doubt) = &mut self.doubt {
+            doubt.since = doubt.since.checked_sub(by).unwrap();
         }
+    }
+
+    /// In doubt for its mtime alone.
+    pub fn looks_alike(&self) -> bool {
+        self.doubt.is_some_and(|doubt| doubt.alike)
     }
 
     fn is_of(&self, link: &Link, mode: JournalMode) -> bool {
@@ -117,8 +134,16 @@ impl Database {
             Some(known) if of_this && known.glance == glance => (Content::Ours, fresh(known.header, None)),
             last if !follows(last.as_ref(), lock) => (Content::Another, fresh(None, None)),
             Some(known) if of_this && log.backfilled.is_some() && known.log == log => {
-                let doubt = known.doubt.filter(|(seen, _)| *seen == glance).unwrap_or_else(|| (glance, Instant::now()));
-                if doubt.1.elapsed() > CHECKPOINT_MAX {
+                let doubt = known.doubt.filter(|doubt| doubt.seen == glance).unwrap_or_else(|| {
+                    let same_header =
+                        known.header.is_some() && lock.header().is_ok_and(|header| header == known.header);
+                    let alike = same_header && glance.size == known.glance.size;
+                    Doubt { seen: glance, since: Instant::now(), alike }
+                });
+                let lasts = doubt.since.elapsed();
+                if doubt.alike && lasts > ALIKE_FOR {
+                    (Content::Stale, known)
+                } else if lasts > CHECKPOINT_MAX {
                     (Content::Another, known)
                 } else {
                     (Content::Doubtful, Known { doubt: Some(doubt), ..known })

@@ -516,10 +516,16 @@ impl Database {
     }
 
     /// Closes the connection and forgets nothing else. Closing as the last one brings the log to the file, if that is still ours.
-    pub(super) fn close(&mut self) {
+    /// False: the log was left as it is, for a file whose content is doubted.
+    pub(super) fn close(&mut self) -> bool {
+        let mut is_ours = true;
         if self.mode == JournalMode::Wal && !self.read_only && self.link.is_some() {
-            let content = self.content_in_wal();
+            let content = match self.content_in_wal() {
+                Content::Doubtful if self.known.as_ref().is_some_and(Known::looks_alike) => Content::Stale,
+                other => other,
+            };
             if content != Content::Ours {
+                is_ours = false;
                 let abandoned = self.abandon(content);
                 log::warn!("{abandoned}");
                 // A doubt that was not resolved: what comes next is not to be taken for what was read.
@@ -529,6 +535,7 @@ impl Database {
             }
         }
         self.disconnect(false);
+        is_ours
     }
 
     /// As `close`, and writes nothing: the log stays as it is.
@@ -590,12 +597,13 @@ impl Database {
                 Ok(counter) => self.link.as_ref().is_none_or(|link| link.checked != Some(counter)),
                 Err(_) => true,
             };
-        self.close();
+        // A log that was left as it is must not lie there for long.
+        let is_ours = self.close();
         if let Some(companions) = &mut self.companions {
             companions.let_go();
         }
         let after = Traces::take(&database, &wal);
-        self.left = Some(Left { doubt: unseen || before.leaves_doubt(&after), database, traces: after });
+        self.left = Some(Left { doubt: unseen || !is_ours || before.leaves_doubt(&after), database, traces: after });
     }
 
     /// After a look: whether the connection has found everything as the one before left it.

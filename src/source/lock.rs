@@ -238,7 +238,7 @@ fn of_errno(error: Errno) -> LockError {
 /// What `stat` says of a file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Glance {
-    size: i64,
+    pub size: i64,
     modified: (i64, i64),
 }
 

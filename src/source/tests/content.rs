@@ -256,3 +256,96 @@ fn a_backup_restored_by_sqlite_itself_is_an_ordinary_commit() {
         assert_eq!(all(&mut database), seen, "{mode}");
     }
 }
+
+/// By another process: a descriptor of ours would take SQLite's locks along when it is closed.
+fn touch(path: &Path, arguments: &[&str]) {
+    assert!(Command::new("touch").args(arguments).arg(path).status().unwrap().success());
+}
+
+#[test]
+fn a_touch_is_no_overwriting() {
+    for mode in ["WAL", "DELETE"] {
+        for first in ["delete", "look", "let go"] {
+            for with_application in [true, false] {
+                let what = format!("{mode} {first} {with_application}");
+                let (world, mut database, seen) = read_and_left(mode, 3);
+                let app = with_application.then(|| {
+                    let mut app = App::start(&world.path);
+                    assert_eq!(app.count(), 1);
+                    app
+                });
+                touch(&world.path, &["-d", "2026-01-01 00:00:00"]);
+                if first == "let go" {
+                    database.let_go();
+                }
+                wait_until(&what, || {
+                    let result = match first {
+                        "look" => look(&mut database, Start::Lowest, 9).map(|_| crate::model::Deletion::default()),
+                        _ => delete(&mut database, &seen),
+                    };
+                    if let Some(known) = &mut database.known
+                        && known.is_doubtful()
+                    {
+                        known.age(Duration::from_secs(2));
+                    }
+                    match result {
+                        Ok(deletion) => {
+                            deletion.deleted == 1
+                                || first == "look" && database.known.as_ref().is_none_or(|known| !known.is_doubtful())
+                        }
+                        Err(SourceError::Busy(_)) => false,
+                        other => panic!("{what}: {other:?}"),
+                    }
+                });
+                assert_eq!(delete(&mut database, &seen).unwrap().deleted, usize::from(first == "look"), "{what}");
+                drop(app);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_touch_before_letting_go_leaves_no_log_for_long() {
+    let (world, mut database, _) = read_and_left("WAL", 3);
+    touch(&world.path, &[]);
+    database.let_go();
+    wait_until("no log", || {
+        if database.stirred() {
+            all(&mut database);
+            database.let_go();
+        }
+        !log_of(&world).exists()
+    });
+}
+
+#[test]
+fn a_copy_that_is_alike_but_for_its_rows_is_read_anew() {
+    let (world, mut database, seen) = read_and_left("WAL", 3);
+    let mut bytes = std::fs::read(&world.path).unwrap();
+    let at = bytes.windows(3).rposition(|window| window == b"atp").unwrap();
+    bytes[at + 2] = b'q';
+    overwrite(&world, &bytes);
+    assert!(matches!(delete(&mut database, &seen), Err(SourceError::Busy(_))), "the log has not moved on");
+    database.known.as_mut().unwrap().age(Duration::from_secs(2));
+    assert!(matches!(delete(&mut database, &seen), Err(SourceError::Busy(_))), "opened anew");
+    assert_eq!(delete(&mut database, &seen).unwrap().changed, [key(1)], "compared with what is there");
+    assert_eq!(std::fs::read(&world.path).unwrap(), bytes, "untouched");
+}
+
+#[test]
+fn an_mtime_that_is_still_to_come_is_no_sign_of_life_and_hides_none() {
+    for mode in ["WAL", "DELETE"] {
+        let (world, mut database, _) = read_and_left(mode, 3);
+        database.let_go();
+        touch(&world.path, &["-d", "2100-01-01"]);
+        wait_until("rest", || {
+            all(&mut database);
+            database.let_go();
+            !database.stirred()
+        });
+        let mut app = App::start(&world.path);
+        app.exec("INSERT INTO users_outbox VALUES (2,'a','t','p');");
+        assert!(database.stirred(), "{mode}");
+        assert_eq!(rowids(&all(&mut database)), [1, 2], "{mode}");
+    }
+}
