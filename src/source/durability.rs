@@ -186,12 +186,6 @@ impl Companions {
     pub fn wal_file(&self) -> Option<FileId> {
         file_id(&self.wal).ok().flatten()
     }
-
-    /// The -wal's salt-1 as its header has it now.
-    pub fn wal_salt1(&mut self) -> Option<u32> {
-        let [a, b, c, d, ..] = self.wal_salts()?;
-        Some(u32::from_be_bytes([a, b, c, d]))
-    }
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {

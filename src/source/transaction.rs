@@ -6,6 +6,7 @@
 use super::content::Known;
 use super::database::{Database, Link};
 use super::delete::{Care, Deleter, Stop, Wanted};
+use super::durability::Salts;
 use super::failure::{self, Class};
 use super::handle;
 use super::look::Trouble;
@@ -322,6 +323,7 @@ impl Database {
             return Err(Failed::Moved);
         }
         let commits = link.hooks.record().commits;
+        let log = self.log_begun();
         failpoint::hit("committing");
         self.commit(connection, order.commit_patience)?;
         failpoint::hit("committed");
@@ -331,7 +333,7 @@ impl Database {
         self.note_own_content();
         // The third witness: a COMMIT that was none would be a broken connection, and the rows are not to be called deleted.
         assert!(link.hooks.record().commits > commits, "COMMIT returned OK and the commit hook did not fire");
-        self.note_own_commit(link);
+        self.note_own_commit(link, log);
         Ok(deletion)
     }
 
@@ -521,16 +523,26 @@ impl Database {
         without_log || asked.is_err() || moved != 0 || there != self.lock.as_ref().map(super::lock::Lock::file)
     }
 
-    /// Tells the watch where our commit ended. In rollback-journal modes files say nothing of who wrote them; there our own
-    /// delete costs a wake.
-    fn note_own_commit(&mut self, link: &Link) {
-        if self.mode != JournalMode::Wal {
-            return;
-        }
+    /// Which log the next commit goes to, if it does not begin it anew.
+    pub(super) fn log_begun(&mut self) -> Option<Salts> {
+        let companions = self.companions.as_mut().filter(|_| self.mode == JournalMode::Wal)?;
+        companions.wal_salts()
+    }
+
+    /// Tells the watch where our commit ended. `before`: the log while nobody else could write to it. One that was begun anew since
+    /// then, by our commit or by somebody after it, may have another's commit where ours would be: our own costs an empty look then, as it
+    /// does in rollback-journal modes, where files say nothing of who wrote them.
+    fn note_own_commit(&mut self, link: &Link, before: Option<Salts>) {
         let frames = link.hooks.record().wal_frames.take();
-        let salt1 = self.companions.as_mut().and_then(super::durability::Companions::wal_salt1);
-        if let (Some(frame), Some(salt1)) = (frames, salt1) {
-            self.own.note_frame(salt1, frame);
+        if let (Some(frame), Some(salts)) = (frames, before) {
+            self.name_own_commit(frame, salts);
+        }
+    }
+
+    pub(super) fn name_own_commit(&mut self, frame: u32, before: Salts) {
+        if self.log_begun() == Some(before) {
+            let [a, b, c, d, ..] = before;
+            self.own.note_frame(u32::from_be_bytes([a, b, c, d]), frame);
         }
     }
 }

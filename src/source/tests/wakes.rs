@@ -100,6 +100,26 @@ fn our_own_deletes_do_not_wake_in_wal_mode() {
     wakes.recv_timeout(PATIENCE).unwrap();
 }
 
+/// Between our COMMIT and the naming of it the log may begin anew, and another's commit lie where ours was.
+#[test]
+fn a_commit_in_a_log_that_began_anew_is_not_named_ours() {
+    let (world, mut app) = World::with("WAL", SCHEMA);
+    app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+    let mut database = world.database();
+    all(&mut database);
+    let own = database.own_commits();
+    let salt1 = |salts: [u8; 8]| u32::from_be_bytes(*salts.first_chunk().unwrap());
+    let before = database.log_begun().unwrap();
+    app.run("PRAGMA wal_checkpoint(RESTART);");
+    app.exec("INSERT INTO users_outbox VALUES (2,'a','t','p');");
+    let after = database.log_begun().unwrap();
+    assert_ne!(before, after);
+    database.name_own_commit(1, before);
+    assert!(!own.is_own_frame(salt1(after), 1), "it is the application's");
+    database.name_own_commit(2, after);
+    assert!(own.is_own_frame(salt1(after), 2));
+}
+
 #[test]
 fn an_uncommitted_spill_does_not_hide_the_commit() {
     let (world, mut app) = World::with("WAL", SCHEMA);
