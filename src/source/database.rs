@@ -466,6 +466,20 @@ impl Database {
                 _ => NotReady::Failed(why),
             });
         }
+        if !self.read_only
+            && self.syncs()
+            && let Err(error) = companions.read_directory()
+        {
+            // SQLite does without, and so may the application; what it commits could not be made durable.
+            let directory = companions.directory().display();
+            let why = Why::new(format!(
+                "{}: its directory can't be read, and so not be synced or watched: {error}",
+                self.subject()
+            ));
+            return Err(NotReady::Forbidden(
+                why.hint(format!("let outboxd's user or group read it: chmod ug+r {directory}")),
+            ));
+        }
         let unix = handle::is_unix_vfs(&connection);
         if !unix {
             log::warn!("{}: not SQLite's \"unix\" VFS: other processes' activity can't be seen", self.subject());

@@ -109,6 +109,15 @@ impl Companions {
         rustix::fs::access(&self.directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
     }
 
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether it can be watched and synced.
+    pub fn read_directory(&self) -> Result<(), Errno> {
+        rustix::fs::access(&self.directory, rustix::fs::Access::READ_OK)
+    }
+
     pub fn sync(&mut self, mode: JournalMode) -> io::Result<()> {
         match mode {
             JournalMode::Wal => self.sync_wal(),

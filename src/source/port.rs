@@ -36,6 +36,16 @@ impl Source for Database {
                 self.unsynced = false;
                 Ok(())
             }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let directory = companions.directory().display().to_string();
+                let why = Why::new(format!(
+                    "{}: its log and its directory can't be opened for syncing: {error}",
+                    self.subject()
+                ));
+                Err(SourceError::Failed(why.hint(format!(
+                    "let outboxd's user or group read {directory}: ls -ld {directory}; ls -l {directory}"
+                ))))
+            }
             Err(error) => {
                 let mut hint =
                     "nothing is published that a power cut could undo; look at the kernel's log for the disk: dmesg"

@@ -409,8 +409,12 @@ impl Watcher {
             Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(error) => {
                 if !self.complained {
+                    let hint = match error {
+                        Errno::ACCESS => "let outboxd's user or group read it: chmod ug+r",
+                        _ => "sysctl fs.inotify.max_user_watches",
+                    };
                     log::warn!(
-                        "{}: can't be watched, commits are noticed once a second: {error} (hint: sysctl fs.inotify.max_user_watches)",
+                        "{}: can't be watched, commits are noticed once a second: {error} (hint: {hint})",
                         directory.display()
                     );
                     self.complained = true;

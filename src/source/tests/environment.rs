@@ -158,6 +158,19 @@ fn lost_permissions_are_said_and_their_return_is_noticed() {
         }
         set(place.path(), 0o755);
         assert!(delete(&mut database, &seen[..2]).unwrap().deleted > 0, "{mode}");
+        // It takes files and shows none: SQLite does without, but what was committed can't be made durable.
+        set(place.path(), 0o333);
+        all(&mut database);
+        let result = database.make_durable();
+        let Err(SourceError::Failed(why)) = result else { panic!("{mode}: {result:?}") };
+        assert!(why.hint.contains("read"), "{mode}: {why}");
+        database.let_go();
+        let result = look(&mut database, Start::Lowest, 9);
+        let Err(SourceError::Failed(why)) = result else { panic!("{mode}: {result:?}") };
+        assert!(why.hint.contains("chmod ug+r"), "{mode}: {why}");
+        set(place.path(), 0o755);
+        all(&mut database);
+        database.make_durable().unwrap();
         // The file: what is open stays open, and opening it again says so.
         set(&path, 0o444);
         database.let_go();
