@@ -5,7 +5,7 @@
 
 use crate::model::{Fingerprint, OutboxIx, Resend, RowKey, Rows, RunId};
 use crate::ports::Change;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// So many rows at most: what is beyond goes again under a new message id. More than a relay ever holds at once.
 const ROWS_MAX: usize = 100_000;
@@ -13,7 +13,8 @@ const ROWS_MAX: usize = 100_000;
 /// See the module's words.
 #[derive(Debug, Default)]
 pub struct Resends {
-    rows: HashMap<RowKey, Resend>,
+    /// By outbox and rowid: what concerns one outbox does not go through those of five hundred others.
+    rows: BTreeMap<RowKey, Resend>,
     /// Of these the state file has to be told what is in `rows` now, or that nothing is.
     unrecorded: BTreeSet<RowKey>,
 }
@@ -90,11 +91,9 @@ impl Resends {
     /// The outbox's table was read from its lowest row to its highest, and every row that waits in it is one of these: the others
     /// were rewritten or removed.
     pub fn retain(&mut self, outbox: OutboxIx, is_ours: impl Fn(i64) -> bool) {
-        if self.rows.is_empty() {
-            return;
-        }
-        let gone = self.rows.keys().filter(|key| key.outbox == outbox && !is_ours(key.rowid));
-        let gone: Vec<RowKey> = gone.copied().collect();
+        let of_outbox = RowKey { outbox, rowid: i64::MIN }..=RowKey { outbox, rowid: i64::MAX };
+        let gone = self.rows.range(of_outbox).filter(|(key, _)| !is_ours(key.rowid));
+        let gone: Vec<RowKey> = gone.map(|(key, _)| *key).collect();
         for key in gone {
             self.rows.remove(&key);
             self.unrecorded.insert(key);
