@@ -568,6 +568,48 @@ fn systemd_is_told_ready_watchdog_and_stopping() {
     assert_eq!(daemon.finish().status.code(), Some(0));
 }
 
+/// A sync that takes longer than a loop may stand still, played by a step inside of a delete, is no reason to be killed. A loop that
+/// stands still for itself is.
+#[cfg(feature = "testing")]
+#[test]
+fn the_watchdog_waits_for_a_disk_and_not_for_a_loop_that_hangs() {
+    use std::sync::{Arc, Mutex};
+    let watched = |label: &str, says: &str, is_fed: bool| {
+        let place = Place::new();
+        let insert = "INSERT INTO users_outbox (payload) VALUES ('x');";
+        let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX} {insert}"));
+        let socket = std::os::unix::net::UnixDatagram::bind(place.path("notify")).unwrap();
+        let mut command =
+            outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+        command.env("NOTIFY_SOCKET", place.path("notify")).env("WATCHDOG_USEC", "300000");
+        command.env("FAILPOINTS", format!("{label}=1*sleep(600000)"));
+        let fed = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&fed);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length) = socket.recv(&mut bytes) {
+                *counter.lock().unwrap() += String::from_utf8_lossy(&bytes[..length]).matches("WATCHDOG=1").count();
+            }
+        });
+        let fed = || *fed.lock().unwrap();
+        let mut daemon = Running::start(command);
+        daemon.wait_until(says, |daemon| daemon.stderr().contains(says));
+        let before = fed();
+        assert!(before > 0, "{label}: fed while all was well");
+        if is_fed {
+            daemon.wait_until("more for the watchdog", |_| fed() > before + 3);
+        } else {
+            daemon.wait_until("more of it", |daemon| daemon.stderr().matches(says).count() > 3);
+            assert!(fed() <= before + 1, "{label}: one may have been on its way");
+        }
+        daemon.signal(Signal::KILL);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| watched("deleting", "db: waiting for a disk for ", true));
+        scope.spawn(|| watched("synced", "the watchdog is not fed: ", false));
+    });
+}
+
 #[test]
 fn the_journal_gets_priorities() {
     use std::os::unix::fs::MetadataExt;

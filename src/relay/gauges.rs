@@ -51,7 +51,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 figures.backlog_rows.store(held, Relaxed);
                 figures.backlog_exact.store(true, Relaxed);
             } else if self.source.is_open() && self.draining.is_none() {
-                match self.source.backlog(ix) {
+                let answer = self.source.at_disk().backlog(ix);
+                match answer {
                     Ok(backlog) => {
                         figures.backlog_rows.store(backlog.rows, Relaxed);
                         figures.backlog_exact.store(backlog.exact, Relaxed);

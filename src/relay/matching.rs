@@ -190,7 +190,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: last.checked_add(1) };
         let intake = &mut self.intake;
-        let result = self.source.look(ix, Start::From(first), budget, &mut |row| {
+        let result = self.source.at_disk().look(ix, Start::From(first), budget, &mut |row| {
             while rowids.get(at).is_some_and(|rowid| *rowid < row.rowid) {
                 at += 1;
             }
@@ -233,7 +233,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(matching) = &mut self.reading.matching else { return Ok(()) };
         let intake = &mut self.intake;
         let budget = Budget { rows: SLICE_ROWS, time: SLICE_TIME, before: None };
-        let look = self.source.look(ix, Start::From(from), budget, &mut |row| {
+        let look = self.source.at_disk().look(ix, Start::From(from), budget, &mut |row| {
             if let Some(then) = matching.recognise(ix, row, true) {
                 record(matching, intake, then, row);
             }

@@ -10,6 +10,7 @@
 //! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges.
 
 mod answers;
+mod at_disk;
 mod backoff;
 mod breaker;
 mod evidence;
@@ -40,6 +41,7 @@ use crate::model::{ClusterId, Left, OutboxIx, PlanId, RunId, SinkEvent, Topic, W
 use crate::ports::{Clock, Journal, Sink, Source};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::trouble::{Trouble, Troubles};
+use at_disk::Disk;
 use intake::Intake;
 use lanes::Standing;
 use quarantine::Quarantine;
@@ -152,8 +154,8 @@ enum Producer {
 /// See the module's words.
 #[derive(Debug)]
 pub struct Relay<S, J, K, C> {
-    source: S,
-    journal: J,
+    source: Disk<S>,
+    journal: Disk<J>,
     sink: K,
     clock: C,
     run: RunId,
@@ -203,8 +205,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let database = figures.database.clone();
         let mut relay = Relay {
-            source,
-            journal,
+            source: Disk::new(source, &figures),
+            journal: Disk::new(journal, &figures),
             sink,
             clock,
             run: spec.run,
@@ -244,7 +246,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Event::Wake(wake) => {
                 self.figures.wakes.fetch_add(1, Relaxed);
                 // Closing makes events of its own, and opening again for each of them would never end.
-                if self.source.is_open() || self.source.stirred() {
+                if self.source.is_open() || self.source.at_disk().stirred() {
                     if self.may_look_anywhere() {
                         self.reading.wake(wake, now);
                     } else {
@@ -380,6 +382,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         self.figures.wait_for(Some("drain"));
+        self.figures.draining.store(true, Relaxed);
     }
 
     /// Whether a drain has come to its end: everything settled, or the time is over.
@@ -396,7 +399,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         self.forget_settled(now, true);
-        self.source.let_go();
+        self.source.at_disk().let_go();
         let flights = self.plans.values().filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref());
         self.summary.left_in_flight += flights.map(|flight| flight.plan.rows.len() as u64).sum::<u64>();
         self.summary.left_in_flight += self.recovery.left_rows() as u64;

@@ -155,7 +155,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.quarantine.look_at = now + LOOK_EVERY;
         self.intake.outboxes.iter_mut().for_each(Outbox::pause_if_full);
         if self.draining.is_none() && self.reading.matching.is_none() {
-            match self.journal.requests() {
+            let answer = self.journal.at_disk().requests();
+            match answer {
                 Ok(requests) => {
                     for request in requests {
                         self.requested(&request, now);
@@ -190,7 +191,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let ix = OutboxIx(at as u16);
             let mut there = false;
             let budget = Budget { rows: 1, time: Duration::from_millis(1), before: next };
-            let look = self.source.look(ix, Start::From(rowid), budget, &mut |row| {
+            let look = self.source.at_disk().look(ix, Start::From(rowid), budget, &mut |row| {
                 there = row.rowid == rowid && row.print == aside.print;
                 Flow::Stop
             });

@@ -80,7 +80,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// At start: every batch gets its verdict.
     pub(super) fn recovered(&mut self, mut matching: Matching, now: Instant) -> Result<(), Fatal> {
-        let booked = match self.source.booked() {
+        let answer = self.source.at_disk().booked();
+        let booked = match answer {
             Ok(booked) => booked,
             Err(error) => {
                 self.reading.matching = Some(matching);

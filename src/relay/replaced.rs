@@ -281,7 +281,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Whether the delete happened shows in its rows, or in what the database itself says.
     fn settle_unknown(&mut self, matching: &Matching, delete: u64, doubtful: Vec<PlanId>, now: Instant) {
-        let booked = match self.source.booked() {
+        let answer = self.source.at_disk().booked();
+        let booked = match answer {
             Ok(booked) => booked,
             Err(error) => {
                 self.commit_unknown(delete, doubtful, now);

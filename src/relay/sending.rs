@@ -49,7 +49,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         let begun = self.clock.now();
-        if let Err(error) = self.source.make_durable() {
+        let answer = self.source.at_disk().make_durable();
+        if let Err(error) = answer {
             self.could_not_sync(error, now);
             return;
         }
@@ -173,8 +174,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // Acknowledgements alone need no sync: lost in a power cut, the broker is asked again.
         let sync = self.intake.limits.power_loss && !unrecorded.is_empty();
-        self.journal.reads_from(self.reading.file);
-        if let Err(error) = self.journal.record(&changes, sync) {
+        self.journal.at_disk().reads_from(self.reading.file);
+        let answer = self.journal.at_disk().record(&changes, sync);
+        if let Err(error) = answer {
             self.journal_trouble.happened(now, &error.to_string());
             self.dispatch_at = Some(now + DISPATCH_RETRY);
             return false;

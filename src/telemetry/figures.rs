@@ -71,6 +71,10 @@ pub struct Figures {
     /// Milliseconds after `started` of the loop's last turn.
     pub turned_ms: AtomicU64,
     pub started: Instant,
+    /// The loop does not turn because it reads or writes, or waits for somebody who does.
+    pub at_disk: AtomicBool,
+    /// Its drain has begun: whether that ends in time is for its supervisor to say.
+    pub draining: AtomicBool,
     /// What the loop waits for, when that may take long; for people.
     pub waiting_for: Mutex<Option<String>>,
 }
@@ -102,6 +106,8 @@ impl Figures {
             sink_ready: AtomicBool::new(false),
             turned_ms: AtomicU64::new(0),
             started: Instant::now(),
+            at_disk: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             waiting_for: Mutex::new(None),
         }
     }

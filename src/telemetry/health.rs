@@ -8,8 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// A loop that has not turned for so long, and is in no named wait, is stuck.
+/// A loop that has not turned for so long, and does not wait for a disk, is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// A sync may take minutes, on a disk that is slow or has paths to change over. To be killed in one helps nobody: the kernel lets the
+/// process go when the sync has ended, the next start begins with another, and nothing gets done. No sync that ends takes longer than
+/// this.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(600);
 
 /// All relays of the daemon.
 #[derive(Clone, Debug)]
@@ -43,16 +48,29 @@ impl Health {
         &self.relays
     }
 
-    /// Alive: every loop turned in the last ten seconds, or is in a named wait.
+    /// Alive: every loop turned in the last ten seconds, or waits for a disk, or drains, for which it has its time.
     pub fn alive(&self) -> Verdict {
         self.judge(|relay| {
             let ago = since_turn(relay);
-            match waiting_for(relay) {
-                Some(what) => (true, format!("waiting for {what}")),
-                None if ago <= STUCK_AFTER => (true, "running".into()),
-                None => (false, format!("its loop has not turned for {} s", ago.as_secs())),
+            let late = ago > STUCK_AFTER;
+            if late && let Some(waits) = waits_for_disk(relay, ago) {
+                return (ago <= DISK_PATIENCE, waits);
             }
+            if late && !relay.draining.load(Relaxed) {
+                return (false, format!("its loop has not turned for {} s", ago.as_secs()));
+            }
+            (true, waiting_for(relay).map_or_else(|| "running".into(), |what| format!("waiting for {what}")))
         })
+    }
+
+    /// The relays that have waited for a disk for longer than is good.
+    pub fn at_slow_disks(&self) -> Vec<String> {
+        let slow = |relay: &Arc<Figures>| {
+            let ago = since_turn(relay);
+            let waits = (ago > STUCK_AFTER).then(|| waits_for_disk(relay, ago)).flatten()?;
+            Some(format!("{}: {waits}", relay.database))
+        };
+        self.relays.iter().filter_map(slow).collect()
     }
 
     /// Ready: every database could be read and every sink has answered.
@@ -95,7 +113,9 @@ impl Health {
         if set_aside > 0 {
             let _ = write!(line, ", set aside {set_aside}");
         }
-        if let Some((relay, what)) = self.relays.iter().find_map(|relay| Some((relay, waiting_for(relay)?))) {
+        if let Some(slow) = self.at_slow_disks().first() {
+            let _ = write!(line, "; {slow}");
+        } else if let Some((relay, what)) = self.relays.iter().find_map(|relay| Some((relay, waiting_for(relay)?))) {
             let _ = write!(line, "; {}: waiting for {what}", relay.database);
         }
         line
@@ -104,6 +124,10 @@ impl Health {
 
 fn since_turn(relay: &Figures) -> Duration {
     relay.started.elapsed().saturating_sub(Duration::from_millis(relay.turned_ms.load(Relaxed)))
+}
+
+fn waits_for_disk(relay: &Figures, ago: Duration) -> Option<String> {
+    relay.at_disk.load(Relaxed).then(|| format!("waiting for a disk for {} s", ago.as_secs()))
 }
 
 fn waiting_for(relay: &Figures) -> Option<String> {
@@ -131,10 +155,25 @@ mod tests {
         assert!(!verdict.good);
         assert_eq!(verdict.text, "/a: running\n/b: its loop has not turned for 30 s\n");
         stuck.wait_for(Some("the table users_outbox"));
-        assert_eq!(
-            health.alive(),
-            Verdict { good: true, text: "/a: running\n/b: waiting for the table users_outbox\n".into() }
-        );
+        assert!(!health.alive().good, "what it waits for is no excuse for a loop that does not turn");
+        stuck.draining.store(true, Relaxed);
+        assert!(health.alive().good, "its supervisor ends it");
+    }
+
+    #[test]
+    fn a_disk_may_take_its_time_but_not_for_ever() {
+        let waits = |seconds: u64| {
+            let mut relay = Figures::new("/a".into(), vec!["x".into()]);
+            relay.started = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+            relay.at_disk.store(true, Relaxed);
+            Health::new(vec![Arc::new(relay)])
+        };
+        assert_eq!(waits(5).alive(), Verdict { good: true, text: "/a: running\n".into() });
+        assert_eq!(waits(5).at_slow_disks(), [""; 0]);
+        assert_eq!(waits(300).alive(), Verdict { good: true, text: "/a: waiting for a disk for 300 s\n".into() });
+        assert_eq!(waits(300).at_slow_disks(), ["/a: waiting for a disk for 300 s"]);
+        assert_eq!(waits(300).status(), "published 0, waiting about 0; /a: waiting for a disk for 300 s");
+        assert!(!waits(700).alive().good);
     }
 
     #[test]

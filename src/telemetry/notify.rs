@@ -1,6 +1,7 @@
 //! What systemd is told: READY, STATUS, WATCHDOG, STOPPING.
 //!
-//! Promises: nothing without `$NOTIFY_SOCKET`, not even a thread; the watchdog is fed only while every relay is alive.
+//! Promises: nothing without `$NOTIFY_SOCKET`, not even a thread; the watchdog is fed only while every relay is alive, and a
+//! sync that takes minutes is no end of that.
 //! Does not know: what ready means.
 
 use super::health::Health;
@@ -57,7 +58,7 @@ impl Drop for Notifier {
 fn go_on(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
     // Three times in its period, so that one late turn of this thread kills nobody.
     let period = watchdog.map_or(STATUS_EVERY, |period| (period / 3).min(STATUS_EVERY));
-    let mut said = String::new();
+    let (mut said, mut slow_disks) = (String::new(), 0);
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(period) {
         let status = health.status();
         let mut states = Vec::with_capacity(2);
@@ -74,6 +75,13 @@ fn go_on(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
         }
         tell(&states);
         said = status;
+        let slow = health.at_slow_disks();
+        if slow.len() > slow_disks {
+            log::warn!("{}", slow.join("; "));
+        } else if slow.is_empty() && slow_disks > 0 {
+            log::info!("nobody waits for a disk any more");
+        }
+        slow_disks = slow.len();
     }
 }
 

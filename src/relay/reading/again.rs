@@ -194,7 +194,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Search { plan, order, at, rows, places, .. } = search;
         let (intake, mut skipped) = (&mut self.intake, 0);
         let rowid_at = |at: usize| plan.rows.meta[order[at]].key.rowid;
-        let look = self.source.look(outbox, Start::From(first.rowid), budget, &mut |row: &RowView<'_>| {
+        let look = self.source.at_disk().look(outbox, Start::From(first.rowid), budget, &mut |row: &RowView<'_>| {
             while *at < end && rowid_at(*at) < row.rowid {
                 *at += 1;
             }

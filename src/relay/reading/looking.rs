@@ -111,7 +111,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let seen = self.reading.seen.unwrap_or(now);
         let mut last = None;
         let intake = &mut self.intake;
-        let result = self.source.look(ix, start, Budget { rows, time, before }, &mut |row| {
+        let result = self.source.at_disk().look(ix, start, Budget { rows, time, before }, &mut |row| {
             failpoint::hit("seen");
             let flow = intake.take(ix, row, seen, now);
             if flow == Flow::Continue {

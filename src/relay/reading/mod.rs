@@ -393,7 +393,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if !useful {
                 self.reading.promise = None;
             } else if promise.until <= now {
-                if self.source.others_active() {
+                if self.source.at_disk().others_active() {
                     promise.next = now + PROMISE_STEP_LATER;
                 } else {
                     self.reading.promise = None;
@@ -404,7 +404,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         if !self.source.is_open() {
-            if self.source.stirred() {
+            if self.source.at_disk().stirred() {
                 self.reading.look_soon(now);
             } else if self.reading.recheck_at.is_some_and(|at| at <= now) {
                 self.reading.recheck_at = None;
@@ -418,7 +418,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Whether somebody has committed since the last look; then a look is due.
     fn ask_version(&mut self, now: Instant) {
-        match self.source.version() {
+        let answer = self.source.at_disk().version();
+        match answer {
             Ok(Some(version)) => {
                 if self.reading.saw(version, self.source.is_undisturbed(), now) {
                     self.reading.look_soon(now);
@@ -440,7 +441,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         reading.asked_at = Some(now);
-        if self.source.others_connected() {
+        if self.source.at_disk().others_connected() {
             reading.alone_since = None;
             reading.exposed = true;
         } else {
@@ -477,7 +478,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             && self.reading.sweep.running.is_none()
             && !self.reading.again.is_running()
             && self.reading.matching.is_none();
-        if idle && self.source.others_active() {
+        if idle && self.source.at_disk().others_active() {
             // About to commit, perhaps: what is in the files already would change none of them when it becomes visible.
             self.reading.stays_until = now + PROMISE_STEP_LATER;
             idle = false;
@@ -500,7 +501,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.figures.longest_read_us.load(Relaxed),
                 self.figures.longest_write_us.load(Relaxed)
             );
-            self.source.let_go();
+            self.source.at_disk().let_go();
             self.reading.exposed = false;
             self.reading.recheck_at = (!self.reading.rechecking && !alone).then_some(now + PROMISE_FOR);
             self.reading.rechecking = false;

@@ -59,9 +59,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let bare = self.bare(&plans);
         let (books, mut attempted) = (self.source.books(), bare.clone());
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
-        self.journal.reads_from(self.reading.file);
+        self.journal.at_disk().reads_from(self.reading.file);
         let (journal, noted) = (&mut self.journal, &mut self.settling.notes);
-        let result = self.source.delete(&order, &mut |deletion| {
+        let result = self.source.at_disk().delete(&order, &mut |deletion| {
             // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
             let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
             let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
@@ -77,7 +77,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 return Ok(());
             }
             // Rare enough to be synced under the application's lock.
-            journal.record(&changes, power_loss && !kept.is_empty())?;
+            journal.at_disk().record(&changes, power_loss && !kept.is_empty())?;
             if !to_note.is_empty() {
                 noted.taken_back();
                 noted.noted(number, to_note);
@@ -159,7 +159,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(in crate::relay) fn did_not_commit(&mut self) {
         let Some((delete, plans)) = self.settling.notes.to_take_back() else { return };
         // If it can't be, the next delete's note does it.
-        if self.journal.record(&[Change::Deleting { delete, plans: &plans }], false).is_ok() {
+        if self.journal.at_disk().record(&[Change::Deleting { delete, plans: &plans }], false).is_ok() {
             self.settling.notes.taken_back();
         }
     }

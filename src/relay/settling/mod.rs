@@ -470,7 +470,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// Whether somebody else is at it and it is still polite to wait.
     fn makes_way(&mut self, rows_max: usize, now: Instant) -> bool {
-        if !self.source.others_active() {
+        if !self.source.at_disk().others_active() {
             self.settling.outwaited &= !self.source.is_open();
             return false;
         }
@@ -503,7 +503,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.settling.deleted.is_empty() && self.settling.changes().is_empty() && !untold {
             return;
         }
-        if let Err(error) = self.source.make_durable() {
+        let answer = self.source.at_disk().make_durable();
+        if let Err(error) = answer {
             if last {
                 log::warn!("the last deletes could not be synced ({error}); their plans stay in the state file");
                 // What was acknowledged is no less true.
