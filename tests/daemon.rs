@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{OUTBOX, Place, Running, closed_port, names, outboxd, run};
+use common::{OUTBOX, Place, Running, asker, closed_port, names, outboxd, run};
 use fake_kafka::{FakeKafka, Fault};
 use rustix::process::Signal;
 use std::io::{Read, Write};
@@ -174,17 +174,20 @@ fn metrics_and_health_of_a_running_daemon() {
     assert!(topics.contains(&"users.Made".to_owned()) && topics.contains(&"users.Gone".to_owned()), "{topics:?}");
 }
 
-/// Asks the daemon's HTTP listener for a path.
-fn asker(daemon: &Running) -> impl Fn(&str) -> String + use<> {
-    let log = daemon.stderr();
-    let address = log.split("listening on http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
-    move |path| {
-        let mut stream = std::net::TcpStream::connect(&address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
+#[test]
+fn a_kafka_that_is_away_is_no_fault_of_the_database() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let kafka = format!("127.0.0.1:{}", closed_port());
+    let text = format!(
+        "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\n[kafka]\nbootstrap_servers = [{kafka:?}]\n[http]\nlisten = \"127.0.0.1:0\""
+    );
+    let config = place.write("c.toml", &text);
+    let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
+    daemon.wait_until("the address", |daemon| daemon.stderr().contains("listening on http://"));
+    let ask = asker(&daemon);
+    let says = format!("{database}: the sink has not answered yet\n");
+    daemon.wait_until("what it waits for", |_| ask("/readyz").ends_with(&says));
 }
 
 /// In the command line, in the working directory, of the state file, of systemd's socket.
@@ -249,22 +252,6 @@ fn paths_may_have_any_bytes() {
     list.arg(&state).arg("--database").arg(&path);
     let list = Running::start(list).finish();
     assert_eq!(list.stdout, "nothing is in quarantine\n", "{}", list.everything());
-}
-
-#[test]
-fn a_kafka_that_is_away_is_no_fault_of_the_database() {
-    let place = Place::new();
-    let database = place.database("db", OUTBOX);
-    let kafka = format!("127.0.0.1:{}", closed_port());
-    let text = format!(
-        "[[outbox]]\ndatabase = {database:?}\ntable = \"users_outbox\"\ntopic = \"users\"\n[kafka]\nbootstrap_servers = [{kafka:?}]\n[http]\nlisten = \"127.0.0.1:0\""
-    );
-    let config = place.write("c.toml", &text);
-    let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
-    daemon.wait_until("the address", |daemon| daemon.stderr().contains("listening on http://"));
-    let ask = asker(&daemon);
-    let says = format!("{database}: the sink has not answered yet\n");
-    daemon.wait_until("what it waits for", |_| ask("/readyz").ends_with(&says));
 }
 
 #[test]

@@ -2,13 +2,15 @@
 
 mod common;
 
-use common::{OUTBOX, PATIENCE, Place, Running, names, outboxd};
+use common::{OUTBOX, PATIENCE, Place, Running, Shell, names, outboxd};
 use fake_kafka::{ApiKey, FakeKafka, Fault};
 use outboxd::kafka::connection::{Address, Connection, ConnectionOptions};
 use outboxd::kafka::protocol::{PartitionBatch, ProduceRequest};
 use outboxd::kafka::record_batch::append_record;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 fn fill(place: &Place, database: &str, from: u32, count: u32) {
     let connection = rusqlite::Connection::open(place.path(database)).unwrap();
@@ -440,4 +442,104 @@ fn a_row_that_is_larger_than_memory_and_topic_allow_holds_up_no_other() {
     let daemon = daemon.finish();
     assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
     assert_eq!(kafka.all_records("users").len(), 1_000, "{}", daemon.everything());
+}
+
+/// The database is open for the lock alone: a connection would have it open once more.
+fn is_let_go(pid: u32, database: &Path) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path == database)).count() == 1
+}
+
+/// An application with a busy timeout of 0 changes the journal mode, and has its database for itself, on a connection that stays or on a
+/// new one each time: an idle daemon is never in the way, and relays what is committed then.
+#[test]
+fn an_idle_database_is_the_applications_alone() {
+    const DATABASES: usize = 40;
+    /// Without a pause in which it was open: news of what came before are through.
+    const LET_GO_FOR: Duration = Duration::from_millis(700);
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let place = Place::new();
+    let paths: Vec<_> = (0..DATABASES).map(|at| place.path(&format!("db-{at:02}.sqlite"))).collect();
+    let mut config = String::new();
+    for (at, path) in paths.iter().enumerate() {
+        let mode = if at < DATABASES / 2 { "WAL" } else { "DELETE" };
+        place.database(path.file_name().unwrap().to_str().unwrap(), &format!("PRAGMA journal_mode = {mode}; {OUTBOX}"));
+        let outbox =
+            format!("[[outbox]]\ndatabase = {path:?}\ntable = \"users_outbox\"\ntopic = \"users\"\nname = \"o{at}\"\n");
+        config.push_str(&outbox);
+    }
+    let servers = kafka.bootstrap_servers();
+    let rest = format!("[kafka]\nbootstrap_servers = {servers:?}\n[http]\nlisten = \"127.0.0.1:0\"\n");
+    config.push_str(&rest);
+    let mut daemon = Running::start(outboxd(&["run", "--config", &place.write("c.toml", &config)]));
+    daemon.wait_until("the address", |daemon| daemon.stderr().contains("listening on http://"));
+    let (pid, ask) = (daemon.pid(), common::asker(&daemon));
+    let until = |what: &str, condition: &mut dyn FnMut() -> bool| {
+        let end = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < end, "{what} did not happen");
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    };
+    let alone = |at: usize, stays: bool| {
+        let path = &paths[at];
+        let deleted = |count: usize| {
+            let line = format!("outboxd_deleted_total{{database=\"{}\",outbox=\"o{at}\"}} {count}\n", path.display());
+            until(&line, &mut || ask("/metrics").contains(&line));
+            let mut since = None;
+            until(&format!("{}: letting go", path.display()), &mut || {
+                let now = Instant::now();
+                since = is_let_go(pid, path).then(|| since.unwrap_or(now));
+                since.is_some_and(|since| now.duration_since(since) >= LET_GO_FOR)
+            });
+        };
+        let insert = |number: usize| format!("INSERT INTO users_outbox (payload) VALUES ('{at}-{number}');");
+        let mode = |mode: &str, number: usize| {
+            (
+                format!("PRAGMA journal_mode={mode};"),
+                mode.to_owned(),
+                format!(".timeout 30000\n{}\n.timeout 0", insert(number)),
+            )
+        };
+        let exclusive = |number: usize| {
+            let sql = format!("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; {} COMMIT;", insert(number));
+            (
+                sql,
+                "exclusive".to_owned(),
+                "PRAGMA locking_mode=NORMAL; SELECT count(*) >= 0 FROM users_outbox;".to_owned(),
+            )
+        };
+        let steps = [exclusive(1), mode(if at < DATABASES / 2 { "delete" } else { "wal" }, 2)];
+        let mut shell = stays.then(|| Shell::on(path));
+        if let Some(shell) = &mut shell {
+            assert_eq!(shell.run("SELECT count(*) FROM users_outbox;"), "0");
+        }
+        for (number, (sql, says, then)) in steps.into_iter().enumerate() {
+            deleted(number);
+            let mut used = shell.take().unwrap_or_else(|| Shell::on(path));
+            // SQLite 3.40 goes on with what a connection had cached in WAL mode when that mode ends, and undoes others' commits.
+            let sql = if stays { format!("SELECT count(*) FROM users_outbox;\n{sql}") } else { sql };
+            let says = if stays { format!("0\n{says}") } else { says };
+            assert_eq!(used.run(&sql), says, "{} {stays}: {sql}", path.display());
+            let printed = used.run(&then);
+            assert!(!printed.contains("rror"), "{} {stays}: {then}: {printed}", path.display());
+            if stays {
+                shell = Some(used);
+            } else {
+                used.close();
+            }
+        }
+        deleted(2);
+    };
+    std::thread::scope(|scope| {
+        let alone = &alone;
+        for at in 0..DATABASES {
+            scope.spawn(move || alone(at, at % 2 == 0));
+        }
+    });
+    let values: BTreeSet<_> = kafka.records("users", 0).into_iter().map(|record| record.value.unwrap()).collect();
+    assert_eq!((values.len(), kafka.record_count("users")), (2 * DATABASES, 2 * DATABASES));
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
 }

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -184,6 +184,60 @@ fn collect(stream: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> std:
             text.push('\n');
         }
     })
+}
+
+/// Asks the daemon's HTTP listener for a path.
+pub fn asker(daemon: &Running) -> impl Fn(&str) -> String + use<> {
+    let log = daemon.stderr();
+    let address = log.split("listening on http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    move |path| {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+/// The application: a process of its own with one connection, which stays open, and a busy timeout of 0.
+pub struct Shell {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Shell {
+    pub fn on(database: &Path) -> Shell {
+        let mut child = Command::new("sh")
+            .args(["-c", "exec sqlite3 \"$0\" 2>&1"])
+            .arg(database)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the sqlite3 shell is needed for this test");
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Shell { child, output }
+    }
+
+    /// Runs SQL to its end and returns what was printed, errors included.
+    pub fn run(&mut self, sql: &str) -> String {
+        const MARK: &str = "--done--";
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{sql}\n.print '{MARK}'").unwrap();
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the shell ended: {sql}: {all}");
+            if line.trim_end() == MARK {
+                return all.trim_end().to_owned();
+            }
+            all.push_str(&line);
+        }
+    }
+
+    pub fn close(mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
 }
 
 /// Names in a folder, sorted.
