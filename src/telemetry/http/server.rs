@@ -6,13 +6,15 @@
 
 use crate::telemetry::trouble::Trouble;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections, and with them threads, at once. One more is told so and closed.
+/// Connections, and with them threads, at once. Whoever takes the last place ends the one that has been there longest, so that slow
+/// clients keep nobody else out; who comes before that has gone is told so and closed.
 pub const CONNECTIONS_MAX: usize = 32;
 /// Request line and headers together: 414 or 431.
 pub const HEAD_MAX_BYTES: usize = 8 << 10;
@@ -97,7 +99,14 @@ impl Server {
         // A client that is gone again between poll and accept must not hold up the end.
         listener.set_nonblocking(true)?;
         let (stopped, running) = io::pipe()?;
-        let acceptor = Acceptor { listener, stopped, client_max, answer: Arc::new(answer), open: Arc::new(()) };
+        let acceptor = Acceptor {
+            listener,
+            stopped,
+            client_max,
+            answer: Arc::new(answer),
+            open: Arc::new(()),
+            clients: VecDeque::with_capacity(CONNECTIONS_MAX),
+        };
         let thread = std::thread::Builder::new().name("http".into()).spawn(move || acceptor.run())?;
         Ok(Server { address, running: Some(running), thread: Some(thread) })
     }
@@ -124,10 +133,12 @@ struct Acceptor<A> {
     answer: Arc<A>,
     /// One for each connection, and this one.
     open: Arc<()>,
+    /// In the order they came; those that have ended may be among them.
+    clients: VecDeque<Weak<TcpStream>>,
 }
 
 impl<A: Fn(&Request) -> Response + Send + Sync + 'static> Acceptor<A> {
-    fn run(self) {
+    fn run(mut self) {
         let mut trouble = Trouble::new("http");
         let mut failed = None;
         while !self.stops_within(true, WELL_AFTER) {
@@ -160,7 +171,7 @@ impl<A: Fn(&Request) -> Response + Send + Sync + 'static> Acceptor<A> {
         !descriptors[0].revents().is_empty()
     }
 
-    fn take(&self, stream: TcpStream, now: Instant) {
+    fn take(&mut self, stream: TcpStream, now: Instant) {
         if Arc::strong_count(&self.open) > CONNECTIONS_MAX {
             // In one go or not at all: a client that doesn't read must not keep this thread.
             let _ = stream.set_nonblocking(true);
@@ -168,6 +179,9 @@ impl<A: Fn(&Request) -> Response + Send + Sync + 'static> Acceptor<A> {
                 (&stream).write(&Response::text("503 Service Unavailable", "too many connections\n").into_bytes(true));
             return;
         }
+        let stream = Arc::new(stream);
+        self.clients.retain(|client| client.strong_count() > 0);
+        self.clients.push_back(Arc::downgrade(&stream));
         let client = Client { stream, until: now + self.client_max };
         let (answer, place) = (Arc::clone(&self.answer), Arc::clone(&self.open));
         // Without a thread the connection is dropped, and closed with that.
@@ -175,6 +189,10 @@ impl<A: Fn(&Request) -> Response + Send + Sync + 'static> Acceptor<A> {
             serve(client, &*answer);
             drop(place);
         });
+        if Arc::strong_count(&self.open) > CONNECTIONS_MAX {
+            let longest = self.clients.pop_front().and_then(|client| client.upgrade());
+            let _ = longest.map(|stream| stream.shutdown(Shutdown::Both));
+        }
     }
 }
 
@@ -186,7 +204,7 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// A connection that ends in time.
 struct Client {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     until: Instant,
 }
 
@@ -203,14 +221,14 @@ impl Client {
 impl Read for Client {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(self.left()?)?;
-        self.stream.read(buffer)
+        (&*self.stream).read(buffer)
     }
 }
 
 impl Write for Client {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(self.left()?)?;
-        self.stream.write(bytes)
+        (&*self.stream).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
