@@ -15,8 +15,8 @@ use crate::ports::SourceError;
 use rusqlite::Connection;
 use std::time::{Duration, Instant};
 
-/// A checkpoint writes first, syncs, and says last how far it has come. One that takes longer than this from its last write on, or
-/// that was killed in between, is taken for an overwriting.
+/// A checkpoint writes first, syncs, and says last how far it has come. One that takes longer than this from its last write on without
+/// being seen at it, or that was killed in between, is taken for an overwriting.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(10);
 
 /// A file that differs in its mtime alone was touched, most likely. It may have been overwritten with a copy of itself as well, so it is
@@ -143,6 +143,9 @@ impl Database {
                 let lasts = doubt.since.elapsed();
                 if doubt.alike && lasts > ALIKE_FOR {
                     (Content::Stale, known)
+                } else if lasts > CHECKPOINT_MAX && companions.is_checkpointed() {
+                    let doubt = Doubt { since: Instant::now(), ..doubt };
+                    (Content::Doubtful, Known { doubt: Some(doubt), ..known })
                 } else if lasts > CHECKPOINT_MAX {
                     (Content::Another, known)
                 } else {

@@ -535,7 +535,7 @@ impl Database {
         let mut is_ours = true;
         if self.mode == JournalMode::Wal && !self.read_only && self.link.is_some() {
             let content = match self.content_in_wal() {
-                Content::Doubtful if self.known.as_ref().is_some_and(Known::looks_alike) => Content::Stale,
+                Content::Doubtful if self.may_be_a_checkpoint() => Content::Stale,
                 other => other,
             };
             if content != Content::Ours {
@@ -550,6 +550,12 @@ impl Database {
         }
         self.disconnect(false);
         is_ours
+    }
+
+    /// A file in doubt is none the worse for being opened anew: it was touched, or its log is on the way to it.
+    fn may_be_a_checkpoint(&self) -> bool {
+        self.known.as_ref().is_some_and(Known::looks_alike)
+            || self.companions.as_ref().is_some_and(Companions::is_checkpointed)
     }
 
     /// As `close`, and writes nothing: the log stays as it is.

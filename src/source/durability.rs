@@ -2,7 +2,7 @@
 //!
 //! Promises: opens none of the files SQLite locks. Does not know: which rows were read.
 
-use super::lock::file_id;
+use super::lock::{file_id, is_checkpointed};
 use crate::model::{FileId, JournalMode};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +16,7 @@ pub(super) struct Companions {
     directory: PathBuf,
     pub wal: PathBuf,
     pub journal: PathBuf,
+    shm: PathBuf,
     open_wal: Option<OpenWal>,
 }
 
@@ -101,7 +102,7 @@ impl Companions {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        Companions { directory, wal: with("-wal"), journal: with("-journal"), open_wal: None }
+        Companions { directory, wal: with("-wal"), journal: with("-journal"), shm: with("-shm"), open_wal: None }
     }
 
     /// Whether files can be made there.
@@ -189,6 +190,11 @@ impl Companions {
 
     pub fn hold_wal(&self) -> Option<HeldLog> {
         HeldLog::open(&self.wal)
+    }
+
+    /// Whether somebody brings the log to the database file, as far as it can be seen.
+    pub fn is_checkpointed(&self) -> bool {
+        file_id(&self.shm).ok().flatten().is_some_and(is_checkpointed)
     }
 
     /// The file that has the name of the -wal.

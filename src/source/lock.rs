@@ -309,15 +309,30 @@ fn holder(file: FileId) -> Option<u32> {
 }
 
 fn holder_listed(file: FileId) -> Option<u32> {
+    listed(file, |lock| (lock[0] == "FLOCK").then(|| lock[3].parse().ok()).flatten())
+}
+
+/// Whether a checkpoint is under way, as far as it can be seen: `shm` is the -shm's file. Its 8 locks begin at byte 120, the second is
+/// the checkpointer's (SQLite's file format, section 4.6).
+pub(super) fn is_checkpointed(shm: FileId) -> bool {
+    const CHECKPOINT: u64 = 121;
+    let covers = |lock: &[&str]| {
+        let first = lock[5].parse().is_ok_and(|first: u64| first <= CHECKPOINT);
+        first && (lock[6] == "EOF" || lock[6].parse().is_ok_and(|last: u64| last >= CHECKPOINT))
+    };
+    listed(shm, |lock| (lock[0] == "POSIX" && lock[2] == "WRITE" && covers(lock)).then_some(())).is_some()
+}
+
+/// Looks through /proc/locks for what is held on a file: kind, advisory or mandatory, READ or WRITE, PID, file, first byte, last byte.
+fn listed<T>(file: FileId, pick: impl Fn(&[&str]) -> Option<T>) -> Option<T> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let wanted =
         format!("{:02x}:{:02x}:{}", rustix::fs::major(file.device), rustix::fs::minor(file.device), file.inode);
     let held = |matches: &dyn Fn(&str) -> bool| {
         locks.lines().find_map(|line| {
-            // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"
-            let mut words = line.split_whitespace().skip(1);
-            let (kind, _, _, pid, place) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
-            (kind == "FLOCK" && matches(place)).then(|| pid.parse().ok()).flatten()
+            // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"; one that is waited for has an arrow behind its number.
+            let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+            (words.len() == 7 && matches(words[4])).then(|| pick(&words)).flatten()
         })
     };
     // Layered file systems answer `stat` with another device than the one the kernel lists locks under.

@@ -108,6 +108,48 @@ fn what_a_checkpoint_did_not_write_takes_no_delete_and_no_checkpoint() {
     }
 }
 
+/// Its sync may take any time. Played by one that waits for a reader, and by what it would have written.
+#[test]
+fn a_checkpoint_that_takes_minutes_is_no_overwriting() {
+    for ends in ["delete", "let go"] {
+        let (world, mut database, seen) = read_and_left("WAL", 0);
+        let mut reader = App::start(&world.path);
+        reader.run("BEGIN; SELECT count(*) FROM users_outbox;");
+        let mut writer = App::start(&world.path);
+        writer.exec("INSERT INTO counted VALUES (1);");
+        let shm = file_id(&world.path.with_extension("sqlite-shm")).unwrap().unwrap();
+        let checkpoint = std::thread::spawn(move || writer.run(".timeout 60000\nPRAGMA wal_checkpoint(FULL);"));
+        wait_until("a checkpoint", || lock::is_checkpointed(shm));
+        all(&mut database);
+        // Another header, as of a file that grows.
+        let mut bytes = std::fs::read(&world.path).unwrap();
+        bytes[27] += 1;
+        let write = Command::new("dd")
+            .args(["conv=notrunc", "status=none", &format!("of={}", world.path.display())])
+            .stdin(Stdio::piped())
+            .spawn();
+        let mut write = write.unwrap();
+        write.stdin.take().unwrap().write_all(&bytes).unwrap();
+        assert!(write.wait().unwrap().success());
+        assert!(matches!(delete(&mut database, &seen), Err(SourceError::Busy(_))), "{ends}");
+        let known = database.known.as_mut().unwrap();
+        assert!(known.is_doubtful() && !known.looks_alike(), "{ends}");
+        known.age(Duration::from_secs(11));
+        if ends == "let go" {
+            database.let_go();
+        } else {
+            assert!(matches!(delete(&mut database, &seen), Err(SourceError::Busy(_))), "{ends}: it goes on");
+        }
+        reader.exec("COMMIT;");
+        assert!(checkpoint.join().unwrap().starts_with("0|"));
+        wait_until("the delete", || match delete(&mut database, &seen) {
+            Ok(deletion) => deletion.deleted == 1,
+            Err(SourceError::Busy(_)) => false,
+            other => panic!("{ends}: {other:?}"),
+        });
+    }
+}
+
 fn content_says(bytes: &[u8]) -> String {
     let world = World::new();
     std::fs::write(&world.path, bytes).unwrap();
