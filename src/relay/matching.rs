@@ -8,11 +8,13 @@ use super::intake::Intake;
 use super::planted::{self, Bug};
 use super::reading::RETRY_EVERY;
 use super::{Fatal, Relay};
+use crate::kafka::record_batch;
 use crate::model::{
-    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start,
+    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, Plan, PlanId, RowKey, RowView, Rows, RunId, Start,
 };
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,10 @@ pub(super) struct Matching {
     /// Which batch a row belongs to whose record is wanted, its place there, and the number of its message.
     records: HashMap<(RowKey, Fingerprint), (usize, usize, u64)>,
     pub drafts: Vec<Draft>,
+    /// Rows on their way whose fingerprints were made of other columns than they are now: their batch, and the place there.
+    sent: HashMap<RowKey, (Arc<Plan>, usize)>,
+    /// Under which fingerprint such a row is there, if a record made of it now is the one that was sent.
+    pub again_as: HashMap<(RowKey, Fingerprint), Fingerprint>,
     pass: Pass,
     outbox: usize,
     /// Tables that could not be looked at because they are not there.
@@ -80,6 +86,8 @@ impl Matching {
             found: HashMap::new(),
             records: HashMap::new(),
             drafts: Vec::new(),
+            sent: HashMap::new(),
+            again_as: HashMap::new(),
             pass: Pass::ByRowid(0),
             outbox: 0,
             absent: 0,
@@ -101,6 +109,11 @@ impl Matching {
     /// The record of a sought row is wanted too.
     pub(super) fn want_record(&mut self, key: RowKey, print: Fingerprint, draft: usize, place: usize, message: u64) {
         self.records.insert((key, print), (draft, place, message));
+    }
+
+    /// The row at this place of the batch may be there under another fingerprint.
+    pub(super) fn seek_as_sent(&mut self, plan: &Arc<Plan>, place: usize) {
+        self.sent.insert(plan.rows.meta[place].key, (Arc::clone(plan), place));
     }
 
     /// Everything is named.
@@ -199,8 +212,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Some(rowid) if *rowid == row.rowid => {
                     at += 1;
                     skipped = 0;
-                    if let Some(then) = matching.recognise(ix, row, false) {
-                        record(matching, intake, then, row);
+                    match matching.recognise(ix, row, false) {
+                        Some(then) => record(matching, intake, then, row),
+                        None => recognise_as_sent(matching, intake, ix, row),
                     }
                 }
                 Some(_) => {
@@ -255,4 +269,21 @@ fn record(matching: &mut Matching, intake: &mut Intake, then: (RowKey, Fingerpri
     let route = &intake.outboxes[usize::from(key.outbox.0)].route;
     intake.encoder.append_again(key.outbox, route, row, (draft.run, message), &mut draft.rows);
     draft.places.push(place);
+}
+
+/// The same record made of the row under the same rowid: what was sent is there, whatever else the row has.
+fn recognise_as_sent(matching: &mut Matching, intake: &mut Intake, outbox: OutboxIx, row: &RowView<'_>) {
+    let key = RowKey { outbox, rowid: row.rowid };
+    let Some((plan, place)) = matching.sent.get(&key) else { return };
+    if row.unreadable.is_some() {
+        return;
+    }
+    let meta = plan.rows.meta[*place];
+    let (mut then, mut now) = (Vec::new(), Rows::default());
+    record_batch::renumber_record(&mut then, meta.record.of(&plan.rows.bytes), 0);
+    let route = &intake.outboxes[usize::from(outbox.0)].route;
+    intake.encoder.append_again(outbox, route, row, (plan.run, meta.message), &mut now);
+    if then == now.bytes {
+        matching.again_as.insert((key, meta.print), row.print);
+    }
 }

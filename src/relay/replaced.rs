@@ -61,6 +61,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         doubtful.extend(self.settling.take_doubts());
         self.look_for_planned(Cause::Replaced { another: another.or(before), doubtful }, now);
+        self.look_for_reshaped();
         for outbox in &mut self.intake.outboxes {
             outbox.noted = None;
         }
@@ -109,6 +110,26 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.reading.matching = Some(matching);
     }
 
+    /// A bare table has lost a column, so that no fingerprint is what it was: what is on its way is known by its record.
+    fn look_for_reshaped(&mut self) {
+        let Some(matching) = &mut self.reading.matching else { return };
+        let reshaped = |ix: OutboxIx| {
+            let noted = self.intake.outboxes[usize::from(ix.0)].noted.as_ref();
+            let now = self.source.traits(ix);
+            noted.zip(now).is_some_and(|(noted, now)| now.bare && noted.columns != now.columns)
+        };
+        let reshaped: Vec<bool> = (0..self.intake.outboxes.len()).map(|at| reshaped(OutboxIx(at as u16))).collect();
+        let flights = self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref());
+        // Of one whose bytes were given back, or that is only asked about, there is no record to compare with.
+        for flight in flights.filter(|flight| !flight.plan.rows.bytes.is_empty()) {
+            for (place, meta) in flight.plan.rows.meta.iter().enumerate() {
+                if reshaped[usize::from(meta.key.outbox.0)] {
+                    matching.seek_as_sent(&flight.plan, place);
+                }
+            }
+        }
+    }
+
     fn flying(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
         self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref()).map(|flight| flight.plan.clone())
     }
@@ -142,7 +163,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// While running: flights, acknowledged plans and suspects learn where their rows are now.
     fn go_on(&mut self, matching: &Matching, another: &Another, doubtful: &[PlanId], now: Instant) {
         let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
-        let mut disowned = Vec::new();
+        let (mut disowned, mut reshaped) = (Vec::new(), Vec::new());
         let lost = self.outboxes().filter(|outbox| another.is(*outbox) && self.comes_back(*outbox, true));
         let lost: Vec<OutboxIx> = lost.collect();
         for ix in 0..self.intake.lanes.len() {
@@ -156,6 +177,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     let resend = Resend { print: meta.print, run: flight.plan.run, message: meta.message };
                     disowned.push((RowKey { rowid, ..meta.key }, resend));
                 }
+            }
+            // Nothing is deleted by a record alone: a row of a bare table that looks alike in what was sent may be another.
+            for meta in &flight.plan.rows.meta {
+                let Some(print) = matching.again_as.get(&(meta.key, meta.print)) else { continue };
+                if !flight.disowned.contains(&meta.key.outbox) {
+                    flight.disowned.push(meta.key.outbox);
+                }
+                reshaped.push((meta.key, Resend { print: *print, run: flight.plan.run, message: meta.message }));
             }
             flight.plan = renumbered(&flight.plan, matching);
             let ours = flight.plan.rows.meta.iter().filter(|meta| !flight.disowned.contains(&meta.key.outbox));
@@ -212,7 +241,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let why = "file or table are others, and its rows can come back alike";
         self.count_unsure(&self.figures.database.clone(), disowned.len(), why);
-        for (key, resend) in disowned {
+        let why = "their table has lost a column, and its rows can come back alike";
+        self.count_unsure(&self.figures.database.clone(), reshaped.len(), why);
+        for (key, resend) in disowned.into_iter().chain(reshaped) {
             self.intake.resends.keep(key, resend);
         }
         let aside = self.aside_again(matching, another);
