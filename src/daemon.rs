@@ -34,8 +34,8 @@ pub enum Output {
 
 /// Runs until `stop` says so and the drain has ended, or until something breaks.
 pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summary, DaemonError> {
-    limits::raise_open_files();
     let databases = config.databases();
+    limits::raise_open_files(databases.len());
     // The databases first: whoever holds one already holds the other things too, and is what a second daemon should be told of.
     let checked = start::check(&databases)?;
     let health = Health::new(databases.iter().map(wiring::figures).collect::<Vec<_>>());

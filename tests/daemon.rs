@@ -407,6 +407,119 @@ fn the_limit_on_open_files_is_raised() {
     assert!(words[3] != "256" && words[3] == words[4], "{line}");
 }
 
+/// A configuration with so many databases, each with a row, and their paths.
+fn many_databases(place: &Place, count: usize) -> (String, Vec<String>) {
+    place.database("0", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
+    let paths: Vec<String> = (0..count).map(|number| place.text(&number.to_string())).collect();
+    for path in &paths[1..] {
+        std::fs::copy(&paths[0], path).unwrap();
+    }
+    let outbox = |path: &String| {
+        format!("[[outbox]]\ndatabase = {path:?}\ntable = \"users_outbox\"\nname = {path:?}\ntopic = \"users\"\n")
+    };
+    let outboxes: Vec<String> = paths.iter().map(outbox).collect();
+    (place.write("c.toml", &outboxes.concat()), paths)
+}
+
+fn with_open_files(limit: &str, config: &str) -> Running {
+    let mut command = std::process::Command::new("sh");
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_outboxd"), "run", "--stdout", "--config", config]);
+    command.env_remove("RUST_LOG").env_remove("STATE_DIRECTORY").env_remove("NOTIFY_SOCKET");
+    Running::start(command)
+}
+
+#[test]
+fn two_hundred_databases_share_an_inotify_and_the_thread_that_reads_it() {
+    let place = Place::new();
+    let (config, databases) = many_databases(&place, 200);
+    // systemd's soft limit.
+    let mut daemon = with_open_files("-Sn 1024", &config);
+    let lines = |daemon: &Running, wanted: usize| daemon.stdout().lines().count() == wanted;
+    daemon.wait_until("a record of each", |daemon| lines(daemon, databases.len()));
+    for path in &databases {
+        let application = rusqlite::Connection::open(path).unwrap();
+        application.busy_timeout(common::PATIENCE).unwrap();
+        application.execute_batch("PRAGMA synchronous = OFF; INSERT INTO users_outbox (payload) VALUES ('y')").unwrap();
+    }
+    daemon.wait_until("another of each", |daemon| lines(daemon, 2 * databases.len()));
+    let proc = format!("/proc/{}", daemon.pid());
+    let files = std::fs::read_dir(format!("{proc}/fd")).unwrap();
+    let leads_to_inotify =
+        |file: &std::fs::DirEntry| std::fs::read_link(file.path()).is_ok_and(|to| to.ends_with("anon_inode:inotify"));
+    assert_eq!(files.filter_map(Result::ok).filter(leads_to_inotify).count(), 1);
+    let threads = std::fs::read_dir(format!("{proc}/task")).unwrap();
+    let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+    let others: Vec<String> = threads.map(|thread| name(thread.unwrap())).filter(|name| name != "relay\n").collect();
+    assert!(others.len() < 10, "beside a relay for each database: {others:?}");
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.finish();
+    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+    for word in ["open files", "inotify", "watched"] {
+        assert!(!daemon.stderr.contains(word), "{}", daemon.everything());
+    }
+}
+
+#[test]
+fn a_limit_on_open_files_that_is_too_low_is_named_before_it_is_met() {
+    let (place, few) = (Place::new(), Place::new());
+    let (config, _) = many_databases(&place, 60);
+    let daemon = with_open_files("-n 100", &config).finish();
+    assert_eq!(daemon.status.code(), Some(1), "{}", daemon.everything());
+    let says = "this process may open 100 files, and 60 databases may need 424 (hint: LimitNOFILE=424 in the unit";
+    assert!(daemon.stderr.contains(says), "{}", daemon.everything());
+    assert!(daemon.stderr.contains("Too many open files (os error 24)"), "{}", daemon.everything());
+    assert!(daemon.stderr.contains("Hint: raise the limit on open files: LimitNOFILE="), "{}", daemon.everything());
+    // Said, and no reason not to try.
+    let (config, databases) = many_databases(&few, 8);
+    let mut daemon = with_open_files("-n 100", &config);
+    daemon.wait_until("the records", |daemon| daemon.stdout().lines().count() == databases.len());
+    assert!(daemon.stderr().contains("8 databases may need 112"), "{}", daemon.stderr());
+}
+
+/// As a user has 128 of them, and other programs too.
+#[test]
+fn without_an_inotify_instance_it_works_on_and_says_what_to_raise() {
+    if std::env::var_os("OUTBOXD_SKIP_PTRACE").is_some() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: needs strace (OUTBOXD_SKIP_PTRACE=1)");
+        return;
+    }
+    for (call, errno, says) in [
+        (
+            "inotify_init1",
+            "EMFILE",
+            "no inotify, so commits are noticed once a second only, in all 3 databases: this user's",
+        ),
+        (
+            "inotify_add_watch",
+            "ENOSPC",
+            "can't be watched, and those of 2 databases more; commits there are noticed once a second",
+        ),
+    ] {
+        let place = Place::new();
+        let (config, databases) = many_databases(&place, 3);
+        let mut command = std::process::Command::new("strace");
+        command.args(["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        command.args(["-e", &format!("inject={call}:error={errno}"), env!("CARGO_BIN_EXE_outboxd")]);
+        command.args(["run", "--stdout", "--config", &config]).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        let mut daemon = Running::start(command);
+        let lines = |daemon: &Running, wanted: usize| daemon.stdout().lines().count() == wanted;
+        daemon.wait_until("a record of each", |daemon| lines(daemon, 3));
+        daemon.wait_until("a line", |daemon| daemon.stderr().contains(says));
+        for path in &databases {
+            place.database(path, "INSERT INTO users_outbox (payload) VALUES ('y')");
+        }
+        daemon.wait_until("another of each", |daemon| lines(daemon, 6));
+        let said = daemon.stderr();
+        assert_eq!(said.matches("sysctl -w fs.inotify.max_user_").count(), 1, "{said}");
+        // strace passes a signal on to nobody, and the daemon is its child.
+        let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
+        let child = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), Signal::TERM).unwrap();
+        daemon.finish();
+    }
+}
+
 #[test]
 fn a_stderr_that_nobody_reads_stops_nothing() {
     let place = Place::new();

@@ -11,7 +11,7 @@ use crate::ports::{Journal, Sink, Source, SystemClock};
 use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
 use crate::sink::kafka::KafkaSink;
 use crate::sink::stdout::StdoutSink;
-use crate::source::{Database, Watch, WatchError};
+use crate::source::{Database, WatchError, Watches};
 use crate::state::{NullJournal, StateError, StateFile, Visitor};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::health::Health;
@@ -62,6 +62,7 @@ pub fn start(
     let (break_output, output_broken) = bounded(1);
     let mut drains = Vec::with_capacity(databases.len());
     let starts = databases.iter().zip(checked).zip(health.relays());
+    let watches = watches(databases.len())?;
     let sink = match output {
         Output::Lines(out) => {
             refuse_open_plans(&state_path)?;
@@ -78,7 +79,7 @@ pub fn start(
                     spec,
                     figures: Arc::clone(figures),
                 };
-                drains.push(parts.spawn(database, received, tell_end.clone())?);
+                drains.push(parts.spawn(database, received, watches.as_ref(), tell_end.clone())?);
             }
             SinkThreads::Lines(sink)
         }
@@ -104,12 +105,25 @@ pub fn start(
                 let (events, received) = bounded(SINK_EVENTS_MAX);
                 let spec = spec(config, database, journal.first_plan(), left, wiring::made())?;
                 let parts = Parts { source, journal, sink: sink.handle(events), spec, figures: Arc::clone(figures) };
-                drains.push(parts.spawn(database, received, tell_end.clone())?);
+                drains.push(parts.spawn(database, received, watches.as_ref(), tell_end.clone())?);
             }
             SinkThreads::Kafka(sink)
         }
     };
     Ok(Running { relays: Relays { drains, ended, output_broken }, sink })
+}
+
+/// The thread that watches them all. Without inotify, none: PRAGMA `data_version`, once a second, is the net below, and slow is better
+/// than not at all.
+fn watches(databases: usize) -> Result<Option<Watches>, DaemonError> {
+    match Watches::start() {
+        Ok(watches) => Ok(Some(watches)),
+        Err(WatchError::Thread(error)) => Err(DaemonError::Thread { what: "the watch", error }),
+        Err(WatchError::Inotify(why)) => {
+            log::error!("no inotify, so commits are noticed once a second only, in all {databases} databases: {why}");
+            Ok(None)
+        }
+    }
 }
 
 /// Each relay counts its messages by itself, so each has a run id of its own: a message id is never given twice.
@@ -182,21 +196,13 @@ impl<J: Journal + Send + 'static, K: Sink + Send + 'static> Parts<J, K> {
         self,
         database: &config::Database,
         sink: Receiver<SinkEvent>,
+        watches: Option<&Watches>,
         ended: Sender<Result<Summary, DaemonError>>,
     ) -> Result<Sender<Instant>, DaemonError> {
         let (wake, wakes) = bounded::<Wake>(1);
-        let (watch, wakes) = match Watch::start(&database.path, wake, self.source.own_commits()) {
-            Ok(watch) => (Some(watch), wakes),
-            Err(WatchError::Thread(error)) => return Err(DaemonError::Thread { what: "the watch", error }),
-            // PRAGMA data_version, once a second, is the net below: slow is better than not at all.
-            Err(WatchError::Inotify(error)) => {
-                log::error!(
-                    "{}: no inotify ({error}), so commits are noticed once a second only; see the limit: sysctl \
-                     fs.inotify.max_user_instances",
-                    database.path.display()
-                );
-                (None, never())
-            }
+        let (watch, wakes) = match watches {
+            Some(watches) => (Some(watches.watch(&database.path, wake, self.source.own_commits())), wakes),
+            None => (None, never()),
         };
         let (drain, drained) = bounded(1);
         let name = self.figures.database.clone();

@@ -31,7 +31,7 @@ pub use database::Database;
 pub use handle::name_cause_of_sigbus;
 pub use lock::{file_id, same_file};
 pub use own_commits::OwnCommits;
-pub use watch::{Watch, WatchError};
+pub use watch::{Watch, WatchError, Watches};
 
 use crate::model::{OutboxIx, Why};
 use std::path::PathBuf;

@@ -242,7 +242,7 @@ pub(super) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 pub(super) fn journal_error() -> JournalError {
-    JournalError { path: "state.db".to_owned(), text: "full".to_owned() }
+    JournalError { path: "state.db".to_owned(), text: "full".to_owned(), busy: false }
 }
 
 pub(super) const MODES: [&str; 4] = ["WAL", "DELETE", "TRUNCATE", "PERSIST"];

@@ -7,7 +7,7 @@ const QUIET: Duration = Duration::from_millis(60);
 
 fn watch(path: &Path, own: Arc<OwnCommits>) -> (Watch, Receiver<crate::model::Wake>) {
     let (sender, receiver) = bounded(1);
-    let watch = Watch::start(path, sender, own).unwrap();
+    let watch = Watches::start().unwrap().watch(path, sender, own);
     receiver.recv_timeout(PATIENCE).expect("the first wake comes at once");
     (watch, receiver)
 }
@@ -30,7 +30,7 @@ fn a_commit_wakes_in_every_journal_mode() {
             app.exec(&format!("INSERT INTO users_outbox VALUES ({round},'a','t','p');"));
             wakes.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{mode}: round {round}"));
         }
-        watch.stop();
+        drop(watch);
     }
 }
 
@@ -201,4 +201,85 @@ fn a_file_renamed_into_place_wakes() {
     quiet(&wakes);
     std::fs::rename(&aside, &world.path).unwrap();
     wakes.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn databases_that_are_watched_together_are_told_apart() {
+    let place = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let watches = Watches::start().unwrap();
+    // The second one's name begins as the first one's does, and so do those of its files.
+    let paths = [place.path().join("db"), place.path().join("db-wal2"), elsewhere.path().join("db")];
+    let mut all: Vec<_> = paths
+        .iter()
+        .map(|path| {
+            let mut app = App::start(path);
+            app.run("PRAGMA journal_mode=WAL;");
+            app.exec(SCHEMA);
+            let (sender, wakes) = bounded(1);
+            let watch = watches.watch(path, sender, Arc::default());
+            wakes.recv_timeout(PATIENCE).expect("the first wake comes at once");
+            (app, watch, wakes)
+        })
+        .collect();
+    let commit = |app: &mut App| app.exec("INSERT INTO users_outbox (payload) VALUES ('p');");
+    for (_, _, wakes) in &all {
+        quiet(wakes);
+    }
+    for at in 0..all.len() {
+        commit(&mut all[at].0);
+        all[at].2.recv_timeout(PATIENCE).unwrap();
+        for (other, (_, _, wakes)) in all.iter().enumerate() {
+            quiet(wakes);
+            assert!(wakes.is_empty(), "a commit to {at} woke {other}");
+        }
+    }
+    // Wakes that nobody takes, and commits without a pause, are the affair of one of them.
+    let (mut noisy, _noisy, _untaken) = all.remove(0);
+    let writer = std::thread::spawn(move || (0..2_000).for_each(|_| commit(&mut noisy)));
+    while !writer.is_finished() {
+        for (app, _, wakes) in &mut all {
+            commit(app);
+            wakes.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+    writer.join().unwrap();
+    // The directory is watched as long as somebody needs it.
+    let (mut app, _watch, wakes) = all.remove(0);
+    quiet(&wakes);
+    commit(&mut app);
+    wakes.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_directory_that_is_replaced_wakes_all_that_lie_there() {
+    let world = World::new();
+    let directory = world.directory.path().join("shared");
+    std::fs::create_dir(&directory).unwrap();
+    let watches = Watches::start().unwrap();
+    let watched: Vec<_> = ["a", "b"]
+        .iter()
+        .map(|name| {
+            let (sender, wakes) = bounded(1);
+            let path = directory.join(name);
+            let watch = watches.watch(&path, sender, Arc::default());
+            wakes.recv_timeout(PATIENCE).expect("the first wake comes at once");
+            (path, watch, wakes)
+        })
+        .collect();
+    for (_, _, wakes) in &watched {
+        quiet(wakes);
+    }
+    std::fs::rename(&directory, world.directory.path().join("aside")).unwrap();
+    for (_, _, wakes) in &watched {
+        wakes.recv_timeout(PATIENCE).unwrap();
+        quiet(wakes);
+    }
+    std::fs::create_dir(&directory).unwrap();
+    for (path, _, wakes) in &watched {
+        wakes.recv_timeout(PATIENCE).unwrap();
+        quiet(wakes);
+        App::start(path).exec(SCHEMA);
+        wakes.recv_timeout(PATIENCE).unwrap();
+    }
 }
