@@ -126,6 +126,10 @@ pub trait Journal {
     /// Writes all changes in one transaction; `sync`: it must survive a power cut before this returns.
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError>;
 
+    /// As `record`, while an application waits for a lock of ours: given up at once, [`JournalError::busy`], when somebody else has
+    /// the file, and nothing is done that can wait.
+    fn note(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError>;
+
     /// What operators have asked for since the last call and nobody has answered. Cheap when there is nothing new.
     fn requests(&mut self) -> Result<Vec<Request>, JournalError>;
 }
@@ -205,6 +209,8 @@ pub enum Change<'a> {
 pub struct JournalError {
     pub path: String,
     pub text: String,
+    /// Somebody else works with it at this moment: weather.
+    pub busy: bool,
 }
 
 /// Where records go. Never blocks; answers are `SinkEvent`s.

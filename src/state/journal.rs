@@ -4,12 +4,18 @@
 //! that call is, and the next may go well. Does not know: why.
 
 use super::plans::{self, RELAY_SHIFT};
-use super::{Shared, StateError, StateFile, codec, millis, quarantine, requests, resends, tables, upkeep};
+use super::{
+    BUSY_TIMEOUT, Shared, StateError, StateFile, codec, millis, quarantine, requests, resends, tables, upkeep,
+};
 use crate::model::{FileId, Plan, PlanId, Request};
 use crate::ports::{Change, Journal, JournalError};
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
+
+/// A note waits no longer than this for whoever else writes to the file: an application waits with it.
+const NOTE_PATIENCE: Duration = Duration::from_millis(5);
 
 /// One relay's part of the state file.
 #[derive(Debug)]
@@ -22,6 +28,8 @@ pub struct StateJournal {
     /// The file's numbers of its outboxes, by their place.
     outboxes: Vec<i64>,
     first_plan: PlanId,
+    /// Plans of a call that failed when they were in the file already: the relay may make others in their place.
+    to_retract: Vec<PlanId>,
     /// The connection's number and its `PRAGMA data_version` when requests were last looked for.
     seen: Option<(u64, i64)>,
     /// The highest request that was handed out.
@@ -38,6 +46,7 @@ impl StateJournal {
             relay,
             outboxes,
             first_plan: PlanId(first_plan as u64),
+            to_retract: Vec::new(),
             seen: None,
             last_request: 0,
         })
@@ -53,15 +62,25 @@ impl StateJournal {
         self.relay << RELAY_SHIFT | plan.0 as i64
     }
 
-    fn write(&self, shared: &mut Shared, changes: &[Change<'_>], sync: bool) -> rusqlite::Result<()> {
-        let Shared { connection, synchronous_full, blob, marks, .. } = shared;
-        if *synchronous_full != sync {
-            connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
-            *synchronous_full = sync;
+    /// Answers the number of a commit that is still to be synced.
+    fn write(&self, shared: &mut Shared, changes: &[Change<'_>], sync: bool) -> rusqlite::Result<Option<u64>> {
+        let Shared { connection, synchronous_full, log, blob, marks, .. } = shared;
+        let in_wal = sync && {
+            let mut mode = connection.prepare_cached("PRAGMA journal_mode")?;
+            mode.query_row([], |row| Ok(row.get_ref(0)?.as_str()? == "wal"))?
+        };
+        // Where the file system can't do WAL there is no log to be synced later.
+        let full = sync && !in_wal;
+        if *synchronous_full != full {
+            connection.pragma_update(None, "synchronous", if full { "FULL" } else { "NORMAL" })?;
+            *synchronous_full = full;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // No file has the number 0.
         let file = self.database.unwrap_or(FileId { device: 0, inode: 0 });
+        for plan in &self.to_retract {
+            plans::delete(&transaction, self.id(*plan))?;
+        }
         let mut highest = 0;
         let mut plan = |plan: &Plan| {
             highest = highest.max(plan.id.0 as i64);
@@ -128,7 +147,34 @@ impl StateJournal {
         }
         transaction.commit()?;
         *marks += u64::from(deletes);
-        Ok(())
+        Ok(in_wal.then(|| log.committed()))
+    }
+
+    /// What was written, if it is to be synced.
+    fn sync(&mut self, changes: &[Change<'_>], commit: Option<u64>) -> Result<(), JournalError> {
+        self.to_retract.clear();
+        let Some(commit) = commit else { return Ok(()) };
+        let Err(error) = self.file.log.sync(&self.file.path, commit) else { return Ok(()) };
+        for change in changes {
+            match change {
+                Change::Planned(plan) => self.to_retract.push(plan.id),
+                Change::Replaced { new, .. } => self.to_retract.extend(new.iter().map(|plan| plan.id)),
+                _ => {}
+            }
+        }
+        Err(self
+            .error(&format!("syncing its -wal: {error}; see whether its file system is full or failing: df, dmesg")))
+    }
+
+    fn error(&self, text: &str) -> JournalError {
+        JournalError { path: self.file.path.display().to_string(), text: text.to_owned(), busy: false }
+    }
+
+    fn busy(&self) -> JournalError {
+        JournalError {
+            busy: true,
+            ..self.error("another process, or another relay, has been writing to it for too long")
+        }
     }
 
     fn look_for_requests(&mut self) -> rusqlite::Result<Vec<Request>> {
@@ -145,7 +191,7 @@ impl StateJournal {
     }
 
     fn failed(&self, error: &rusqlite::Error) -> JournalError {
-        JournalError { path: self.file.path.display().to_string(), text: upkeep::failure(error) }
+        self.error(&upkeep::failure(error))
     }
 }
 
@@ -159,14 +205,26 @@ impl Journal for StateJournal {
             return Ok(());
         }
         let mut shared = self.file.shared();
-        // Not while an application waits for the lock that we hold in its database.
-        if !changes.iter().any(|change| matches!(change, Change::Deleting { plans: [_, ..], .. })) {
-            shared.look_after(&self.file.path);
-            shared
-                .refuse_to_grow()
-                .map_err(|text| JournalError { path: self.file.path.display().to_string(), text })?;
+        shared.look_after(&self.file.path);
+        shared.refuse_to_grow().and_then(|()| shared.mend_log(&self.file.path)).map_err(|text| self.error(&text))?;
+        let commit = self.write(&mut shared, changes, sync).map_err(|error| self.failed(&error))?;
+        // Not to be held while the disk is waited for.
+        drop(shared);
+        self.sync(changes, commit)
+    }
+
+    fn note(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
+        let Some(mut shared) = self.file.shared_within(NOTE_PATIENCE) else { return Err(self.busy()) };
+        let hurried = shared.connection.busy_timeout(NOTE_PATIENCE);
+        let written = hurried.and_then(|()| self.write(&mut shared, changes, sync));
+        let patient = shared.connection.busy_timeout(BUSY_TIMEOUT);
+        let written = written.and_then(|commit| patient.map(|()| commit));
+        drop(shared);
+        match written {
+            Ok(commit) => self.sync(changes, commit),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Err(self.busy()),
+            Err(error) => Err(self.failed(&error)),
         }
-        self.write(&mut shared, changes, sync).map_err(|error| self.failed(&error))
     }
 
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
@@ -240,6 +298,10 @@ impl Journal for NullJournal {
     fn reads_from(&mut self, _: Option<FileId>) {}
 
     fn record(&mut self, _: &[Change<'_>], _: bool) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    fn note(&mut self, _: &[Change<'_>], _: bool) -> Result<(), JournalError> {
         Ok(())
     }
 

@@ -22,7 +22,9 @@ mod requests;
 mod resends;
 mod run;
 mod schema;
+mod syncs;
 mod tables;
+mod turns;
 mod upkeep;
 mod visit;
 
@@ -39,9 +41,11 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
+use syncs::Log;
+use turns::Turns;
 
 /// How long an operator's shell on the state file may hold us up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -141,7 +145,8 @@ impl StateError {
 /// One connection behind a mutex, not one for each relay: SQLite has one writer at a time anyway, and so relays never see BUSY.
 #[derive(Clone, Debug)]
 pub struct StateFile {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Turns<Shared>>,
+    log: Arc<Log>,
     path: Arc<Path>,
     /// Whether the machine has not been booted since the file was last opened. False for a new file.
     same_boot: bool,
@@ -157,6 +162,7 @@ struct Shared {
     connection_number: u64,
     /// What `PRAGMA synchronous` is at the moment.
     synchronous_full: bool,
+    log: Arc<Log>,
     /// The blob of a plan's rows, reused.
     blob: Vec<u8>,
     /// See [`mark`].
@@ -191,11 +197,13 @@ impl StateFile {
         let begun =
             run::begin(&mut connection, path, run, &lock, random(path)?).map_err(sqlite("brought up to date"))?;
         sync_directory(path)?;
+        let log = Arc::<Log>::default();
         let mut shared = Shared {
             connection,
             wal_frames,
             connection_number: 1,
             synchronous_full: false,
+            log: Arc::clone(&log),
             blob: Vec::new(),
             marks: begun.marks,
             marks_outside: begun.marks,
@@ -203,9 +211,11 @@ impl StateFile {
             upkeep: upkeep::Upkeep::default(),
             lock,
         };
+        log.begins(path);
         shared.look_after(path);
         Ok(StateFile {
-            shared: Arc::new(Mutex::new(shared)),
+            shared: Arc::new(Turns::new(shared)),
+            log,
             path: path.into(),
             same_boot: begun.same_boot,
             id: begun.id,
@@ -265,9 +275,13 @@ impl StateFile {
         plans::drop_plans(&mut self.shared().connection, plans).map_err(self.sqlite("written"))
     }
 
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        // A panic inside rolled its transaction back: what it guards is whole.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shared(&self) -> turns::Turn<'_, Shared> {
+        self.shared.turn()
+    }
+
+    /// `None`: somebody else has it for longer.
+    fn shared_within(&self, patience: Duration) -> Option<turns::Turn<'_, Shared>> {
+        self.shared.turn_within(patience)
     }
 
     fn sqlite(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StateError {

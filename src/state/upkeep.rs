@@ -8,7 +8,7 @@
 //! copy): the open one is worked with to the end, loudly, and the next start judges the other one by device and inode.
 
 use super::lock::Lock;
-use super::{BUSY_TIMEOUT, Shared, StateError, connect, is_damage, mark, run, sync_directory, with_suffix};
+use super::{BUSY_TIMEOUT, Shared, StateError, connect, is_damage, mark, run, schema, sync_directory, with_suffix};
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use std::ffi::c_int;
@@ -78,7 +78,10 @@ impl Shared {
         }
         if self.wal_frames.load(Relaxed) >= CHECKPOINT_FRAMES {
             let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-            if let Err(error) = checkpoint {
+            // The first commit after it begins the log anew, with a sync of its header: not that of the next note. An UPDATE to what is
+            // there already would write nothing.
+            let begun = checkpoint.and_then(|()| self.connection.pragma_update(None, "user_version", schema::VERSION));
+            if let Err(error) = begun {
                 log::debug!("the state file {}: checkpoint: {error}", path.display());
             }
         }
@@ -153,6 +156,7 @@ impl Shared {
         self.wal_frames = wal_frames;
         self.connection_number += 1;
         self.synchronous_full = false;
+        self.log.begins(path);
         self.marks_outside = self.marks;
         self.plans_outside = None;
         self.lock = lock;
@@ -160,18 +164,38 @@ impl Shared {
         Ok(())
     }
 
+    /// What was written to the -wal since a sync of it failed may be lost to the disk, and everything behind it with it. An error while
+    /// it can't be brought to the file.
+    pub fn mend_log(&mut self, path: &Path) -> Result<(), String> {
+        if !self.log.has_failed() {
+            return Ok(());
+        }
+        match self.empty_log() {
+            Ok(false) => {
+                self.log.begins(path);
+                Ok(())
+            }
+            Ok(true) => Err("a sync of its -wal has failed, and another process that reads the state file keeps it from being begun anew: \
+                             see who it is with fuser"
+                .to_owned()),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// Brings everything to the file. True: somebody else is in the way.
+    fn empty_log(&self) -> rusqlite::Result<bool> {
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        busy
+    }
+
     /// An error while the -wal is too large and can't be used again.
     pub fn refuse_to_grow(&mut self) -> Result<(), String> {
         if self.upkeep.wal_bytes <= self.upkeep.wal_grown_max_bytes {
             return Ok(());
         }
-        let checkpoint = || {
-            self.connection.busy_timeout(Duration::ZERO)?;
-            let busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
-            self.connection.busy_timeout(BUSY_TIMEOUT)?;
-            busy
-        };
-        match checkpoint() {
+        match self.empty_log() {
             Ok(false) => {
                 self.upkeep.wal_bytes = 0;
                 Ok(())

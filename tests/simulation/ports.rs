@@ -385,7 +385,8 @@ impl Journal for SimJournal {
 
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
         let world = &mut *self.0.borrow_mut();
-        let full = || JournalError { path: "state.db".to_owned(), text: "database or disk is full".to_owned() };
+        let text = "database or disk is full".to_owned();
+        let full = || JournalError { path: "state.db".to_owned(), text, busy: false };
         if world.step() || world.elapsed < world.disk_full_until || world.chance(50) {
             return Err(full());
         }
@@ -402,6 +403,17 @@ impl Journal for SimJournal {
             world.state_synced = world.state.clone();
         }
         Ok(())
+    }
+
+    fn note(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
+        if self.0.borrow_mut().chance(20) {
+            return Err(JournalError {
+                path: "state.db".to_owned(),
+                text: "another relay writes".to_owned(),
+                busy: true,
+            });
+        }
+        self.record(changes, sync)
     }
 
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// After a delete made way for someone who came while it ran: each attempt compares its rows anew, and may have held the write
 /// lock for a moment.
 const YIELD_STEP: Duration = Duration::from_millis(5);
+/// After a note met somebody else in the state file; doubled each time. Each attempt holds the application's write lock.
+const NOTE_STEP: Duration = Duration::from_millis(5);
+const NOTE_STEP_MAX: Duration = Duration::from_secs(1);
 const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
 /// Why a published row stays.
 const KEPT: &str = "a trigger or a constraint keeps it";
@@ -77,7 +80,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 return Ok(());
             }
             // Rare enough to be synced under the application's lock.
-            journal.at_disk().record(&changes, power_loss && !kept.is_empty())?;
+            journal.at_disk().note(&changes, power_loss && !kept.is_empty())?;
             if !to_note.is_empty() {
                 noted.taken_back();
                 noted.noted(number, to_note);
@@ -122,6 +125,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.settling.others_seen = now;
                 self.settling.polite_since.get_or_insert(now);
                 self.settling.retry_at = Some(now + YIELD_STEP);
+            }
+            Err(SourceError::Journal(error)) if error.busy => {
+                self.did_not_commit();
+                let pause = self.settling.note_pause.map_or(NOTE_STEP, |pause| (pause * 2).min(NOTE_STEP_MAX));
+                self.settling.note_pause = Some(pause);
+                self.settling.retry_at = Some(now + pause);
+                if pause == NOTE_STEP_MAX {
+                    self.delete_trouble.happened(now, &format!("sent rows could not be deleted: {error}"));
+                }
             }
             Err(SourceError::Replaced { text, another }) => {
                 self.did_not_commit();
@@ -220,6 +232,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         settling.deleted_at = Some(now);
         settling.last_delete = Some(now);
         settling.polite_since = None;
+        settling.note_pause = None;
         settling.knocking.over();
         settling.starved.over(now);
         // A delete takes whole plans, and their rows lie interleaved: the plans of all busy lanes are to fit into one.

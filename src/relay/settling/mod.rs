@@ -123,6 +123,8 @@ pub(super) struct Settling {
     /// Not before, because somebody else was there.
     retry_at: Option<Instant>,
     polite_since: Option<Instant>,
+    /// The last pause after a note that found the state file busy.
+    note_pause: Option<Duration>,
     /// Our patience with somebody ran out, and whenever it was asked since, somebody was there.
     outwaited: bool,
     knocking: Knocking,
@@ -156,6 +158,7 @@ impl Settling {
             last_delete: None,
             retry_at: None,
             polite_since: None,
+            note_pause: None,
             outwaited: false,
             knocking: Knocking::default(),
             starved: Trouble::new(format!("database {database}: published rows can't be deleted")),

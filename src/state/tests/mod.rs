@@ -4,6 +4,7 @@
 mod failures;
 mod files;
 mod left;
+mod notes;
 mod plans;
 mod removed;
 mod requests;

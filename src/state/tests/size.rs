@@ -74,7 +74,7 @@ fn the_note_of_a_delete_does_no_checkpoint() {
     }
     let before = std::fs::read(place.path()).unwrap();
     for delete in 1..=2_000 {
-        journal.record(&[Change::Deleting { delete, plans: &plan_ids }], false).unwrap();
+        journal.note(&[Change::Deleting { delete, plans: &plan_ids }], false).unwrap();
     }
     let frames = file.shared().wal_frames.load(std::sync::atomic::Ordering::Relaxed);
     assert!(frames > 2_000, "{frames} frames");
