@@ -213,3 +213,48 @@ fn delete(bencher: divan::Bencher<'_, '_>, key: &str) {
             (world, database)
         });
 }
+
+/// Five hundred outboxes in one database, a commit to another table before each round: a look at each, or a glance at all.
+#[divan::bench(args = ["looks", "glance"], sample_count = 20, sample_size = 1)]
+fn five_hundred_outboxes(bencher: divan::Bencher<'_, '_>, how: &str) {
+    const OUTBOXES: u16 = 500;
+    let world = World::new("INTEGER PRIMARY KEY");
+    let application = rusqlite::Connection::open(&world.path).expect("a connection");
+    application.execute_batch("CREATE TABLE elsewhere (x)").expect("a table");
+    let fields: Vec<_> = ["id", "aggregateId", "eventType", "payload", "aggregateId"]
+        .map(|name| Some(name.to_owned()))
+        .into_iter()
+        .chain([None])
+        .collect();
+    let mut specs = Vec::new();
+    for number in 0..OUTBOXES {
+        let table = format!("t{number}");
+        let columns = "id INTEGER PRIMARY KEY AUTOINCREMENT, aggregateId TEXT, eventType TEXT, payload TEXT";
+        application.execute_batch(&format!("CREATE TABLE {table} ({columns})")).expect("a table");
+        specs.push(OutboxSpec { name: table.clone(), table, fields: fields.clone() });
+    }
+    let options = DatabaseOptions {
+        path: world.path.clone(),
+        durability: Durability::Commit,
+        foreign_keys: false,
+        secure_delete: false,
+        bookkeeping: false,
+    };
+    let mut database = Database::new(options, specs);
+    let starts: Vec<_> = (0..OUTBOXES).map(|at| (OutboxIx(at), Start::Lowest)).collect();
+    let time = Duration::from_secs(10);
+    let mut round = |how: &str| {
+        if how == "glance" {
+            assert!(database.glance(&starts, time).expect("a glance").stirred.is_empty());
+            return;
+        }
+        for (outbox, start) in &starts {
+            let budget = Budget { rows: BATCH, time, before: None };
+            database.look(*outbox, *start, budget, &mut |_| Flow::Continue).expect("a look");
+        }
+    };
+    round(how);
+    bencher
+        .with_inputs(|| application.execute_batch("INSERT INTO elsewhere VALUES (1)").expect("a commit"))
+        .bench_local_values(|()| round(how));
+}

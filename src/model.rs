@@ -577,6 +577,17 @@ pub struct Look {
     pub held: Duration,
 }
 
+/// What a glance at several outboxes found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// It came to so many of them; time ended it.
+    pub done: usize,
+    /// Of these, a look would give something, or say something.
+    pub stirred: Vec<OutboxIx>,
+    pub version: Version,
+    pub held: Duration,
+}
+
 /// How many rows wait in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backlog {

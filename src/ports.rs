@@ -3,8 +3,8 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Another, Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, Plan, PlanId, Quarantined,
-    Request, Resend, RowKey, RowView, Sought, Start, TableIdentity, TableTraits, Topic, Version, Why,
+    Another, Backlog, Booked, Budget, Deletion, FileId, Flow, Glance, JournalMode, Look, OutboxIx, Plan, PlanId,
+    Quarantined, Request, Resend, RowKey, RowView, Sought, Start, TableIdentity, TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +19,10 @@ pub trait Source {
         budget: Budget,
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, SourceError>;
+
+    /// Which of these outboxes a look from there would find anything at: all in one short read transaction, which ends after the first
+    /// one that takes it beyond `time`. Where nothing is found this stands for a look, at a fraction of its cost.
+    fn glance(&mut self, starts: &[(OutboxIx, Start)], time: Duration) -> Result<Glance, SourceError>;
 
     /// `PRAGMA data_version`, without reading a row. `None` while the database is let go.
     fn version(&mut self) -> Result<Option<Version>, SourceError>;

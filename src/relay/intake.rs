@@ -49,6 +49,8 @@ pub struct Outbox {
     pub more: Behind,
     /// What the last look ran under.
     pub version: Option<Version>,
+    /// The news is not of this one: a glance has just found that.
+    pub unstirred: bool,
     /// There has been room since the last look from the low marks.
     pub again: bool,
     /// Not looked at before this, because of `trouble`.
@@ -176,6 +178,7 @@ impl Intake {
                 ledger: Ledger::default(),
                 more: Behind::Ready,
                 version: None,
+                unstirred: false,
                 again: false,
                 retry_at: None,
                 paused: false,

@@ -66,6 +66,8 @@ pub struct Database {
     /// By outbox: the large row that looks start behind, and what it is like without its large values.
     pub(super) large: Vec<Option<(RowMark, Apart)>>,
     pub(super) gather: Gather,
+    /// Read transactions so far.
+    pub(super) reads: u64,
     pub(super) work: super::transaction::Work,
 }
 
@@ -146,6 +148,7 @@ impl Database {
             distrusted: None,
             row_bytes_max: u64::MAX,
             gather: Gather::default(),
+            reads: 0,
             work: super::transaction::Work::default(),
         }
     }

@@ -9,7 +9,9 @@ use super::outbox::State;
 use super::scan::{Gather, WithoutLarge, apart, recycle};
 use super::schema::Table;
 use super::{failure, handle};
-use crate::model::{Budget, Flow, JournalMode, Look, LookEnd, OutboxIx, RowMark, RowView, Start, Unreadable, Version};
+use crate::model::{
+    Budget, Flow, Glance, JournalMode, Look, LookEnd, OutboxIx, RowMark, RowView, Start, Unreadable, Version,
+};
 use crate::ports::SourceError;
 use rusqlite::{Connection, OptionalExtension};
 use std::time::{Duration, Instant};
@@ -179,6 +181,17 @@ impl Database {
         began: Instant,
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, Trouble> {
+        let (read, version) =
+            self.in_transaction(|database, connection| database.rows(connection, outbox, start, budget, began, each))?;
+        let (rows, end) = read;
+        Ok(Look { rows, end, version, held: began.elapsed() })
+    }
+
+    /// One read transaction, and the version it saw.
+    fn in_transaction<T>(
+        &mut self,
+        work: impl FnOnce(&mut Database, &Connection) -> Result<T, Trouble>,
+    ) -> Result<(T, Version), Trouble> {
         let mut checked = None;
         let result = self.with_link(|database, link| {
             // The row of this statement is held until the look ends: it opens the read transaction, the other statements run in
@@ -195,14 +208,51 @@ impl Database {
                 }
                 inspected?;
             }
-            let (rows, end) = database.rows(&link.connection, outbox, start, budget, began, each)?;
-            let version = Version { connection: link.number, counter };
-            Ok(Look { rows, end, version, held: began.elapsed() })
+            database.reads += 1;
+            let done = work(database, &link.connection)?;
+            Ok((done, Version { connection: link.number, counter }))
         });
         if let (Some(link), Some(checked)) = (&mut self.link, checked) {
             link.checked = Some(checked);
         }
         result
+    }
+
+    pub(super) fn glance_now(&mut self, starts: &[(OutboxIx, Start)], time: Duration) -> Result<Glance, SourceError> {
+        let first = starts.first().map_or(OutboxIx(0), |(outbox, _)| *outbox);
+        self.open_to(first, Content::Doubtful)?;
+        let began = Instant::now();
+        let result = self.in_transaction(|database, connection| {
+            let time_max = match database.mode {
+                JournalMode::Wal => time,
+                JournalMode::Rollback => time.min(JOURNAL_READ_MAX),
+            };
+            let budget = Budget { rows: 1, time, before: None };
+            let mut stirred = Vec::new();
+            for (at, (outbox, start)) in starts.iter().enumerate() {
+                if at > 0 && began.elapsed() >= time_max {
+                    return Ok((at, stirred));
+                }
+                match database.rows(connection, *outbox, *start, budget, began, &mut |_| Flow::Stop) {
+                    Ok((_, LookEnd::End)) => {}
+                    // The look says what there is to say.
+                    Ok(_) | Err(Trouble::Source(_)) => stirred.push(*outbox),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok((starts.len(), stirred))
+        });
+        self.gather.shrink();
+        match result {
+            Ok(((done, stirred), version)) => {
+                self.busy_since = None;
+                self.note_how_it_was_left();
+                self.note_log();
+                Ok(Glance { done, stirred, version, held: began.elapsed() })
+            }
+            Err(Trouble::Source(error)) => Err(self.abandoned().unwrap_or(error)),
+            Err(Trouble::Sqlite(error)) => Err(self.error(first, "looking for new rows", &error)),
+        }
     }
 
     fn rows(

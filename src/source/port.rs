@@ -6,10 +6,11 @@ use super::database::Database;
 use super::handle;
 use super::lock::Lock;
 use crate::model::{
-    Backlog, Booked, Budget, Deletion, FileId, Flow, JournalMode, Look, OutboxIx, RowView, Start, TableTraits, Version,
-    Why,
+    Backlog, Booked, Budget, Deletion, FileId, Flow, Glance, JournalMode, Look, OutboxIx, RowView, Start, TableTraits,
+    Version, Why,
 };
 use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
+use std::time::Duration;
 
 impl Source for Database {
     fn look(
@@ -20,6 +21,10 @@ impl Source for Database {
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, SourceError> {
         self.look_now(outbox, start, budget, each)
+    }
+
+    fn glance(&mut self, starts: &[(OutboxIx, Start)], time: Duration) -> Result<Glance, SourceError> {
+        self.glance_now(starts, time)
     }
 
     fn version(&mut self) -> Result<Option<Version>, SourceError> {

@@ -100,3 +100,17 @@ fn a_reader_that_never_ends_costs_little_and_delays_nothing_for_long() {
         run.check();
     }
 }
+
+#[test]
+fn a_commit_that_is_nobodys_costs_one_read_transaction_for_all_outboxes() {
+    let mut run = backlog(1, 20);
+    run.world.borrow_mut().insert(1, (0..20).map(|at| format!("k{}", at % 12)));
+    run.until(Duration::from_secs(20));
+    let before = run.meter();
+    neighbour(&mut run, 10, 60);
+    let looks = (run.meter() - before).looks;
+    // With one for each there would be 1,200.
+    assert!((600..700).contains(&looks), "{looks} for 600 commits");
+    run.until(Duration::from_secs(300));
+    run.check();
+}

@@ -4,9 +4,9 @@ use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Another, Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, JournalMode, LeftOut, Look, LookEnd, OutboxIx,
-    Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start, TableTraits,
-    Topic, Version, Why,
+    Another, Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, Glance, JournalMode, LeftOut, Look, LookEnd,
+    OutboxIx, Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start,
+    TableTraits, Topic, Version, Why,
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
 use outboxd::relay::planted::{self, Bug};
@@ -157,6 +157,39 @@ impl Source for SimSource {
             last = rowid;
         }
         Ok(look)
+    }
+
+    fn glance(&mut self, starts: &[(OutboxIx, Start)], _: Duration) -> Result<Glance, SourceError> {
+        self.alive()?;
+        self.answers("look")?;
+        self.open();
+        self.renumbered()?;
+        self.world.borrow_mut().meter.looks += 1;
+        let locked = self.world.borrow().elapsed < self.world.borrow().locked_until;
+        if locked || self.world.borrow_mut().chance(40) {
+            return Err(SourceError::Busy("a lock".to_owned()));
+        }
+        self.known = true;
+        let version = self.version_now();
+        let hurried = self.world.borrow_mut().chance(2);
+        let done = if hurried { self.world.borrow_mut().random.usize(1..=starts.len()) } else { starts.len() };
+        let world = self.world.borrow();
+        let is_stirred = |(outbox, start): &&(OutboxIx, Start)| {
+            let table = &world.db.tables[usize::from(outbox.0)];
+            match start {
+                Start::Lowest => !table.is_empty(),
+                Start::From(rowid) => table.range(rowid..).next().is_some(),
+                Start::After(mark) => {
+                    let mut rows = table.range(mark.rowid..);
+                    let first = rows.next();
+                    let is_there = first
+                        .is_some_and(|(rowid, row)| *rowid == mark.rowid && world.print(*rowid, row) == mark.print);
+                    rows.next().is_some() || !(is_there || planted::is(Bug::CursorAtTheMaximum))
+                }
+            }
+        };
+        let stirred = starts[..done].iter().filter(is_stirred).map(|(outbox, _)| *outbox).collect();
+        Ok(Glance { done, stirred, version, held: Duration::from_micros(20) })
     }
 
     fn version(&mut self) -> Result<Option<Version>, SourceError> {

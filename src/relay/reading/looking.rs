@@ -4,9 +4,9 @@
 
 use super::{RETRY_EVERY, SWEEP_EVERY};
 use crate::failpoint;
-use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Why};
+use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
-use crate::relay::intake::{Behind, Intake};
+use crate::relay::intake::{Behind, Intake, Outbox};
 use crate::relay::{Fatal, Relay};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -95,6 +95,56 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         Ok(true)
     }
 
+    /// News is mostly of one outbox or of none: the others are told apart in one read transaction. Whether there were others; `None`:
+    /// the database can't be read at the moment.
+    pub(super) fn glance(&mut self, now: Instant) -> Result<Option<bool>, Fatal> {
+        let mut starts: Vec<(OutboxIx, Start)> = (0..self.intake.outboxes.len())
+            .filter(|at| self.may_glance(*at) && self.wants_look(*at, true, now))
+            .map(|at| (OutboxIx(at as u16), self.intake.outboxes[at].ledger.start(None)))
+            .collect();
+        // Where rows are found the look at them comes on top.
+        if starts.len() < 2 {
+            return Ok(Some(false));
+        }
+        while !starts.is_empty() {
+            let glance = self.source.at_disk().glance(&starts, LOOK_TIME);
+            let glance = match glance {
+                Ok(glance) => glance,
+                Err(error) => {
+                    let first = starts[0].0;
+                    self.intake.outbox(first).look_again();
+                    return self.look_failed(first, error, now).map(|()| None);
+                }
+            };
+            self.figures.looks.fetch_add(1, Relaxed);
+            self.was_read(glance.version, glance.held, now);
+            for (ix, _) in starts.drain(..glance.done.max(1)) {
+                let traits = self.source.traits(ix);
+                let outbox = self.intake.outbox(ix);
+                if glance.stirred.contains(&ix) || traits != outbox.noted.as_ref() {
+                    continue;
+                }
+                outbox.version = Some(glance.version);
+                outbox.again = false;
+                outbox.unstirred = true;
+            }
+        }
+        Ok(Some(true))
+    }
+
+    /// Whether a look that finds nothing at this outbox would change nothing.
+    fn may_glance(&self, at: usize) -> bool {
+        let outbox = &self.intake.outboxes[at];
+        outbox.more == Behind::No
+            && outbox.retry_at.is_none()
+            && outbox.behind_since.is_none()
+            && outbox.version.is_some()
+            && !outbox.ledger.has_marks()
+            && !outbox.ledger.wants_revisit()
+            && !outbox.ledger.resumes()
+            && self.intake.resends.is_empty()
+    }
+
     /// One read transaction, its rows given to the intake. Returns the last row that was dealt with.
     fn slice(
         &mut self,
@@ -128,17 +178,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             failpoint::hit("routed");
         }
         if let Ok(look) = &result {
-            self.figures.longest_read_us.fetch_max(look.held.as_micros() as u64, Relaxed);
-            self.reading.saw(look.version, self.source.is_undisturbed(), now);
-            self.reading.file = self.source.file();
-            self.reading.not_busy();
-            // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five
-            // seconds without a row would mean opening and closing for every look.
-            self.reading.used(now);
-            self.figures.source_ready.store(true, Relaxed);
-            self.source_trouble.over(now);
+            self.was_read(look.version, look.held, now);
         }
         (result, last)
+    }
+
+    fn was_read(&mut self, version: Version, held: Duration, now: Instant) {
+        self.figures.longest_read_us.fetch_max(held.as_micros() as u64, Relaxed);
+        self.reading.saw(version, self.source.is_undisturbed(), now);
+        self.reading.file = self.source.file();
+        self.reading.not_busy();
+        // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five
+        // seconds without a row would mean opening and closing for every look.
+        self.reading.used(now);
+        self.figures.source_ready.store(true, Relaxed);
+        self.source_trouble.over(now);
     }
 
     fn log_unroutable(&mut self) {
@@ -204,6 +258,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 (0, i64::MIN)
             }
             None => return Ok(()),
+        };
+        // Those without a cursor have nothing below it: not a turn of the loop for each.
+        let has_cursor = |outbox: &Outbox| outbox.ledger.cursor().is_some();
+        let (at, from) = match self.intake.outboxes.iter().skip(at).position(has_cursor) {
+            Some(0) => (at, from),
+            Some(on) => (at + on, i64::MIN),
+            None => (self.intake.outboxes.len(), i64::MIN),
         };
         let Some(outbox) = self.intake.outboxes.get(at) else {
             let pause = self.reading.sweep.spent.saturating_mul(SWEEP_PAUSE_FACTOR).max(SWEEP_EVERY);

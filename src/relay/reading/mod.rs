@@ -289,11 +289,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let count = self.intake.outboxes.len();
         let (mut looked, taken) = (false, self.intake.taken);
+        if news {
+            let Some(glanced) = self.glance(now)? else { return Ok(()) };
+            looked = glanced;
+        }
         for turn in 0..count {
             let at = (self.reading.first + turn) % count;
             if news && !self.may_look(at) {
                 self.miss(at, self.reading.seen.unwrap_or(now));
             }
+            let news = news && !std::mem::take(&mut self.intake.outboxes[at].unstirred);
             if self.wants_look(at, news, now) {
                 looked = true;
                 if !self.look(OutboxIx(at as u16), now)? {

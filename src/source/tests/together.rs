@@ -104,3 +104,53 @@ fn every_row_once_and_in_order_in_truncate_mode() {
 fn every_row_once_and_in_order_in_persist_mode() {
     drain("PERSIST");
 }
+
+/// 500 tables of one database, a commit a moment: what is not of it must cost next to nothing.
+#[test]
+fn outboxes_without_news_are_told_apart_in_one_read_transaction() {
+    for mode in ["WAL", "DELETE"] {
+        let (world, mut app) = World::with(mode, "CREATE TABLE other (x);");
+        let tables: Vec<String> = (0..500).map(|number| format!("t{number}")).collect();
+        let schema: Vec<String> = tables.iter().map(|table| SCHEMA.replace("users_outbox", table)).collect();
+        app.exec(&format!("BEGIN; {} COMMIT;", schema.join(";\n")));
+        let specs = tables.iter().map(|table| spec(table)).collect();
+        let mut database = Database::new(world.options(), specs);
+        database.check().unwrap();
+        let mut starts: Vec<(OutboxIx, Start)> = (0..500).map(|at| (OutboxIx(at), Start::Lowest)).collect();
+        let ask = |database: &mut Database, starts: &[(OutboxIx, Start)]| {
+            let before = database.reads;
+            let (mut stirred, mut done, mut calls) = (Vec::new(), 0, 0);
+            while done < starts.len() {
+                let glance = database.glance(&starts[done..], Duration::from_secs(60)).unwrap();
+                assert!(glance.done > 0);
+                done += glance.done;
+                calls += 1;
+                stirred.extend(glance.stirred.iter().map(|outbox| outbox.0));
+            }
+            assert_eq!(database.reads - before, calls);
+            if mode == "WAL" {
+                assert_eq!(calls, 1);
+            }
+            stirred
+        };
+        app.exec("INSERT INTO other VALUES (1);");
+        assert_eq!(ask(&mut database, &starts), [0u16; 0], "{mode}");
+        app.exec("INSERT INTO t300 VALUES (1,'a','t','p'); INSERT INTO t7 VALUES (5,'a','t','p');");
+        assert_eq!(ask(&mut database, &starts), [7, 300], "{mode}");
+        // Behind the rows that were taken.
+        for outbox in [7, 300] {
+            let (_, seen) = look_in(&mut database, OutboxIx(outbox), Start::Lowest, budget(10)).unwrap();
+            starts[usize::from(outbox)].1 = Start::After(mark(&seen[0]));
+        }
+        assert_eq!(ask(&mut database, &starts), [0u16; 0], "{mode}");
+        app.exec("INSERT INTO t300 VALUES (2,'a','t','p');");
+        assert_eq!(ask(&mut database, &starts), [300], "{mode}");
+        // The row that the next look starts from: rewritten, removed.
+        app.exec("DELETE FROM t300 WHERE id = 2; UPDATE t7 SET payload = 'other'; DELETE FROM t300;");
+        assert_eq!(ask(&mut database, &starts), [7, 300], "{mode}");
+        app.exec("DROP TABLE t7; DROP TABLE t9;");
+        assert_eq!(ask(&mut database, &starts), [7, 9, 300], "{mode}");
+        let hurried = database.glance(&starts, Duration::ZERO).unwrap();
+        assert_eq!(hurried.done, 1, "{mode}: time ends it, and it goes on");
+    }
+}
