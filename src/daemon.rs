@@ -37,7 +37,7 @@ pub fn run(config: &Config, output: Output, stop: &Receiver<()>) -> Result<Summa
     let databases = config.databases();
     limits::raise_open_files(databases.len());
     // The databases first: whoever holds one already holds the other things too, and is what a second daemon should be told of.
-    let checked = start::check(&databases)?;
+    let checked = start::check(config, &databases)?;
     let health = Health::new(databases.iter().map(wiring::figures).collect::<Vec<_>>());
     let http = match &config.http.listen {
         None => None,

@@ -22,6 +22,25 @@ pub struct OutboxIx(pub u16);
 pub struct FileId {
     pub device: u64,
     pub inode: u64,
+    /// When it was made, in nanoseconds since 1970, because the numbers of a file that was removed are given again. `None`: its file
+    /// system does not say.
+    pub born: Option<i64>,
+}
+
+impl FileId {
+    /// Whether it is the file that was noted in an earlier run, as far as both are known.
+    pub fn is(&self, noted: FileId) -> bool {
+        let born = self.born.zip(noted.born).is_none_or(|(now, then)| now == then);
+        born && (self.device, self.inode) == (noted.device, noted.inode)
+    }
+}
+
+/// What a database's rows are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub file: FileId,
+    /// The -wal that is open with it.
+    pub log: Option<FileId>,
 }
 
 /// Where a row lives: its outbox and SQLite's rowid there. Ids are reused, so a key alone never identifies an event.
@@ -189,6 +208,8 @@ pub struct LeftPlan {
     /// What lies where its rows were may be other rows: the database was another file (device or inode) when the plan was made, or
     /// that was noted of it later ([`crate::ports::Change::Doubtful`]).
     pub other_file: bool,
+    /// Whether it is the batch's database at all is a guess.
+    pub guessed: bool,
     /// The machine was booted since: what was noted last may have been lost in a power cut.
     pub other_boot: bool,
 }
@@ -660,6 +681,8 @@ pub struct Deletion {
     pub left_out: Vec<LeftOut>,
     /// Rows of outboxes that triggers wrote meanwhile: of each outbox the lowest and the highest.
     pub written: Vec<RowKey>,
+    /// Where it was deleted from; `None` when that is not known.
+    pub origin: Option<Origin>,
     /// How long the write lock was held.
     pub held: Duration,
     /// How long the whole transaction was, the comparison that may come before the lock included.

@@ -3,7 +3,7 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Another, Backlog, Booked, Budget, Deletion, FileId, Flow, Glance, JournalMode, Look, OutboxIx, Plan, PlanId,
+    Another, Backlog, Booked, Budget, Deletion, Flow, Glance, JournalMode, Look, Origin, OutboxIx, Plan, PlanId,
     Quarantined, Request, Resend, RowKey, RowView, Sought, Start, TableIdentity, TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
@@ -61,8 +61,8 @@ pub trait Source {
 
     fn is_open(&self) -> bool;
 
-    /// The file that is locked, also while it is let go; `None` before there was one.
-    fn file(&self) -> Option<FileId>;
+    /// The file that is locked, also while it is let go, and the log that was last open with it; `None` before there was one.
+    fn origin(&self) -> Option<Origin>;
 
     /// Whether another process has the database open. True when that can't be known: outside WAL mode, or while it is let go.
     fn others_connected(&mut self) -> bool;
@@ -124,8 +124,9 @@ pub enum SourceError {
 
 /// outboxd's own memory: the state file.
 pub trait Journal {
-    /// The file that the rows of what is recorded next were read from, and are in. A path would lead to another one soon.
-    fn reads_from(&mut self, file: Option<FileId>);
+    /// What the rows of what is recorded next were read from, and are in. A path would lead to another one soon. True: the state file
+    /// does not know of it, and is told with the next record, even if that has no changes.
+    fn reads_from(&mut self, origin: Option<Origin>) -> bool;
 
     /// Writes all changes in one transaction; `sync`: it must survive a power cut before this returns.
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError>;

@@ -6,7 +6,7 @@ use super::output::Reporting;
 use super::supervise::Relays;
 use super::{DaemonError, Output, wiring};
 use crate::config::{self, Config};
-use crate::model::{Left, OutboxIx, PlanId, SinkEvent, Wake};
+use crate::model::{FileId, Left, Origin, OutboxIx, PlanId, SinkEvent, Wake};
 use crate::ports::{Journal, Sink, Source, SystemClock};
 use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
 use crate::sink::kafka::KafkaSink;
@@ -18,7 +18,7 @@ use crate::telemetry::health::Health;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -40,13 +40,29 @@ pub enum SinkThreads {
 }
 
 /// Locks every database that is there, and looks whether its tables can be outboxes.
-pub fn check(databases: &[config::Database]) -> Result<Vec<Database>, DaemonError> {
+pub fn check(config: &Config, databases: &[config::Database]) -> Result<Vec<Database>, DaemonError> {
+    let before = worked_on_before(&state_path(config));
     let check = |database: &config::Database| {
         let mut source = Database::new(wiring::database_options(database), wiring::outbox_specs(database));
+        let path = config::resolve(&database.path);
+        source.beware_of(before.iter().find(|(before, _)| *before == path).map(|(_, origin)| *origin));
         source.check()?;
         Ok(source)
     };
     databases.iter().map(check).collect()
+}
+
+fn state_path(config: &Config) -> PathBuf {
+    config.state_path(std::env::var_os("STATE_DIRECTORY").as_deref())
+}
+
+/// What an earlier run worked on. A state file that can't be read is met, and named, when it is opened.
+fn worked_on_before(state: &Path) -> Vec<(PathBuf, Origin)> {
+    let origins = Visitor::reading(state).and_then(|visitor| visitor.origins());
+    origins.unwrap_or_else(|error| {
+        log::debug!("{error}");
+        Vec::new()
+    })
 }
 
 /// Spawns the sink's threads, and a relay with its watch for each database.
@@ -57,10 +73,12 @@ pub fn start(
     health: &Health,
     output: Output,
 ) -> Result<Running, DaemonError> {
-    let state_path = config.state_path(std::env::var_os("STATE_DIRECTORY").as_deref());
+    let state_path = state_path(config);
     let (tell_end, ended) = bounded(databases.len());
     let (break_output, output_broken) = bounded(1);
     let mut drains = Vec::with_capacity(databases.len());
+    let paths: Vec<PathBuf> = databases.iter().map(|database| config::resolve(&database.path)).collect();
+    let files: Vec<Option<FileId>> = checked.iter().map(|source| source.origin().map(|origin| origin.file)).collect();
     let starts = databases.iter().zip(checked).zip(health.relays());
     let watches = watches(databases.len())?;
     let sink = match output {
@@ -88,12 +106,13 @@ pub fn start(
             let state = StateFile::open(&state_path, run)?;
             log::info!("state file: {}", state.path().display());
             health.state_file_is(state.size_gauge());
-            name_forgotten_databases(&state, databases)?;
+            let now: Vec<_> = paths.iter().map(PathBuf::as_path).zip(files.iter().copied()).collect();
+            state.follow(&now)?;
+            name_forgotten_databases(&state, &paths)?;
             let sink = KafkaSink::start(wiring::kafka_options(&config.kafka))?;
-            for ((database, mut source), figures) in starts {
+            for (((database, mut source), figures), (path, file)) in starts.zip(now) {
                 let tables: Vec<&str> = database.outboxes.iter().map(|outbox| outbox.table.as_str()).collect();
-                let path = config::resolve(&database.path);
-                let left = state.left(&path, &tables, source.file())?;
+                let left = state.left(path, &tables, file)?;
                 source.keep_books(state.id());
                 source.read_at_most(config.kafka.max_request_size);
                 for (at, table) in left.tables.iter().enumerate() {
@@ -101,7 +120,7 @@ pub fn start(
                         source.recognise_by(OutboxIx(at as u16), table.clone());
                     }
                 }
-                let journal = state.journal(&path, &tables)?;
+                let journal = state.journal(path, &tables)?;
                 let (events, received) = bounded(SINK_EVENTS_MAX);
                 let spec = spec(config, database, journal.first_plan(), left, wiring::made())?;
                 let parts = Parts { source, journal, sink: sink.handle(events), spec, figures: Arc::clone(figures) };
@@ -164,8 +183,7 @@ fn refuse_open_plans(path: &Path) -> Result<(), DaemonError> {
 }
 
 /// What an earlier run left of a database that is no longer configured is kept, and named at every start.
-fn name_forgotten_databases(state: &StateFile, databases: &[config::Database]) -> Result<(), DaemonError> {
-    let ours: Vec<_> = databases.iter().map(|database| config::resolve(&database.path)).collect();
+fn name_forgotten_databases(state: &StateFile, ours: &[PathBuf]) -> Result<(), DaemonError> {
     let plans = state.open_plans()?;
     let kept: Vec<_> = plans.iter().filter(|plan| !ours.contains(&plan.database)).collect();
     for plan in kept.iter().take(PLANS_NAMED_MAX) {

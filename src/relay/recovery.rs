@@ -229,7 +229,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     .filter(|(_, row)| owned(plan, row.key, row.print))
                     .filter_map(|(at, row)| Some((at, *matching.found.get(&(row.key, row.print))?)))
                     .collect();
-                let comes_back = |row: &LeftRow| self.comes_back(row.key.outbox, plan.other_file);
+                let comes_back = |row: &LeftRow| plan.guessed || self.comes_back(row.key.outbox, plan.other_file);
                 let surely = there.iter().any(|(at, _)| !comes_back(&plan.rows[*at]));
                 let whole = there.len() == mine && mine == plan.rows.len();
                 let facts = Facts {

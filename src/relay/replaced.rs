@@ -144,7 +144,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Every row was looked for.
     pub(super) fn matched(&mut self, now: Instant) -> Result<(), Fatal> {
         let Some(mut matching) = self.reading.matching.take() else { return Ok(()) };
-        self.reading.file = self.source.file();
+        self.reading.origin = self.source.origin();
         match std::mem::replace(&mut matching.cause, Cause::Start) {
             Cause::Start => self.recovered(matching, now)?,
             Cause::Replaced { another, doubtful } => {

@@ -174,7 +174,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // Acknowledgements alone need no sync: lost in a power cut, the broker is asked again.
         let sync = self.intake.limits.power_loss && !unrecorded.is_empty();
-        self.journal.at_disk().reads_from(self.reading.file);
+        self.journal.at_disk().reads_from(self.reading.origin);
         let answer = self.journal.at_disk().record(&changes, sync);
         if let Err(error) = answer {
             self.journal_trouble.happened(now, &error.to_string());

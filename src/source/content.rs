@@ -87,6 +87,11 @@ impl Known {
         self.mode == mode && self.connection == link.number
     }
 
+    /// The log that the connection works with.
+    pub fn log(&self) -> Option<FileId> {
+        self.log.file
+    }
+
     /// WAL mode: another log lies under the name than the one the connection has open, or none.
     pub fn lost_its_log(&self, now: Option<FileId>) -> bool {
         self.log.file.is_some() && self.log.file != now

@@ -12,7 +12,7 @@ use super::outbox::{Outbox, State};
 use super::scan::{Apart, Gather};
 use super::traces::Traces;
 use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
-use crate::model::{Another, FileId, JournalMode, KnownTable, OutboxIx, RowMark, Version, Why};
+use crate::model::{Another, FileId, JournalMode, KnownTable, Origin, OutboxIx, RowMark, Version, Why};
 use crate::ports::SourceError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -57,6 +57,8 @@ pub struct Database {
     pub(super) busy_since: Option<Instant>,
     left: Option<Left>,
     stranded: Option<Stranded>,
+    /// What an earlier run worked on under this name.
+    before: Option<Origin>,
     pub(super) books: Books,
     pub(super) known: Option<Known>,
     /// To be said once the transaction that met it is over.
@@ -144,6 +146,7 @@ impl Database {
             busy_since: None,
             left: None,
             stranded: None,
+            before: None,
             known: None,
             distrusted: None,
             row_bytes_max: u64::MAX,
@@ -167,6 +170,11 @@ impl Database {
             outbox.remarks = false;
         }
         self
+    }
+
+    /// What an earlier run worked on under this name: to be told before anything is opened.
+    pub fn beware_of(&mut self, before: Option<Origin>) {
+        self.before = before;
     }
 
     /// What the watch needs to tell our own commits from the application's.
@@ -306,6 +314,7 @@ impl Database {
                     link.left = self.left.take();
                 }
                 self.stranded = None;
+                self.before = None;
                 for outbox in &mut self.outboxes {
                     outbox.state = State::Unknown;
                 }
@@ -324,7 +333,9 @@ impl Database {
         let stranded = self.stranded.as_ref();
         let stranded = stranded.is_some_and(|stranded| stranded.owner != file && stranded.log.lies_at(&log));
         let left = self.left.as_ref().is_some_and(|left| left.traces.left_behind(file, &log));
-        (stranded || left).then(|| {
+        let before =
+            self.before.is_some_and(|before| !file.is(before.file) && before.log.is_some_and(|old| lies_at(old, &log)));
+        (stranded || left || before).then(|| {
             let (database, log) = (database.display(), log.display());
             Why::new(format!(
                 "{database} is another file now, and {log} still holds pages of the one before: opened together, they are mixed"
@@ -710,6 +721,12 @@ impl Drop for Database {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// A log of an earlier run's lies there, and something is in it. Its number alone would be no proof.
+fn lies_at(old: FileId, log: &Path) -> bool {
+    let now = lock::file_id(log).ok().flatten();
+    old.born.is_some() && now == Some(old) && log.metadata().is_ok_and(|meta| meta.len() > 0)
 }
 
 /// Why there is no connection.

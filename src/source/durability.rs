@@ -2,7 +2,7 @@
 //!
 //! Promises: opens none of the files SQLite locks. Does not know: which rows were read.
 
-use super::lock::{file_id, is_checkpointed};
+use super::lock::{file_id, identify_open, is_checkpointed};
 use crate::model::{FileId, JournalMode};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -76,8 +76,8 @@ pub(super) struct HeldLog {
 impl HeldLog {
     fn open(path: &Path) -> Option<HeldLog> {
         let descriptor = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let stat = rustix::fs::fstat(&descriptor).ok()?;
-        Some(HeldLog { _descriptor: descriptor, file: FileId { device: stat.st_dev, inode: stat.st_ino } })
+        let file = identify_open(&descriptor).ok()?;
+        Some(HeldLog { _descriptor: descriptor, file })
     }
 
     pub fn file(&self) -> FileId {

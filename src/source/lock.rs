@@ -4,23 +4,45 @@
 //! belong to the process, one close drops all of SQLite's). Does not know: SQL.
 
 use crate::model::{FileId, JournalMode};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 use std::collections::HashMap;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-fn id_of(stat: &rustix::fs::Stat) -> FileId {
-    FileId { device: stat.st_dev, inode: stat.st_ino }
+/// `path`: none for the descriptor itself.
+fn identify(at: BorrowedFd<'_>, path: Option<&Path>) -> Result<FileId, Errno> {
+    let flags = if path.is_some() { AtFlags::empty() } else { AtFlags::EMPTY_PATH };
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    match rustix::fs::statx(at, path.unwrap_or(Path::new("")), flags, wanted) {
+        Ok(stat) => Ok(FileId {
+            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| {
+                stat.stx_btime.tv_sec.saturating_mul(1_000_000_000).saturating_add(stat.stx_btime.tv_nsec.into())
+            }),
+        }),
+        // A kernel before 4.11, or a sandbox that does not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let stat = path.map_or_else(|| rustix::fs::fstat(at), rustix::fs::stat)?;
+            Ok(FileId { device: stat.st_dev, inode: stat.st_ino, born: None })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The file behind a descriptor.
+pub(super) fn identify_open(descriptor: &OwnedFd) -> Result<FileId, Errno> {
+    identify(descriptor.as_fd(), None)
 }
 
 /// The file a path leads to, symlinks followed; `None` when there is none (yet).
 pub fn file_id(path: &Path) -> std::io::Result<Option<FileId>> {
-    match rustix::fs::stat(path) {
-        Ok(stat) => Ok(Some(id_of(&stat))),
+    match identify(CWD, Some(path)) {
+        Ok(file) => Ok(Some(file)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -118,8 +140,8 @@ impl Lock {
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let descriptor = rustix::fs::open(path, flags, Mode::empty()).map_err(of_errno)?;
-        let stat = rustix::fs::fstat(&descriptor).map_err(of_errno)?;
-        let lock = Lock { descriptor: Some(descriptor), file: id_of(&stat) };
+        let file = identify_open(&descriptor).map_err(of_errno)?;
+        let lock = Lock { descriptor: Some(descriptor), file };
         if exclusive {
             match rustix::fs::flock(lock.fd(), FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
@@ -215,7 +237,7 @@ impl Claim {
         }
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let descriptor = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-        let opened = rustix::fs::fstat(&descriptor).map(|stat| id_of(&stat)).ok()?;
+        let opened = identify_open(&descriptor).ok()?;
         if opened != file {
             if unconnected.contains_key(&opened) {
                 let _ = descriptor.into_raw_fd();

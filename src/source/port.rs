@@ -2,11 +2,11 @@
 //!
 //! Promises: nothing beyond the trait. Does not know: how any of it is done.
 
+use super::content::Known;
 use super::database::Database;
 use super::handle;
-use super::lock::Lock;
 use crate::model::{
-    Backlog, Booked, Budget, Deletion, FileId, Flow, Glance, JournalMode, Look, OutboxIx, RowView, Start, TableTraits,
+    Backlog, Booked, Budget, Deletion, Flow, Glance, JournalMode, Look, Origin, OutboxIx, RowView, Start, TableTraits,
     Version, Why,
 };
 use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
@@ -108,8 +108,9 @@ impl Source for Database {
         self.link.is_some()
     }
 
-    fn file(&self) -> Option<FileId> {
-        self.lock.as_ref().map(Lock::file)
+    fn origin(&self) -> Option<Origin> {
+        let log = self.known.as_ref().and_then(Known::log);
+        self.lock.as_ref().map(|lock| Origin { file: lock.file(), log })
     }
 
     fn others_connected(&mut self) -> bool {

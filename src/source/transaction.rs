@@ -6,13 +6,13 @@
 use super::content::Known;
 use super::database::{Database, Link};
 use super::delete::{Care, Deleter, Stop, Wanted};
-use super::durability::Salts;
+use super::durability::{Companions, Salts};
 use super::failure::{self, Class};
 use super::handle;
 use super::look::Trouble;
 use super::outbox::State;
 use crate::failpoint;
-use crate::model::{Deletion, Fingerprint, JournalMode, LeftOut, OutboxIx, Plan, RowKey, Why};
+use crate::model::{Deletion, Fingerprint, JournalMode, LeftOut, Origin, OutboxIx, Plan, RowKey, Why};
 use crate::ports::{DeleteOrder, JournalError, SourceError};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -317,6 +317,8 @@ impl Database {
         if self.makes_way(link, order) {
             return Err(SourceError::Yielded.into());
         }
+        let log = self.companions.as_ref().filter(|_| self.mode == JournalMode::Wal).and_then(Companions::wal_file);
+        deletion.origin = self.lock.as_ref().map(|lock| Origin { file: lock.file(), log });
         before_commit(&deletion).map_err(SourceError::Journal)?;
         if self.link_has_moved(link) {
             // In WAL mode a moved or unlinked file would still take the COMMIT. The next call says what is there now.

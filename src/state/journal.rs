@@ -5,9 +5,9 @@
 
 use super::plans::{self, RELAY_SHIFT};
 use super::{
-    BUSY_TIMEOUT, Shared, StateError, StateFile, codec, millis, quarantine, requests, resends, tables, upkeep,
+    BUSY_TIMEOUT, Shared, StateError, StateFile, codec, millis, origin, quarantine, requests, resends, tables, upkeep,
 };
-use crate::model::{FileId, Plan, PlanId, Request};
+use crate::model::{FileId, Origin, Plan, PlanId, Request};
 use crate::ports::{Change, Journal, JournalError};
 use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 use std::os::unix::ffi::OsStrExt;
@@ -22,7 +22,9 @@ const NOTE_PATIENCE: Duration = Duration::from_millis(5);
 pub struct StateJournal {
     file: StateFile,
     /// Where the rows of what is recorded are.
-    database: Option<FileId>,
+    origin: Option<Origin>,
+    /// What the file says of that.
+    noted: Option<Origin>,
     /// The file's number of this relay.
     relay: i64,
     /// The file's numbers of its outboxes, by their place.
@@ -40,9 +42,11 @@ impl StateJournal {
     pub(super) fn new(file: StateFile, database: &Path, tables: &[&str]) -> Result<Self, StateError> {
         let numbers = intern(&mut file.shared().connection, database, tables);
         let (relay, outboxes, first_plan) = numbers.map_err(file.sqlite("written"))?;
+        let noted = origin::noted(&file.shared().connection, relay).map_err(file.sqlite("read"))?;
         Ok(StateJournal {
             file,
-            database: None,
+            origin: None,
+            noted,
             relay,
             outboxes,
             first_plan: PlanId(first_plan as u64),
@@ -77,7 +81,7 @@ impl StateJournal {
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // No file has the number 0.
-        let file = self.database.unwrap_or(FileId { device: 0, inode: 0 });
+        let file = self.origin.map_or(FileId { device: 0, inode: 0, born: None }, |origin| origin.file);
         for plan in &self.to_retract {
             plans::delete(&transaction, self.id(*plan))?;
         }
@@ -110,7 +114,7 @@ impl StateJournal {
                 }
                 Change::Doubtful { plan } => {
                     transaction
-                        .prepare_cached("UPDATE plan SET doubtful = 1 WHERE id = ?")?
+                        .prepare_cached("UPDATE plan SET doubtful = max(doubtful, 1) WHERE id = ?")?
                         .execute([self.id(plan)])?;
                 }
                 Change::Settled { plan } => plans::delete(&transaction, self.id(plan))?,
@@ -136,6 +140,9 @@ impl StateJournal {
                 }
                 Change::Answered { request, failed, text } => requests::answer(&transaction, request, failed, text)?,
             }
+        }
+        if let Some(origin) = self.news() {
+            origin::note(&transaction, self.relay, origin)?;
         }
         if highest > 0 {
             transaction
@@ -177,6 +184,15 @@ impl StateJournal {
         }
     }
 
+    /// What the file does not say yet. A log that is gone does no harm there.
+    fn news(&self) -> Option<Origin> {
+        let is_noted = |origin: &Origin| {
+            let noted = self.noted.filter(|noted| noted.file == origin.file);
+            noted.is_some_and(|noted| origin.log.is_none() || origin.log == noted.log)
+        };
+        self.origin.filter(|origin| !is_noted(origin))
+    }
+
     fn look_for_requests(&mut self) -> rusqlite::Result<Vec<Request>> {
         let shared = self.file.shared();
         let version = shared.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
@@ -196,12 +212,14 @@ impl StateJournal {
 }
 
 impl Journal for StateJournal {
-    fn reads_from(&mut self, file: Option<FileId>) {
-        self.database = file;
+    fn reads_from(&mut self, origin: Option<Origin>) -> bool {
+        self.origin = origin;
+        self.news().is_some()
     }
 
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
-        if changes.is_empty() && !sync {
+        let news = self.news();
+        if changes.is_empty() && !sync && news.is_none() {
             return Ok(());
         }
         let mut shared = self.file.shared();
@@ -210,10 +228,13 @@ impl Journal for StateJournal {
         let commit = self.write(&mut shared, changes, sync).map_err(|error| self.failed(&error))?;
         // Not to be held while the disk is waited for.
         drop(shared);
-        self.sync(changes, commit)
+        self.sync(changes, commit)?;
+        self.noted = news.or(self.noted);
+        Ok(())
     }
 
     fn note(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
+        let news = self.news();
         let Some(mut shared) = self.file.shared_within(NOTE_PATIENCE) else { return Err(self.busy()) };
         let hurried = shared.connection.busy_timeout(NOTE_PATIENCE);
         let written = hurried.and_then(|()| self.write(&mut shared, changes, sync));
@@ -221,10 +242,12 @@ impl Journal for StateJournal {
         let written = written.and_then(|commit| patient.map(|()| commit));
         drop(shared);
         match written {
-            Ok(commit) => self.sync(changes, commit),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Err(self.busy()),
-            Err(error) => Err(self.failed(&error)),
+            Ok(commit) => self.sync(changes, commit)?,
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => return Err(self.busy()),
+            Err(error) => return Err(self.failed(&error)),
         }
+        self.noted = news.or(self.noted);
+        Ok(())
     }
 
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
@@ -267,8 +290,8 @@ fn insert(transaction: &Transaction<'_>, id: i64, file: FileId, plan: &Plan, blo
     transaction
         .prepare_cached(
             "INSERT INTO plan (id, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
-                 leader_epoch, first_attempt_ms, row_count, cluster)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 leader_epoch, first_attempt_ms, row_count, cluster, born)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             id,
@@ -285,6 +308,7 @@ fn insert(transaction: &Transaction<'_>, id: i64, file: FileId, plan: &Plan, blo
             millis::of_time(plan.first_attempt),
             plan.rows.len() as i64,
             plan.cluster.as_deref(),
+            file.born,
         ])?;
     transaction.prepare_cached("INSERT INTO plan_rows (id, rows) VALUES (?, ?)")?.execute(params![id, blob])?;
     Ok(())
@@ -295,7 +319,9 @@ fn insert(transaction: &Transaction<'_>, id: i64, file: FileId, plan: &Plan, blo
 pub struct NullJournal;
 
 impl Journal for NullJournal {
-    fn reads_from(&mut self, _: Option<FileId>) {}
+    fn reads_from(&mut self, _: Option<Origin>) -> bool {
+        false
+    }
 
     fn record(&mut self, _: &[Change<'_>], _: bool) -> Result<(), JournalError> {
         Ok(())

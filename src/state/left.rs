@@ -60,6 +60,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn is_now(&self, file: FileId) -> bool {
+        self.now.is_some_and(|now| now.is(file))
+    }
+
     fn plans(&self, left: &mut Left) -> rusqlite::Result<()> {
         let (mut elsewhere, mut damaged) = (0, 0);
         let path = self.database.display();
@@ -110,7 +114,8 @@ impl Reader<'_> {
                 state: plan.state,
                 rows,
                 rows_elsewhere,
-                other_file: self.now != Some(plan.file) || plan.doubtful,
+                other_file: !self.is_now(plan.file) || plan.doubtful,
+                guessed: plan.guessed,
                 other_boot: plan.other_boot,
             });
         }
@@ -154,7 +159,7 @@ impl Reader<'_> {
         for (entry, identity) in quarantine::of_outbox(self.transaction, number, outbox)? {
             // In another file a row that looks alike may be another event, and this one would never be sent. A row in quarantine
             // for another reason waits where everyone sees it.
-            if entry.fault == Fault::Undeletable && self.now != Some(identity) {
+            if entry.fault == Fault::Undeletable && !self.is_now(identity) {
                 dropped += quarantine::delete(self.transaction, number, entry.key.rowid)?;
             } else {
                 entries.push(entry);

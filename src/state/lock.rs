@@ -3,17 +3,18 @@
 //! Promises: held as long as the value lives, and gone with the process. Does not know: SQLite, whose POSIX locks are another kind.
 
 use super::StateError;
+use crate::model::FileId;
 use rustix::fs::{FlockOperation, flock};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 #[derive(Debug)]
 pub struct Lock {
     pub file: File,
-    pub device: u64,
-    pub inode: u64,
+    pub id: FileId,
 }
 
 /// What came of trying.
@@ -75,11 +76,17 @@ impl Lock {
             }
             // Whoever replaced it in between has locked another inode.
             if std::fs::metadata(path).is_ok_and(|now| now.dev() == meta.dev() && now.ino() == meta.ino()) {
-                return Ok(Tried::Taken(Lock { file, device: meta.dev(), inode: meta.ino() }));
+                return Ok(Tried::Taken(Lock { id: identify(&meta), file }));
             }
         }
         Err(io("locked")(io::Error::other("the file is being replaced all the time")))
     }
+}
+
+pub fn identify(meta: &Metadata) -> FileId {
+    let born = meta.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    let born = born.and_then(|since| since.as_nanos().try_into().ok());
+    FileId { device: meta.dev(), inode: meta.ino(), born }
 }
 
 /// Who holds the flock, as far as `/proc/locks` shows it.

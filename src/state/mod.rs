@@ -16,6 +16,7 @@ mod left;
 mod lock;
 mod mark;
 mod millis;
+mod origin;
 mod plans;
 mod quarantine;
 mod requests;
@@ -253,6 +254,12 @@ impl StateFile {
     /// dropped. To be called once, before the database's journal is used.
     pub fn left(&self, database: &Path, tables: &[&str], now: Option<FileId>) -> Result<Left, StateError> {
         left::read(self, database, tables, now).map_err(self.sqlite("read"))
+    }
+
+    /// What was left of databases that have moved goes where they are now. To be called once, before anything is asked for.
+    /// `now`: all that are configured, by resolved path, and their files.
+    pub fn follow(&self, now: &[(&Path, Option<FileId>)]) -> Result<(), StateError> {
+        origin::follow(&mut self.shared().connection, now).map_err(self.sqlite("written"))
     }
 
     /// The memory of one relay. `database`: its path, resolved; `tables`: of its outboxes, by their place.

@@ -38,6 +38,7 @@ pub struct OpenPlan {
     pub state: PlanState,
     /// See [`LeftPlan`](crate::model::LeftPlan).
     pub doubtful: bool,
+    pub guessed: bool,
     pub other_boot: bool,
 }
 
@@ -47,9 +48,9 @@ pub fn open_plans(connection: &Connection) -> rusqlite::Result<Vec<OpenPlan>> {
         .query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?)))?
         .collect::<Result<Vec<_>, _>>()?;
     let mut statement = connection.prepare(
-        "SELECT plan.id, relay.path, device, inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
+        "SELECT plan.id, relay.path, plan.device, plan.inode, topic, partition, producer_id, epoch, first_sequence, run, noted_offset,
              leader_epoch, first_attempt_ms, row_count, acknowledged, acknowledged_offset,
-             doubtful, other_boot, cluster
+             doubtful, other_boot, cluster, plan.born
          FROM plan JOIN relay ON relay.id = plan.id >> 48 ORDER BY plan.id",
     )?;
     let deletes = deletes(connection)?;
@@ -67,7 +68,7 @@ fn open_plan(
         id,
         plan: PlanId(id as u64 & ((1 << RELAY_SHIFT) - 1)),
         database: PathBuf::from(OsStr::from_bytes(&row.get::<_, Vec<u8>>(1)?)),
-        file: FileId { device: row.get::<_, i64>(2)? as u64, inode: row.get::<_, i64>(3)? as u64 },
+        file: FileId { device: row.get::<_, i64>(2)? as u64, inode: row.get::<_, i64>(3)? as u64, born: row.get(19)? },
         tables: outboxes.iter().filter(|o| o.0 == relay).map(|(_, id, name)| (*id as u64, name.clone())).collect(),
         target: Target { topic: row.get::<_, String>(4)?.into(), partition: row.get(5)? },
         triple: Triple { producer_id: row.get(6)?, epoch: row.get(7)?, first_sequence: row.get(8)? },
@@ -81,7 +82,8 @@ fn open_plan(
             (true, None) => PlanState::Acknowledged { offset: row.get::<_, Option<i64>>(15)?.unwrap_or(-1) },
             (false, None) => PlanState::Planned,
         },
-        doubtful: row.get(16)?,
+        doubtful: row.get::<_, i64>(16)? > 0,
+        guessed: row.get::<_, i64>(16)? > 1,
         other_boot: row.get(17)?,
         cluster: row.get::<_, Option<String>>(18)?.map(Into::into),
     })

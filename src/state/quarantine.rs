@@ -12,7 +12,7 @@ pub fn insert(transaction: &Transaction<'_>, outbox: i64, file: FileId, row: &Qu
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO quarantine (outbox, rowid, print, fault, code, text, hint, attempts, first_ms, last_ms,
-                 device, inode) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 device, inode, born) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             outbox,
@@ -27,6 +27,7 @@ pub fn insert(transaction: &Transaction<'_>, outbox: i64, file: FileId, row: &Qu
             millis::of_time(row.last),
             file.device as i64,
             file.inode as i64,
+            file.born,
         ])?;
     Ok(())
 }
@@ -50,7 +51,7 @@ pub fn of_outbox(
     outbox: OutboxIx,
 ) -> rusqlite::Result<Vec<(Quarantined, FileId)>> {
     let mut statement = connection.prepare(
-        "SELECT rowid, print, fault, code, text, hint, attempts, first_ms, last_ms, device, inode
+        "SELECT rowid, print, fault, code, text, hint, attempts, first_ms, last_ms, device, inode, born
          FROM quarantine WHERE outbox = ? ORDER BY rowid",
     )?;
     let each = |row: &Row<'_>| {
@@ -63,7 +64,8 @@ pub fn of_outbox(
             first: millis::to_time(row.get(7)?),
             last: millis::to_time(row.get(8)?),
         };
-        Ok((entry, FileId { device: row.get::<_, i64>(9)? as u64, inode: row.get::<_, i64>(10)? as u64 }))
+        let (device, inode) = (row.get::<_, i64>(9)? as u64, row.get::<_, i64>(10)? as u64);
+        Ok((entry, FileId { device, inode, born: row.get(11)? }))
     };
     statement.query_map([number], each)?.collect()
 }

@@ -5,7 +5,7 @@
 
 use super::lock::Lock;
 use super::mark;
-use crate::model::RunId;
+use crate::model::{FileId, RunId};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::Path;
 
@@ -18,8 +18,7 @@ pub struct Begun {
 }
 
 struct Last {
-    device: u64,
-    inode: u64,
+    file: FileId,
     boot: String,
     id: Option<u128>,
     marks: u64,
@@ -42,7 +41,7 @@ pub fn begin(
     let mut marks = outside;
     if let Some(last) = &last {
         marks = marks.max(last.marks);
-        if (last.device, last.inode) != (lock.device, lock.inode) {
+        if !lock.id.is(last.file) {
             drop_all(&transaction, path, "was copied or restored")?;
             // Its numbers may have been given again by the one it was copied from.
             id = None;
@@ -61,8 +60,16 @@ pub fn begin(
     // Asked of another run: whoever waits for the answer sees that its question is gone, and asks this one.
     transaction.execute("DELETE FROM request", [])?;
     transaction.execute(
-        "INSERT OR REPLACE INTO meta (id, device, inode, boot_id, run, state_id, marks) VALUES (1, ?, ?, ?, ?, ?, ?)",
-        params![lock.device as i64, lock.inode as i64, boot, run.0.to_be_bytes(), id.to_be_bytes(), marks as i64],
+        "INSERT OR REPLACE INTO meta (id, device, inode, born, boot_id, run, state_id, marks) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+        params![
+            lock.id.device as i64,
+            lock.id.inode as i64,
+            lock.id.born,
+            boot,
+            run.0.to_be_bytes(),
+            id.to_be_bytes(),
+            marks as i64
+        ],
     )?;
     transaction.commit()?;
     mark::write(&lock.file, marks);
@@ -71,13 +78,16 @@ pub fn begin(
 
 fn last(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Last>> {
     transaction
-        .query_row("SELECT device, inode, boot_id, state_id, marks FROM meta", [], |row| {
+        .query_row("SELECT device, inode, born, boot_id, state_id, marks FROM meta", [], |row| {
             Ok(Last {
-                device: row.get::<_, i64>(0)? as u64,
-                inode: row.get::<_, i64>(1)? as u64,
-                boot: row.get(2)?,
-                id: row.get::<_, Option<[u8; 16]>>(3)?.map(u128::from_be_bytes),
-                marks: row.get::<_, i64>(4)? as u64,
+                file: FileId {
+                    device: row.get::<_, i64>(0)? as u64,
+                    inode: row.get::<_, i64>(1)? as u64,
+                    born: row.get(2)?,
+                },
+                boot: row.get(3)?,
+                id: row.get::<_, Option<[u8; 16]>>(4)?.map(u128::from_be_bytes),
+                marks: row.get::<_, i64>(5)? as u64,
             })
         })
         .optional()
@@ -101,6 +111,9 @@ fn drop_all(transaction: &Transaction<'_>, path: &Path, what: &str) -> rusqlite:
 /// The file is a new one with the contents of the last: its name leads to another place now.
 pub fn moved(connection: &Connection, lock: &Lock, marks: u64) -> rusqlite::Result<()> {
     connection
-        .execute("UPDATE meta SET device = ?, inode = ?", params![lock.device as i64, lock.inode as i64])
+        .execute(
+            "UPDATE meta SET device = ?, inode = ?, born = ?",
+            params![lock.id.device as i64, lock.id.inode as i64, lock.id.born],
+        )
         .map(|_| mark::write(&lock.file, marks))
 }

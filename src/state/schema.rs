@@ -137,11 +137,27 @@ const STEPS: &[&str] = &[
     );
     -- When its records were last stamped, by this machine's clock.
     ALTER TABLE relay ADD COLUMN stamp_ms INTEGER;
+    -- born: when the file was made, in nanoseconds since 1970, because the numbers of one that was removed are given again. NULL: its
+    -- file system does not say.
+    ALTER TABLE meta ADD COLUMN born INTEGER;
+    ALTER TABLE plan ADD COLUMN born INTEGER;
+    ALTER TABLE quarantine ADD COLUMN born INTEGER;
+    -- What the database was last read from: its file, and the -wal that was open with it. plan.doubtful is 2 where it is a guess that
+    -- this database is the plan's.
+    ALTER TABLE relay ADD COLUMN device INTEGER;
+    ALTER TABLE relay ADD COLUMN inode INTEGER;
+    ALTER TABLE relay ADD COLUMN born INTEGER;
+    ALTER TABLE relay ADD COLUMN log_device INTEGER;
+    ALTER TABLE relay ADD COLUMN log_inode INTEGER;
+    ALTER TABLE relay ADD COLUMN log_born INTEGER;
     ",
 ];
 
 /// The first version with a quarantine in it.
 pub const QUARANTINE_SINCE: i64 = 2;
+
+/// The first version that says what a database was read from.
+pub const ORIGIN_SINCE: i64 = 3;
 
 /// The version this program writes.
 pub const VERSION: i64 = STEPS.len() as i64;

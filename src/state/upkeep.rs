@@ -7,14 +7,13 @@
 //! flight again as new. So the contents are written anew under the name. A file that lies there is somebody's (an operator's
 //! copy): the open one is worked with to the end, loudly, and the next start judges the other one by device and inode.
 
-use super::lock::Lock;
+use super::lock::{Lock, identify};
 use super::{BUSY_TIMEOUT, Shared, StateError, connect, is_damage, mark, run, schema, sync_directory, with_suffix};
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -102,7 +101,7 @@ impl Shared {
             self.plans_outside = Some(plans);
         }
         match std::fs::metadata(path) {
-            Ok(meta) if (meta.dev(), meta.ino()) == (self.lock.device, self.lock.inode) => {
+            Ok(meta) if identify(&meta) == self.lock.id => {
                 if self.upkeep.said.take().is_some() {
                     log::warn!("the state file {} is back", path.display());
                 }

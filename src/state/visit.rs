@@ -4,8 +4,8 @@
 //! beside a daemon it asks and changes nothing else. Does not know: what an operator wants.
 
 use super::lock::{Held, Lock, Tried};
-use super::{BUSY_TIMEOUT, StateError, mark, millis, plans, quarantine, requests, schema, tables, with_suffix};
-use crate::model::{Action, Fault, Fingerprint, PlanId, Why};
+use super::{BUSY_TIMEOUT, StateError, mark, millis, origin, plans, quarantine, requests, schema, tables, with_suffix};
+use crate::model::{Action, Fault, Fingerprint, Origin, PlanId, Why};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -114,6 +114,14 @@ impl Visitor {
         plans::open_plans(&self.connection).map_err(self.sqlite("read"))
     }
 
+    /// What each database was last read from, by its resolved path.
+    pub fn origins(&self) -> Result<Vec<(PathBuf, Origin)>, StateError> {
+        if self.version < schema::ORIGIN_SINCE {
+            return Ok(Vec::new());
+        }
+        origin::all(&self.connection).map_err(self.sqlite("read"))
+    }
+
     /// By database, table and rowid.
     pub fn quarantine(&self) -> Result<Vec<Entry>, StateError> {
         if self.version < schema::QUARANTINE_SINCE {
@@ -175,10 +183,10 @@ impl Visitor {
         let Keeper::Us(lock) = &self.keeper else { return Ok(None) };
         let found = self
             .connection
-            .query_row("SELECT device, inode, marks, state_id FROM meta", [], |row| {
-                let is_ours = row.get::<_, i64>(0)? as u64 == lock.device && row.get::<_, i64>(1)? as u64 == lock.inode;
-                let marks = row.get::<_, i64>(2)? as u64;
-                let id = row.get::<_, Option<[u8; 16]>>(3)?.map(u128::from_be_bytes);
+            .query_row("SELECT device, inode, born, marks, state_id FROM meta", [], |row| {
+                let is_ours = origin::file(row, 0)?.is_some_and(|file| lock.id.is(file));
+                let marks = row.get::<_, i64>(3)? as u64;
+                let id = row.get::<_, Option<[u8; 16]>>(4)?.map(u128::from_be_bytes);
                 Ok(id.filter(|_| is_ours && mark::read(&lock.file).unwrap_or(0) <= marks))
             })
             .optional()

@@ -45,6 +45,7 @@ fn published_before(world: &World, rowid: i64) -> LeftPlan {
         rows: vec![LeftRow { key: RowKey { outbox: OutboxIx(0), rowid }, print, message: rowid as u64 }],
         rows_elsewhere: 0,
         other_file: false,
+        guessed: false,
         other_boot: false,
     }
 }

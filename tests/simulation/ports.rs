@@ -4,7 +4,7 @@ use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
-    Another, Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, Glance, JournalMode, LeftOut, Look, LookEnd,
+    Another, Backlog, Booked, Budget, Deletion, Evidence, Flow, Glance, JournalMode, LeftOut, Look, LookEnd, Origin,
     OutboxIx, Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start,
     TableTraits, Topic, Version, Why,
 };
@@ -348,7 +348,7 @@ impl Source for SimSource {
         self.world.borrow().open
     }
 
-    fn file(&self) -> Option<FileId> {
+    fn origin(&self) -> Option<Origin> {
         None
     }
 
@@ -414,7 +414,9 @@ fn compare(world: &World, order: &DeleteOrder<'_>) -> (Deletion, Vec<RowKey>) {
 pub struct SimJournal(pub Shared);
 
 impl Journal for SimJournal {
-    fn reads_from(&mut self, _: Option<FileId>) {}
+    fn reads_from(&mut self, _: Option<Origin>) -> bool {
+        false
+    }
 
     fn record(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError> {
         let world = &mut *self.0.borrow_mut();

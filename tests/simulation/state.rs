@@ -87,6 +87,7 @@ impl State {
             rows,
             rows_elsewhere: 0,
             other_file: false,
+            guessed: false,
             other_boot: false,
         };
         self.last_plan = self.last_plan.max(plan.id.0);

@@ -6,7 +6,7 @@
 mod again;
 mod looking;
 
-use crate::model::{FileId, OutboxIx, Version, Wake};
+use crate::model::{Origin, OutboxIx, Version, Wake};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::backoff::Knocking;
 use crate::relay::intake::Behind;
@@ -88,8 +88,8 @@ pub(super) struct Reading {
     empty_looks: u32,
     spacing: Duration,
     version: Option<Version>,
-    /// The file that was read last.
-    pub(super) file: Option<FileId>,
+    /// What was read last.
+    pub(super) origin: Option<Origin>,
     /// The last connection, whether or not it is still open.
     connection: Option<u64>,
     net_at: Instant,
@@ -128,7 +128,7 @@ impl Reading {
             empty_looks: 0,
             spacing: LOOK_EVERY,
             version: None,
-            file: None,
+            origin: None,
             connection: None,
             net_at: now + NET_EVERY,
             last_use: now,

@@ -62,8 +62,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let bare = self.bare(&plans);
         let (books, mut attempted) = (self.source.books(), bare.clone());
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
-        self.journal.at_disk().reads_from(self.reading.file);
-        let (journal, noted) = (&mut self.journal, &mut self.settling.notes);
+        let (journal, noted, origin) = (&mut self.journal, &mut self.settling.notes, &mut self.reading.origin);
         let result = self.source.at_disk().delete(&order, &mut |deletion| {
             // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
             let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
@@ -76,7 +75,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 changes.extend(before.iter().map(|(delete, plans)| Change::Deleting { delete: *delete, plans }));
                 changes.push(Change::Deleting { delete: number, plans: to_note });
             }
-            if changes.is_empty() {
+            // A log that is new by now is left behind when we are killed: the next start has to know it.
+            *origin = deletion.origin.or(*origin);
+            if !journal.at_disk().reads_from(*origin) && changes.is_empty() {
                 return Ok(());
             }
             // Rare enough to be synced under the application's lock.

@@ -69,6 +69,21 @@ fn plans_of_a_copied_file_are_dropped() {
 }
 
 #[test]
+fn a_file_put_back_under_the_number_it_had_is_a_copy() {
+    let place = Place::new();
+    let file = place.open();
+    file.journal(&place.database(), &["a", "b"]).unwrap().record(&[Change::Planned(&plan(1, 2))], true).unwrap();
+    drop(file);
+    assert_eq!(place.open().open_plans().unwrap().len(), 1);
+    // As if it had been removed and written anew, and given the same inode.
+    let connection = Connection::open(place.path()).unwrap();
+    let known: bool = connection.query_row("SELECT born IS NOT NULL FROM meta", [], |row| row.get(0)).unwrap();
+    connection.execute("UPDATE meta SET born = born - 1", []).unwrap();
+    drop(connection);
+    assert_eq!(place.open().open_plans().unwrap().is_empty(), known);
+}
+
+#[test]
 fn what_cannot_be_opened_says_why() {
     let place = Place::new();
     std::fs::create_dir(place.path()).unwrap();

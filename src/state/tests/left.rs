@@ -14,7 +14,7 @@ fn a_start_is_told_everything_of_its_database() {
     {
         let file = place.open();
         let mut journal = file.journal(&database, &TABLES).unwrap();
-        journal.reads_from(identity(&database));
+        journal.reads_from(origin(&database));
         let columns = ["id".to_owned(), "payload".to_owned()];
         let other = file.journal(&place.path(), &TABLES).unwrap();
         let mut others = other;
@@ -72,7 +72,7 @@ fn rows_of_outboxes_no_longer_configured_are_counted_and_kept() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
-    journal.reads_from(identity(&database));
+    journal.reads_from(origin(&database));
     journal
         .record(
             &[
@@ -124,7 +124,7 @@ fn a_plan_that_cannot_be_read_is_dropped() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
-    journal.reads_from(identity(&database));
+    journal.reads_from(origin(&database));
     let plans: Vec<_> = (1..=6).map(|id| plan(id, 2)).collect();
     let changes: Vec<_> = plans.iter().map(|plan| Change::Planned(plan)).collect();
     journal.record(&changes, false).unwrap();
@@ -149,7 +149,7 @@ fn another_database_under_the_name_is_told() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
-    journal.reads_from(identity(&database));
+    journal.reads_from(origin(&database));
     let changes = [
         Change::Planned(&plan(1, 1)),
         Change::Quarantined(&quarantined(0, 1, Fault::Rejected)),
@@ -173,7 +173,7 @@ fn a_quarantined_row_has_one_entry_until_it_is_released() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
-    journal.reads_from(identity(&database));
+    journal.reads_from(origin(&database));
     let read = || file.left(&database, &TABLES, identity(&database)).unwrap().quarantine;
     let first = quarantined(0, 1, Fault::Rejected);
     let mut second = Quarantined { fault: Fault::Unroutable, attempts: u32::MAX, ..first.clone() };
@@ -195,7 +195,7 @@ fn what_a_table_was_is_kept_as_long_as_a_fingerprint_is() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &TABLES).unwrap();
-    journal.reads_from(identity(&database));
+    journal.reads_from(origin(&database));
     let mut note = |changes: &[Change<'_>]| journal.record(changes, false).unwrap();
     let read = || file.left(&database, &TABLES, identity(&database)).unwrap().tables;
     let (old, new) = (["a".to_owned(), "b".to_owned()], ["b".to_owned()]);
@@ -261,7 +261,7 @@ fn a_file_of_the_first_version_moves_forward() {
     let database = place.database();
     let connection = Connection::open(place.path()).unwrap();
     connection.execute_batch(VERSION_1).unwrap();
-    let FileId { device, inode } = identity(&place.path()).unwrap();
+    let FileId { device, inode, .. } = identity(&place.path()).unwrap();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let meta = rusqlite::params![device as i64, inode as i64, boot.trim(), RUN.0.to_be_bytes()];
     connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?)", meta).unwrap();
@@ -269,7 +269,7 @@ fn a_file_of_the_first_version_moves_forward() {
     connection.execute_batch("INSERT INTO outbox VALUES (1, 1, 'users_outbox'), (2, 1, 'orders_outbox')").unwrap();
     for (id, acknowledged) in [(7, 0), (20, 1)] {
         let id = 1i64 << 48 | id;
-        let FileId { device, inode } = identity(&database).unwrap();
+        let FileId { device, inode, .. } = identity(&database).unwrap();
         let values = rusqlite::params![id, device as i64, inode as i64, RUN.0.to_be_bytes(), acknowledged];
         let sql = "INSERT INTO plan VALUES (?1, ?2, ?3, 'users', 3, 4711, 2, 9, ?4, 55, -1, 123, 3, ?5, 66)";
         connection.execute(sql, values).unwrap();
@@ -288,7 +288,7 @@ fn a_file_of_the_first_version_moves_forward() {
     assert_eq!((left.plans[0].rows.len(), left.plans[0].other_file), (3, false));
     assert_eq!((left.quarantine.len(), left.tables), (0, vec![None, None]));
     let mut journal = file.journal(&database, &TABLES).unwrap();
-    journal.reads_from(identity(&database));
+    journal.reads_from(origin(&database));
     assert_eq!(journal.first_plan(), PlanId(21), "above what the first version left");
     journal.record(&[Change::Deleting { delete: 1, plans: &[PlanId(20)] }], false).unwrap();
     let id = file.id();
@@ -326,4 +326,135 @@ fn a_plan_of_the_second_version_is_of_no_known_cluster_and_its_quarantine_is_see
     let left = file.left(&database, &TABLES[..1], identity(&database)).unwrap();
     assert_eq!((left_ids(&left.plans), left.quarantine.len()), (vec![7], 1));
     assert_eq!(left.plans[0].cluster, None, "judged as ever");
+}
+
+/// The same number, made at another time.
+fn made_later(file: FileId) -> FileId {
+    FileId { born: file.born.map(|born| born + 1), ..file }
+}
+
+#[test]
+fn a_file_made_later_under_the_same_number_is_another() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(origin(&database));
+    let changes = [Change::Planned(&plan(1, 1)), Change::Quarantined(&quarantined(0, 2, Fault::Undeletable))];
+    journal.record(&changes, false).unwrap();
+    let now = identity(&database).unwrap();
+    if now.born.is_some() {
+        let left = file.left(&database, &TABLES, Some(made_later(now))).unwrap();
+        assert!(left.plans[0].other_file && left.quarantine.is_empty());
+    }
+    journal.record(&changes[1..], false).unwrap();
+    // Where that is not known, it is as it was.
+    let left = file.left(&database, &TABLES, Some(FileId { born: None, ..now })).unwrap();
+    assert!(!left.plans[0].other_file && left.quarantine.len() == 1);
+}
+
+/// A state file with a plan for each of these databases.
+fn planned_for(place: &Place, paths: &[&Path], file: impl Fn(usize) -> FileId) -> StateFile {
+    let state = place.open();
+    for (at, path) in paths.iter().enumerate() {
+        let mut journal = state.journal(path, &TABLES).unwrap();
+        assert!(journal.reads_from(Some(Origin { file: file(at), log: None })));
+        journal.record(&[Change::Planned(&plan(10 + at as u64, 1))], false).unwrap();
+        assert!(!journal.reads_from(Some(Origin { file: file(at), log: None })), "it knows");
+    }
+    state
+}
+
+fn numbered(inode: usize) -> FileId {
+    FileId { device: 1, inode: inode as u64, born: Some(7) }
+}
+
+#[test]
+fn what_was_left_follows_the_file() {
+    let place = Place::new();
+    let paths = ["a", "b", "c"].map(|name| place.folder.path().join(name));
+    let [a, b, c] = [&paths[0], &paths[1], &paths[2]].map(PathBuf::as_path);
+    let plans = |state: &StateFile, path: &Path, at| {
+        let left = state.left(path, &TABLES, Some(numbered(at))).unwrap();
+        left.plans.iter().map(|plan| (plan.id.0, plan.other_file, plan.guessed)).collect::<Vec<_>>()
+    };
+    let state = planned_for(&place, &[a, b, c], numbered);
+    // All three change their places.
+    state.follow(&[(a, Some(numbered(1))), (b, Some(numbered(2))), (c, Some(numbered(0)))]).unwrap();
+    for (path, at) in [(a, 1), (b, 2), (c, 0)] {
+        assert_eq!(plans(&state, path, at), [(10 + at as u64, false, false)]);
+    }
+    // One is not configured any more, and another lies in the place of the next.
+    state.follow(&[(a, Some(numbered(0)))]).unwrap();
+    assert_eq!(plans(&state, a, 0), [(10, false, false)]);
+    assert_eq!(plans(&state, c, 1), [(11, false, false)], "kept, for who comes to look for it");
+    // Their numbers rise on.
+    assert_eq!(state.journal(a, &TABLES).unwrap().first_plan(), PlanId(11));
+}
+
+#[test]
+fn a_number_that_was_given_again_is_not_followed() {
+    let place = Place::new();
+    let (old, new) = (place.database(), place.folder.path().join("new"));
+    for born in [None, Some(8)] {
+        let state = planned_for(&place, &[&old], numbered);
+        state.follow(&[(&new, Some(FileId { born, ..numbered(0) }))]).unwrap();
+        assert!(state.left(&new, &TABLES, Some(numbered(0))).unwrap().plans.is_empty());
+        drop(state);
+        std::fs::remove_file(place.path()).unwrap();
+    }
+}
+
+#[test]
+fn the_only_database_that_is_gone_is_guessed_to_be_the_new_one() {
+    let place = Place::new();
+    let [old, new] = ["old", "new"].map(|name| place.folder.path().join(name));
+    let state = planned_for(&place, &[&old], numbered);
+    let moved = [(new.as_path(), Some(numbered(5)))];
+    std::fs::write(&old, "").unwrap();
+    state.follow(&moved).unwrap();
+    assert!(state.left(&new, &TABLES, Some(numbered(5))).unwrap().plans.is_empty(), "it is still there");
+    std::fs::remove_file(&old).unwrap();
+    state.follow(&[moved[0], (old.as_path(), None)]).unwrap();
+    assert!(state.left(&new, &TABLES, Some(numbered(5))).unwrap().plans.is_empty(), "it is waited for");
+    state.follow(&moved).unwrap();
+    for _ in 0..2 {
+        let left = state.left(&new, &TABLES, Some(numbered(0))).unwrap();
+        assert_eq!(left_ids(&left.plans), [10]);
+        assert!(left.plans[0].other_file && left.plans[0].guessed, "whatever file it is");
+        // A lesser doubt does not take the place of the greater one.
+        let mut journal = state.journal(&new, &TABLES).unwrap();
+        journal.record(&[Change::Doubtful { plan: PlanId(10) }], false).unwrap();
+    }
+}
+
+#[test]
+fn of_two_databases_that_are_gone_none_is_guessed_to_be_the_new_one() {
+    let place = Place::new();
+    let [a, b, new] = ["a", "b", "new"].map(|name| place.folder.path().join(name));
+    let state = planned_for(&place, &[&a, &b], numbered);
+    state.follow(&[(&new, Some(numbered(5)))]).unwrap();
+    assert!(state.left(&new, &TABLES, Some(numbered(5))).unwrap().plans.is_empty());
+    assert_eq!(state.open_plans().unwrap().len(), 2);
+}
+
+#[test]
+fn a_log_is_noted_with_the_next_record_and_read_by_who_only_looks() {
+    let place = Place::new();
+    let database = place.database();
+    let state = place.open();
+    let mut journal = state.journal(&database, &TABLES).unwrap();
+    let said = || Visitor::reading(&place.path()).unwrap().origins().unwrap();
+    assert!(said().is_empty());
+    let first = Origin { file: numbered(1), log: Some(numbered(2)) };
+    assert!(journal.reads_from(Some(first)));
+    journal.record(&[], false).unwrap();
+    assert_eq!(said(), [(database.clone(), first)]);
+    assert!(!journal.reads_from(Some(Origin { log: None, ..first })), "a log that is gone is no news");
+    let second = Origin { log: Some(made_later(numbered(2))), ..first };
+    assert!(journal.reads_from(Some(second)));
+    journal.record(&[Change::Planned(&plan(1, 1))], false).unwrap();
+    assert_eq!(said(), [(database.clone(), second)]);
+    let mut journal = state.journal(&database, &TABLES).unwrap();
+    assert!(!journal.reads_from(Some(second)), "it is known from before");
 }

@@ -13,8 +13,8 @@ mod visits;
 
 use super::*;
 use crate::model::{
-    Fault, Fingerprint, LeftPlan, LeftResend, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend, RowKey, RowMeta,
-    Rows, Span, Target, Triple, Why,
+    Fault, Fingerprint, LeftPlan, LeftResend, Origin, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend, RowKey,
+    RowMeta, Rows, Span, Target, Triple, Why,
 };
 use crate::ports::{Change, Journal};
 use std::time::Duration;
@@ -87,8 +87,11 @@ fn time(ms: u64) -> SystemTime {
 
 /// The file that is there.
 fn identity(path: &Path) -> Option<FileId> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|meta| FileId { device: meta.dev(), inode: meta.ino() })
+    std::fs::metadata(path).ok().map(|meta| lock::identify(&meta))
+}
+
+fn origin(path: &Path) -> Option<Origin> {
+    identity(path).map(|file| Origin { file, log: None })
 }
 
 fn quarantined(outbox: u16, rowid: i64, fault: Fault) -> Quarantined {

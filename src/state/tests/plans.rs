@@ -8,7 +8,7 @@ fn a_plan_survives_as_it_was_written() {
     let database = place.database();
     let file = place.open();
     let mut journal = file.journal(&database, &["users_outbox", "orders_outbox"]).unwrap();
-    journal.reads_from(identity(&database));
+    journal.reads_from(origin(&database));
     assert_eq!(journal.first_plan(), PlanId(1));
     journal.record(&[Change::Planned(&plan(7, 3)), Change::Planned(&plan(8, 1))], true).unwrap();
     journal.record(&[Change::Acknowledged { plan: PlanId(8), offset: 99 }], false).unwrap();
@@ -93,7 +93,7 @@ fn relays_share_a_file_without_meeting() {
     let plans = file.open_plans().unwrap();
     assert_eq!(plans.len(), 1);
     assert_eq!(plans[0].database, other);
-    assert_eq!(plans[0].file, FileId { device: 0, inode: 0 }, "nothing was read from a file yet");
+    assert_eq!(plans[0].file, FileId { device: 0, inode: 0, born: None }, "nothing was read from a file yet");
 }
 
 #[test]
