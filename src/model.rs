@@ -84,7 +84,7 @@ pub struct Triple {
 }
 
 /// The daemon's run: 128 random bits, printed as 32 hex digits; the first half of every message id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RunId(pub u128);
 
 impl fmt::Display for RunId {

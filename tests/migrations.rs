@@ -244,3 +244,51 @@ fn a_row_that_an_expression_fails_on_is_set_aside_and_the_others_go() {
     let daemon = Running::start(outboxd(&["run", "--config", &config]));
     assert_eq!(drained(daemon, &kafka, &place, 0).0, 3);
 }
+
+/// Killed with rows in flight, and started while the table of some of them is away.
+#[cfg(feature = "testing")]
+#[test]
+fn rows_in_flight_of_a_table_that_is_away_at_a_start_wait_for_it() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for (away, back) in [
+        ("ALTER TABLE users_outbox RENAME TO x;", "ALTER TABLE x RENAME TO users_outbox;"),
+        (
+            "ALTER TABLE users_outbox RENAME COLUMN payload TO body;",
+            "ALTER TABLE users_outbox RENAME COLUMN body TO payload;",
+        ),
+    ] {
+        for killed_at in ["written", "acknowledged"] {
+            let kafka = FakeKafka::builder().topic("users", 1).topic("others", 1).start();
+            let place = Place::new();
+            let other = COUNTED.replace("users_outbox", "other");
+            place.database("db", &format!("PRAGMA journal_mode = WAL; {OTHERS} {COUNTED} {other}"));
+            let (database, servers) = (place.text("db"), kafka.bootstrap());
+            let outbox = |table: &str, topic: &str| {
+                format!("[[outbox]]\ndatabase = {database:?}\ntable = {table:?}\ntopic = {topic:?}\n")
+            };
+            let (one, two) = (outbox("users_outbox", "users"), outbox("other", "others"));
+            let text = format!("{one}{two}[kafka]\nbootstrap_servers = [{servers:?}]\n");
+            let config = place.write("c.toml", &text);
+            insert(&place, "users_outbox", "k", &["x", "y", "z"]);
+            let mut command = outboxd(&["run", "--config", &config]);
+            command.env("FAILPOINTS", format!("{killed_at}=return"));
+            let daemon = Running::start(command).finish();
+            assert_eq!(daemon.status.signal(), Some(9), "{}", daemon.everything());
+            kafka.wait_for_records("users", 3, PATIENCE);
+
+            sql(&place, away);
+            insert(&place, "other", "k", &["a", "b"]);
+            let mut daemon = Running::start(outboxd(&["run", "--config", &config]));
+            daemon.wait_until("the other one's rows gone", |_| rows(&place, "other") == 0);
+            daemon.wait_until("the line", |daemon| {
+                daemon.stderr().contains("3 rows that were in flight wait for its table")
+            });
+            assert_eq!(kafka.all_records("others").len(), 2);
+            sql(&place, back);
+            insert(&place, "users_outbox", "k", &["later"]);
+            let (records, ids, said) = drained(daemon, &kafka, &place, 0);
+            assert_eq!((records, ids), (4, 4), "{killed_at} {away}\n{said}");
+            assert!(!said.contains("unsure"), "{killed_at} {away}\n{said}");
+        }
+    }
+}

@@ -47,6 +47,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     pub(super) fn on_evidence(&mut self, plan: PlanId, evidence: Evidence, now: Instant) -> Result<(), Fatal> {
+        if self.recovery.waiting.hears(plan, &evidence) {
+            return Ok(());
+        }
         let Some(ix) = self.plans.get(&plan).copied() else {
             return Err(Fatal(format!("the sink told of plan {}, which is not in flight", plan.0)));
         };

@@ -28,6 +28,8 @@ pub(super) const SKIPPED_ROWS_MAX: usize = 64;
 pub(super) enum Cause {
     /// The daemon has started.
     Start,
+    /// It has, and this outbox's table was away when the others' rows were looked for.
+    Back(OutboxIx),
     /// `another`: whose table is another one, not the same renumbered. `doubtful`: plans of a delete whose COMMIT may have happened, and
     /// that were still being looked for.
     Replaced { another: Another, doubtful: Vec<PlanId> },
@@ -36,7 +38,7 @@ pub(super) enum Cause {
 }
 
 /// A batch whose records are made again while its rows are looked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Draft {
     pub run: RunId,
     /// In the order in which rows were come to.
@@ -64,8 +66,8 @@ pub(super) struct Matching {
     pub again_as: HashMap<(RowKey, Fingerprint), Fingerprint>,
     pass: Pass,
     outbox: usize,
-    /// Tables that could not be looked at because they are not there.
-    absent: usize,
+    /// By outbox: its table is not there, or unfit. Nothing is known of its rows.
+    pub away: Vec<bool>,
     pub not_before: Instant,
 }
 
@@ -80,7 +82,6 @@ enum Pass {
 impl Matching {
     pub(super) fn new(cause: Cause, outboxes: usize, now: Instant) -> Self {
         Matching {
-            cause,
             wanted: HashMap::new(),
             rowids: vec![Vec::new(); outboxes],
             found: HashMap::new(),
@@ -89,10 +90,23 @@ impl Matching {
             sent: HashMap::new(),
             again_as: HashMap::new(),
             pass: Pass::ByRowid(0),
-            outbox: 0,
-            absent: 0,
+            outbox: if let Cause::Back(ix) = cause { usize::from(ix.0) } else { 0 },
+            away: vec![false; outboxes],
             not_before: now,
+            cause,
         }
+    }
+
+    pub(super) fn is_away(&mut self, outbox: OutboxIx) {
+        self.away[usize::from(outbox.0)] = true;
+    }
+
+    /// Where a row is now, if it is there as it was. What can't be looked for is taken to be where it was.
+    pub(super) fn now_at(&self, key: RowKey, print: Fingerprint) -> Option<i64> {
+        if self.away[usize::from(key.outbox.0)] {
+            return Some(key.rowid);
+        }
+        self.found.get(&(key, print)).copied()
     }
 
     /// A row to look for. One that is already looked for under this rowid belongs to whoever came first.
@@ -148,7 +162,8 @@ impl Matching {
     }
 
     fn next_outbox(&mut self) {
-        self.outbox += 1;
+        // Of the others nothing is sought.
+        self.outbox = if let Cause::Back(_) = self.cause { usize::MAX } else { self.outbox + 1 };
         self.pass = Pass::ByRowid(0);
     }
 }
@@ -160,13 +175,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if now < matching.not_before {
             return Ok(());
         }
-        let outboxes = self.intake.outboxes.len();
-        if matching.outbox >= outboxes {
-            if matching.absent == outboxes && matching.sought() > 0 && matches!(matching.cause, Cause::Start) {
-                // No file, or an empty one: what an earlier run knew of it says nothing yet.
-                self.restart_matching(now + RETRY_EVERY);
-                return Ok(());
-            }
+        if matching.outbox >= self.intake.outboxes.len() {
             return self.matched(now);
         }
         let ix = OutboxIx(matching.outbox as u16);
@@ -181,11 +190,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         let Some(matching) = &mut self.reading.matching else { return Ok(()) };
         match &error {
-            // What was planned is no longer there.
             SourceError::NotThere(_) | SourceError::NotAnOutbox { .. } => {
-                matching.absent += 1;
+                matching.is_away(ix);
                 matching.next_outbox();
             }
+            // This one's table can't be read, and the others are not held up.
+            SourceError::Failed(_) if matches!(matching.cause, Cause::Back(_)) => self.reading.matching = None,
             SourceError::Failed(_) => matching.not_before = now + RETRY_EVERY,
             _ => {}
         }

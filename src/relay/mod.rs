@@ -7,7 +7,8 @@
 //! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
 //! which rows are ours, `lanes` that of who is in flight, `notes` that of deletes about to commit, `resends` that of message ids,
 //! `memory` what all of it may take. `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad. `gauges` looks at all of it once a second.
-//! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges.
+//! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges, and
+//! what can't be judged yet is in `waiting`.
 
 mod answers;
 mod at_disk;
@@ -33,6 +34,7 @@ mod sending;
 mod settling;
 mod told;
 mod verdict;
+mod waiting;
 mod wall;
 
 pub use run::{Channels, run};

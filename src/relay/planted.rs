@@ -24,6 +24,7 @@ pub enum Bug {
     BudgetSpentOnTrouble,
     TopicQuarantinedForTheClock,
     SentToAnotherCluster,
+    GoneWhileAway,
     /// A signal that somebody must give is not given at this place: rows wait until something else happens.
     Forgotten {
         file: &'static str,
@@ -53,6 +54,7 @@ impl Bug {
         Bug::BudgetSpentOnTrouble,
         Bug::TopicQuarantinedForTheClock,
         Bug::SentToAnotherCluster,
+        Bug::GoneWhileAway,
     ];
 }
 

@@ -222,6 +222,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.quarantine.pending.contains_key(&request.id) {
             return;
         }
+        if self.recovery.waiting.contains(request.outbox) {
+            let text = "its table is not there, or can't be read: ask again when it is".to_owned();
+            self.quarantine.answer(request.id, true, text);
+            return;
+        }
         let ledger = &self.intake.outbox(request.outbox).ledger;
         let wanted: Vec<i64> = match request.rowid {
             Some(rowid) => ledger.aside(rowid).map(|_| rowid).into_iter().collect(),

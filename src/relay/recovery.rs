@@ -11,13 +11,14 @@ use super::replaced::hold;
 use super::route::recut;
 use super::told::Told;
 use super::verdict::{Facts, Verdict};
+use super::waiting::{Back, Waiting};
 use super::{Fatal, Relay};
 use crate::model::{
     Booked, Fault, Fingerprint, Left, LeftPlan, LeftRow, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend,
     RowKey, RowMark, RowMeta, Rows, Sameness, Sought, Span, Target,
 };
 use crate::ports::{Clock, Journal, Sink, Source};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -27,18 +28,20 @@ use std::time::Instant;
 pub(super) struct Recovery {
     /// Until its rows were looked for.
     pub left: Option<Left>,
+    pub waiting: Waiting,
     /// It was said that batches were on their way to another cluster.
     pub other_cluster_told: bool,
 }
 
 impl Recovery {
     pub(super) fn new(left: Left) -> Self {
-        Recovery { left: Some(left), other_cluster_told: false }
+        Recovery { left: Some(left), waiting: Waiting::default(), other_cluster_told: false }
     }
 
     /// Batches whose rows were not looked for yet.
     pub(super) fn left_rows(&self) -> usize {
-        self.left.iter().flat_map(|left| &left.plans).map(|plan| plan.rows.len()).sum()
+        let left = self.left.iter().flat_map(|left| &left.plans).map(|plan| plan.rows.len());
+        left.sum::<usize>() + self.waiting.rows()
     }
 }
 
@@ -78,21 +81,42 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.begin_recovery(not_before);
     }
 
-    /// At start: every batch gets its verdict.
-    pub(super) fn recovered(&mut self, mut matching: Matching, now: Instant) -> Result<(), Fatal> {
+    /// At start: every batch gets its verdict. `back`: at a start, all but those of this outbox have got it before.
+    pub(super) fn judge_left(
+        &mut self,
+        mut matching: Matching,
+        back: Option<OutboxIx>,
+        now: Instant,
+    ) -> Result<(), Fatal> {
         let answer = self.source.at_disk().booked();
         let booked = match answer {
             Ok(booked) => booked,
             Err(error) => {
-                self.reading.matching = Some(matching);
-                self.restart_matching(now + super::reading::RETRY_EVERY);
-                return self.look_failed(OutboxIx(0), error, now);
+                let retry_at = now + super::reading::RETRY_EVERY;
+                if let Some(ix) = back {
+                    self.intake.outbox(ix).retry_at = Some(retry_at);
+                } else {
+                    self.reading.matching = Some(matching);
+                    self.restart_matching(retry_at);
+                }
+                return self.look_failed(back.unwrap_or(OutboxIx(0)), error, now);
             }
         };
-        let Some(mut left) = self.recovery.left.take() else { return Ok(()) };
+        let left = match back {
+            Some(ix) => self.take_back(ix, now),
+            None => self.recovery.left.take().map(|left| Back { left, unrecorded: BTreeSet::new() }),
+        };
+        let Some(Back { mut left, unrecorded }) = left else { return Ok(()) };
+        // They were begun from the last plan to the first.
+        let mut drafts: Vec<Draft> = std::mem::take(&mut matching.drafts).into_iter().rev().collect();
+        drafts.resize_with(left.plans.len(), Draft::default);
         if let Some(booked) = booked.as_ref().filter(|booked| booked.highest.0 >= self.next_plan) {
             self.state_is_older(&mut left, booked);
         }
+        for plan in left.plans.iter().filter(|plan| plan.rows_elsewhere > 0) {
+            self.settling.keep(plan.id);
+        }
+        self.leave_waiting(&mut left, &mut drafts, &matching.away, booked.as_ref());
         self.doubt_other_tables(&mut left);
         let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
         let mut findings = self.findings(&left, &matching, booked.as_ref());
@@ -108,9 +132,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let planned = left.plans.iter().filter(|plan| plan.state == PlanState::Planned);
         let newest: HashMap<Target, PlanId> = planned.map(|plan| (plan.target.clone(), plan.id)).collect();
         let mut told = Told::default();
-        let drafts = std::mem::take(&mut matching.drafts);
-        // Drafts were begun from the last plan to the first.
-        for ((plan, findings), draft) in left.plans.iter().zip(findings).zip(drafts.into_iter().rev()) {
+        for ((plan, findings), draft) in left.plans.iter().zip(findings).zip(drafts) {
             let verdict = match findings.facts.verdict() {
                 Verdict::Ask(_) if planted::is(Bug::DeletePlannedBecauseIdentical) => Verdict::Delete,
                 Verdict::Ask(_) if planted::is(Bug::RerouteAfterGrowth) => Verdict::Forget,
@@ -118,12 +140,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Verdict::Ask(_) if newest.get(&plan.target).is_some_and(|newest| *newest != plan.id) => {
                     Verdict::SendAnew
                 }
+                // Nobody has said that it is stored, and its lane is others' by now.
+                Verdict::Ask(_) if back.is_some() => Verdict::SendAnew,
                 verdict => verdict,
             };
             told.note(&self.figures.database, plan, &findings, verdict);
-            if plan.rows_elsewhere > 0 {
-                self.settling.keep(plan.id);
-            }
             if findings.facts.booked == Some(true) {
                 self.settling.booked_before(plan.id);
             }
@@ -133,7 +154,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             match verdict {
                 Verdict::Forget => self.settling.forget(plan.id),
                 Verdict::Delete if findings.there.is_empty() => self.settling.forget(plan.id),
-                Verdict::Delete => self.delete_left(plan, &findings, &mut held, now),
+                Verdict::Delete => self.delete_left(plan, &findings, !unrecorded.contains(&plan.id), &mut held, now),
                 Verdict::SendAnew => {
                     // What is in quarantine stays there.
                     let there = findings.there.iter().filter(|(at, _)| {
@@ -144,13 +165,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                         let row = plan.rows[*at];
                         (RowKey { rowid: *rowid, ..row.key }, row.print, row.message)
                     });
-                    self.send_anew(
-                        plan.id,
-                        plan.run,
-                        &plan.target,
-                        rows.collect(),
-                        "whether its delete was committed is not known",
-                    );
+                    let why = match plan.state {
+                        PlanState::Planned if back.is_some() => "that they were not stored can't be proved",
+                        _ => "whether its delete was committed is not known",
+                    };
+                    self.send_anew(plan.id, plan.run, &plan.target, rows.collect(), why);
                 }
                 Verdict::Ask(sought) => {
                     let epoch = highest.get(&(plan.target.clone(), plan.triple.producer_id)).copied().unwrap_or(0);
@@ -161,9 +180,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         told.end(&self.figures.database);
         self.resends_left(&left, &matching, &held);
         let aside = self.quarantine_left(&left, &matching);
-        for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
-            outbox.ledger.restart(held, aside);
-            outbox.pause_if_full();
+        for (ix, (held, aside)) in self.outboxes().zip(held.into_iter().zip(aside)) {
+            if back.is_none_or(|back| back == ix) {
+                let outbox = self.intake.outbox(ix);
+                outbox.ledger.restart(held, aside);
+                outbox.pause_if_full();
+            }
         }
         Ok(())
     }
@@ -238,10 +260,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     none: there.is_empty(),
                     bare: plan.rows.iter().any(comes_back),
                     continuous: !plan.other_boot && !plan.other_file,
-                    booked: booked
-                        .filter(|_| !plan.other_boot || self.intake.limits.power_loss)
-                        .map(|booked| booked.plans.binary_search(&plan.id).is_ok())
-                        .filter(|deleted| *deleted || self.not_booked_is_not_deleted(plan)),
+                    booked: self.is_booked(plan, booked),
                     delete_whole: there.len() == mine,
                     delete_disproved: surely,
                 };
@@ -267,13 +286,28 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         findings
     }
 
+    /// What the database itself says of whether the plan was deleted.
+    pub(super) fn is_booked(&self, plan: &LeftPlan, booked: Option<&Booked>) -> Option<bool> {
+        booked
+            .filter(|_| !plan.other_boot || self.intake.limits.power_loss)
+            .map(|booked| booked.plans.binary_search(&plan.id).is_ok())
+            .filter(|deleted| *deleted || self.not_booked_is_not_deleted(plan))
+    }
+
     /// Whether a delete of the plan would have been booked in this file: one that was noted was not.
     fn not_booked_is_not_deleted(&self, plan: &LeftPlan) -> bool {
         self.source.books() && !plan.other_file && !matches!(plan.state, PlanState::Deleting { .. })
     }
 
-    /// Stored, and not deleted yet.
-    fn delete_left(&mut self, plan: &LeftPlan, findings: &Findings, held: &mut [Vec<RowMark>], now: Instant) {
+    /// Stored, and not deleted yet. `recorded`: the state file says so.
+    fn delete_left(
+        &mut self,
+        plan: &LeftPlan,
+        findings: &Findings,
+        recorded: bool,
+        held: &mut [Vec<RowMark>],
+        now: Instant,
+    ) {
         let meta: Vec<RowMeta> = findings
             .there
             .iter()
@@ -300,7 +334,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let ix = self.intake.lane_of(&plan.target, plan.noted_offset, plan.leader_epoch);
             self.intake.lanes[ix as usize].inherit(plan.triple, plan.rows.len());
         }
-        self.settling.acknowledged_before(Arc::new(plan_of(plan, rows)), offset, now);
+        let plan = Arc::new(plan_of(plan, rows));
+        if recorded {
+            self.settling.acknowledged_before(plan, offset, now);
+        } else {
+            self.settling.acknowledged(plan, offset, now);
+        }
     }
 
     /// The batch becomes its lane's again, and its partition's leader is asked.
@@ -440,7 +479,7 @@ fn highest_epochs(plans: &[LeftPlan]) -> HashMap<(Target, i64), i16> {
 }
 
 /// As many as the batch had, those of outboxes that are no longer configured included.
-fn all_rows(left: &LeftPlan) -> Vec<RowMeta> {
+pub(super) fn all_rows(left: &LeftPlan) -> Vec<RowMeta> {
     let meta =
         |key, print, message| RowMeta { key, print, record: Span::default(), message, event_id: Span::default() };
     let mut rows: Vec<RowMeta> = left.rows.iter().map(|row| meta(row.key, row.print, row.message)).collect();
@@ -449,7 +488,7 @@ fn all_rows(left: &LeftPlan) -> Vec<RowMeta> {
     rows
 }
 
-fn plan_of(left: &LeftPlan, rows: Rows) -> Plan {
+pub(super) fn plan_of(left: &LeftPlan, rows: Rows) -> Plan {
     Plan {
         id: left.id,
         target: left.target.clone(),

@@ -10,9 +10,7 @@ use super::matching::{Cause, Matching};
 use super::reading::RETRY_EVERY;
 use super::verdict::{Facts, Verdict};
 use super::{Fatal, Relay};
-use crate::model::{
-    Another, Deletion, Fault, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend, RowKey, RowMark, RowMeta, Rows,
-};
+use crate::model::{Another, Deletion, OutboxIx, Plan, PlanId, PlanState, Resend, RowKey, RowMark, RowMeta, Rows};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,20 +20,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// File or table are not what they were: what was collected is read again, what is planned or in quarantine is looked for.
     pub(super) fn replaced(&mut self, text: &str, another: Another, now: Instant) {
         log::warn!("{}: {text}; what is there now is read from the start", self.figures.database);
-        if let Some(left) = &mut self.recovery.left {
-            for plan in &mut left.plans {
-                if plan.rows.iter().any(|row| another.is(row.key.outbox)) {
-                    plan.other_file = true;
-                    self.settling.doubt(plan.id);
-                }
-            }
-            let (gone, kept) = std::mem::take(&mut left.quarantine)
-                .into_iter()
-                .partition(|row: &Quarantined| row.fault == Fault::Undeletable && another.is(row.key.outbox));
-            left.quarantine = kept;
-            for row in gone {
-                self.quarantine.release(row.key);
-            }
+        self.doubt_waiting(&another);
+        if let Some(mut left) = self.recovery.left.take() {
+            self.doubt_left(&mut left, &another);
+            self.recovery.left = Some(left);
             if another != Another::None {
                 self.record(now);
             }
@@ -57,7 +45,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let (before, mut doubtful) = match self.reading.matching.take().map(|matching| matching.cause) {
             Some(Cause::Replaced { another, doubtful }) => (another, doubtful),
             Some(Cause::CommitUnknown { plans, .. }) => (Another::None, plans),
-            Some(Cause::Start) | None => (Another::None, Vec::new()),
+            Some(Cause::Start | Cause::Back(_)) | None => (Another::None, Vec::new()),
         };
         doubtful.extend(self.settling.take_doubts());
         self.look_for_planned(Cause::Replaced { another: another.or(before), doubtful }, now);
@@ -146,12 +134,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(mut matching) = self.reading.matching.take() else { return Ok(()) };
         self.reading.origin = self.source.origin();
         match std::mem::replace(&mut matching.cause, Cause::Start) {
-            Cause::Start => self.recovered(matching, now)?,
+            Cause::Start => self.judge_left(matching, None, now)?,
+            Cause::Back(ix) => self.came_back(ix, matching, now)?,
             Cause::Replaced { another, doubtful } => {
                 // A batch rejected meanwhile left rows under the rowids they had.
                 self.forget_unplanned();
                 let total = matching.sought();
                 log::info!("{}: {} of {total} rows were found again", self.figures.database, matching.found.len());
+                for outbox in self.outboxes().filter(|outbox| another.is(*outbox)) {
+                    matching.away[usize::from(outbox.0)] = false;
+                }
                 self.go_on(&matching, &another, &doubtful, now);
             }
             Cause::CommitUnknown { delete, plans } => self.settle_unknown(&matching, delete, plans, now),
@@ -217,7 +209,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             plan
         });
         self.intake.resends.renumber(|key, resend| {
-            let rowid = *matching.found.get(&(key, resend.print))?;
+            let rowid = matching.now_at(key, resend.print)?;
             Some(RowKey { rowid, ..key })
         });
         for (plan, offset) in self.settling.take_acknowledged() {
@@ -388,11 +380,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let before: Vec<(i64, Aside)> = self.intake.outboxes[at].ledger.asides(i64::MIN).collect();
             for (rowid, aside) in before {
                 let key = RowKey { outbox, rowid };
-                match matching.found.get(&(key, aside.print)).filter(|_| !(another.is(outbox) && aside.published)) {
-                    Some(now) if *now == rowid => drop(rows.insert(rowid, aside)),
+                match matching.now_at(key, aside.print).filter(|_| !(another.is(outbox) && aside.published)) {
+                    Some(now) if now == rowid => drop(rows.insert(rowid, aside)),
                     Some(now) => {
-                        rows.insert(*now, aside);
-                        self.quarantine.moved(key, RowKey { outbox, rowid: *now });
+                        rows.insert(now, aside);
+                        self.quarantine.moved(key, RowKey { outbox, rowid: now });
                     }
                     None => self.quarantine.release(key),
                 }
@@ -406,7 +398,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 impl Matching {
     /// Where the row is now, if it is there as it was.
     fn at(&self, meta: &RowMeta) -> Option<i64> {
-        self.found.get(&(meta.key, meta.print)).copied()
+        self.now_at(meta.key, meta.print)
     }
 }
 

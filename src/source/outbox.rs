@@ -84,12 +84,12 @@ impl Outbox {
         let mut table = match schema::read(connection, &self.spec, version, first)? {
             Found::Table(table) => table,
             Found::NotThere(why) => {
-                self.trace = self.follow(connection, version)?;
+                self.follow(connection, version)?;
                 self.state = State::NotThere(why);
                 return Ok(None);
             }
             Found::Unfit(why) => {
-                self.trace = self.follow(connection, version)?;
+                self.follow(connection, version)?;
                 self.state = State::Unfit(why);
                 return Ok(None);
             }
@@ -115,9 +115,27 @@ impl Outbox {
         Ok(replaced)
     }
 
-    /// Where the table is that was read: it may be unfit for a moment, or have another name, and come back as what it was.
-    fn follow(&self, connection: &Connection, version: i64) -> Result<Option<TableIdentity>> {
-        let Some(before) = &self.trace else { return Ok(None) };
+    /// Where the table is that was read, in this run or in an earlier one: it may be unfit for a moment, or have another name, and
+    /// come back as what it was.
+    fn follow(&mut self, connection: &Connection, version: i64) -> Result<()> {
+        if let Some(before) = self.trace {
+            self.trace = self.found_again(&before, connection, version)?;
+        }
+        if let Some(before) = self.told.as_ref().and_then(|told| told.identity) {
+            let now = self.found_again(&before, connection, version)?;
+            if let Some(told) = &mut self.told {
+                told.identity = now.or(told.identity);
+            }
+        }
+        Ok(())
+    }
+
+    fn found_again(
+        &self,
+        before: &TableIdentity,
+        connection: &Connection,
+        version: i64,
+    ) -> Result<Option<TableIdentity>> {
         for place in [None, Some(before.place)] {
             let Some((_, now)) = schema::trace(connection, &self.spec.table, version, place)? else { continue };
             match before.compare(&now) {

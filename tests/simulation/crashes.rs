@@ -123,6 +123,12 @@ fn die(run: &Run, end: End, seed: u64) {
         world.partitions = 5;
         world.grown = true;
     }
+    // By dice of its own: schedules that were found stay what they were.
+    let mut dice = fastrand::Rng::with_seed(seed ^ world.runs << 48);
+    if world.weather.faults && dice.u32(0..4) == 0 {
+        let (table, away_for) = (dice.usize(0..world.db.tables.len()), dice.u64(1_000..3_000_000));
+        world.missing = Some((table, world.elapsed + Duration::from_micros(away_for)));
+    }
     world.weather.forbidden = world.weather.faults && world.random.u32(0..8) == 0;
     match end {
         End::Killed => {}

@@ -631,3 +631,151 @@ fn a_batch_is_not_young_by_a_clock_that_went_back() {
         assert_eq!(run.figures.unsure_rows.load(std::sync::atomic::Ordering::Relaxed), unsure, "{back:?}");
     }
 }
+
+/// What became of rows in flight, and of the other table's, when the daemon was killed and one table is away at the next start.
+fn away_at_the_start(seed: u64, kind: Kind, steps: u32, away: Duration) -> Run {
+    let mut run = calm(seed, kind);
+    run.until(Duration::from_secs(1));
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.insert(0, (0..12).map(|at| format!("k{at}")));
+        world.insert(1, (0..12).map(|at| format!("k{at}")));
+        world.locked_until = Duration::from_millis(1_000 + 400 * (seed % 2));
+        world.fuse = Some(steps);
+    }
+    let seen = run.world.borrow().now();
+    run.note(Event::Wake(Wake { seen }));
+    run.ends_by(Duration::from_millis(1_400));
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.dead = true;
+        world.missing = Some((1, world.elapsed + away));
+        world.locked_until = Duration::ZERO;
+    }
+    let run = run.again(true);
+    run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+    run
+}
+
+#[test]
+fn rows_in_flight_of_a_table_that_is_away_at_a_start_wait_for_it_and_the_others_go_on() {
+    for kind in [Kind::Sure, Kind::Bare, Kind::Booked] {
+        for steps in 1..60 {
+            let mut run = away_at_the_start(u64::from(steps), kind, steps, Duration::from_secs(20));
+            let begun = run.world.borrow().elapsed;
+            let before: Vec<PlanId> = {
+                let world = run.world.borrow();
+                let of_it = world.state.plans.values().filter(|plan| plan.rows[0].key.outbox == OutboxIx(1));
+                let deleted = |plan: &PlanId| world.db.booked.iter().any(|booked| booked.plans.contains(plan));
+                of_it.map(|plan| plan.id).filter(|plan| !deleted(plan)).collect()
+            };
+            run.until(begun + Duration::from_secs(10));
+            run.world.borrow_mut().insert(0, (0..12).map(|at| format!("k{at}")));
+            let seen = run.world.borrow().now();
+            run.note(Event::Wake(Wake { seen }));
+            run.until(begun + Duration::from_secs(15));
+            {
+                let world = run.world.borrow();
+                assert!(world.db.tables[0].is_empty(), "the other one goes on ({kind:?}, {steps})");
+                assert!(before.iter().all(|plan| world.state.plans.contains_key(plan)), "kept ({kind:?}, {steps})");
+            }
+            run.until(begun + Duration::from_secs(25));
+            assert!(run.world.borrow().db.tables[1].is_empty(), "and then this one ({kind:?}, {steps})");
+            run.until(END);
+            run.check();
+        }
+    }
+}
+
+#[test]
+fn what_was_acknowledged_or_stored_before_a_start_without_its_table_is_not_sent_again() {
+    for stored in [PlanState::Acknowledged { offset: 0 }, PlanState::Planned] {
+        let run = calm(1, Kind::Sure);
+        {
+            let world = &mut *run.world.borrow_mut();
+            world.insert(1, std::iter::once(key_of(0)));
+            let row = world.db.tables[1][&1].clone();
+            let key = RowKey { outbox: OutboxIx(1), rowid: 1 };
+            let rows = vec![LeftRow { key, print: world.print(1, &row), message: 1 }];
+            world.insert(0, std::iter::once(key_of(0)));
+            let target = Target { topic: "t-event".into(), partition: 0 };
+            let plan = LeftPlan { rows, target, state: stored, ..published_before(world, 1) };
+            world.remove_row(0, 1);
+            let log = world.logs.entry(("t-event".to_owned(), 0)).or_default();
+            let _ = log.append(Duration::ZERO, &[row.uid], 7, 0, 0);
+            world.state.plans.insert(plan.id, plan);
+            world.state.last_plan = 1;
+            world.missing = Some((1, Duration::from_secs(5)));
+        }
+        let mut run = Run::on(run.world.clone(), 1, true);
+        run.until(END);
+        assert_eq!(run.relay.summary().published, 0, "{stored:?}");
+        assert_eq!(run.relay.summary().unsure, 0, "{stored:?}");
+        run.check();
+    }
+}
+
+#[test]
+fn a_batch_of_two_tables_one_of_which_is_away_keeps_its_message_ids() {
+    for state in [PlanState::Acknowledged { offset: 0 }, PlanState::Planned] {
+        let run = calm(1, Kind::Sure);
+        let uids = {
+            let world = &mut *run.world.borrow_mut();
+            world.insert(0, std::iter::once(key_of(0)));
+            world.insert(1, std::iter::once(key_of(0)));
+            let mut plan = LeftPlan { state, ..published_before(world, 1) };
+            let row = world.db.tables[1][&1].clone();
+            let key = RowKey { outbox: OutboxIx(1), rowid: 1 };
+            plan.rows.push(LeftRow { key, print: world.print(1, &row), message: 2 });
+            let uids = [world.db.tables[0][&1].uid, row.uid];
+            let log = world.logs.entry(("users".to_owned(), 0)).or_default();
+            let _ = log.append(Duration::ZERO, &uids, 7, 0, 0);
+            for (uid, message) in uids.iter().zip(1..) {
+                world.message_ids.insert(*uid, (RunId(99), message));
+            }
+            world.excuse(uids);
+            world.state.plans.insert(plan.id, plan);
+            world.state.last_plan = 1;
+            world.missing = Some((1, Duration::from_secs(5)));
+            uids
+        };
+        let mut run = Run::on(run.world.clone(), 1, true);
+        run.until(Duration::from_secs(4));
+        assert!(run.world.borrow().db.tables[0].is_empty(), "{state:?}: its part of the batch is settled");
+        run.until(END);
+        assert_eq!(run.relay.summary().unsure, 1, "{state:?}");
+        assert_eq!(run.world.borrow().message_ids[&uids[1]], (RunId(99), 2), "{state:?}");
+        run.check();
+    }
+}
+
+/// While the daemon runs: rows are looked for because of another table, and this one is away at that moment.
+#[test]
+fn published_rows_of_a_table_that_is_away_while_others_rows_are_looked_for_are_not_sent_again() {
+    for kind in [Kind::Sure, Kind::Bare] {
+        let mut run = calm(1, kind);
+        let both = |run: &mut Run| {
+            for table in 0..2 {
+                run.world.borrow_mut().insert(table, std::iter::repeat_n(key_of(1), 6));
+            }
+            let seen = run.world.borrow().now();
+            run.note(Event::Wake(Wake { seen }));
+        };
+        // The topics are open by then.
+        both(&mut run);
+        run.until(Duration::from_secs(3));
+        both(&mut run);
+        run.world.borrow_mut().busy_until = Duration::from_millis(3_600);
+        run.until(Duration::from_millis(3_500));
+        assert_eq!(run.relay.summary().published, 24, "{kind:?}");
+        assert!(run.world.borrow().db.tables.iter().all(|table| table.len() == 6), "{kind:?}: not deleted yet");
+        run.world.borrow_mut().missing = Some((1, Duration::from_secs(9)));
+        run.world.borrow_mut().renumbered = true;
+        run.until(Duration::from_secs(8));
+        assert!(!run.world.borrow().renumbered && run.world.borrow().db.tables[0].is_empty(), "{kind:?}");
+        run.until(Duration::from_secs(20));
+        assert_eq!(run.relay.summary().published, 24, "{kind:?}: nothing twice");
+        assert_eq!(run.relay.summary().unsure, 0, "{kind:?}");
+        run.check();
+    }
+}

@@ -103,6 +103,9 @@ impl Source for SimSource {
         if locked || self.world.borrow_mut().chance(40) {
             return Err(SourceError::Busy("a lock".to_owned()));
         }
+        if self.world.borrow().is_missing(usize::from(outbox.0)) {
+            return Err(SourceError::NotThere(Why::new("there is no such table yet")));
+        }
         if self.world.borrow_mut().chance(400) {
             return Err(SourceError::Failed(Why::new("disk I/O error")));
         }
@@ -368,10 +371,9 @@ impl Source for SimSource {
 
 /// Plans that can't be deleted for now, and the others.
 fn left_out(world: &mut World, order: &DeleteOrder<'_>) -> (Vec<LeftOut>, Vec<Arc<Plan>>) {
-    let unfit = world.unfit.filter(|(_, until)| world.elapsed < *until).map(|(table, _)| table);
     let (mut left_out, mut plans) = (Vec::new(), Vec::new());
     for (at, plan) in order.plans.iter().enumerate() {
-        let of_it = plan.rows.meta.iter().any(|meta| Some(usize::from(meta.key.outbox.0)) == unfit);
+        let of_it = plan.rows.meta.iter().any(|meta| world.is_unfit(usize::from(meta.key.outbox.0)));
         if of_it || world.chance(60) {
             left_out.push(LeftOut { plan: at, why: Why::new("a column is missing") });
         } else {

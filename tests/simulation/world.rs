@@ -224,6 +224,8 @@ pub struct World {
     pub unfit: Option<(usize, Duration)>,
     /// A table that is no outbox until then.
     pub unreadable: Option<(usize, Duration)>,
+    /// This table is not there until then: it is not read, nor deleted from.
+    pub missing: Option<(usize, Duration)>,
     /// The COMMIT of a delete answers BUSY until then.
     pub busy_until: Duration,
     /// The COMMIT of a delete answers an I/O error, and has not happened, until then.
@@ -330,6 +332,7 @@ impl World {
             locked_until: Duration::ZERO,
             unfit: None,
             unreadable: None,
+            missing: None,
             busy_until: Duration::ZERO,
             broken_until: Duration::ZERO,
             triggers: 0,
@@ -377,6 +380,14 @@ impl World {
             self.dead |= *fuse == 0;
         }
         self.dead
+    }
+
+    pub fn is_missing(&self, table: usize) -> bool {
+        self.missing.is_some_and(|(missing, until)| missing == table && self.elapsed < until)
+    }
+
+    pub fn is_unfit(&self, table: usize) -> bool {
+        self.is_missing(table) || self.unfit.is_some_and(|(unfit, until)| unfit == table && self.elapsed < until)
     }
 
     /// Somebody's transaction is written and not visible yet.

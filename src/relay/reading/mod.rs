@@ -272,6 +272,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.reading.matching.is_some() {
             return self.match_slice(now);
         }
+        if self.draining.is_none() {
+            self.look_for_waiting(now);
+            if self.reading.matching.is_some() {
+                return self.match_slice(now);
+            }
+        }
         self.read_again(now)?;
         if self.draining.is_some() || self.reading.matching.is_some() {
             return Ok(());
@@ -344,7 +350,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let closed = outbox.route.literal().is_some_and(|literal| {
             self.intake.topic_of(literal).is_none_or(|ix| !self.intake.topics[ix as usize].is_open())
         });
-        !outbox.paused && !closed && self.intake.has_takers(OutboxIx(at as u16), false)
+        let ix = OutboxIx(at as u16);
+        !outbox.paused && !closed && !self.recovery.waiting.contains(ix) && self.intake.has_takers(ix, false)
     }
 
     /// Whether a look at any outbox could be of use.
@@ -558,6 +565,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min(sweep.not_before);
         }
         for (at, outbox) in self.intake.outboxes.iter().enumerate() {
+            if self.recovery.waiting.contains(OutboxIx(at as u16)) {
+                earliest = earliest.min(outbox.retry_at.unwrap_or(now));
+                continue;
+            }
             if !self.may_look(at) {
                 continue;
             }
