@@ -103,7 +103,8 @@ mod tests {
         );
         assert!(setting("fs.inotify.max_user_watches").is_some_and(|limit| limit > 0));
         assert!(no_watch(Errno::NOSPC).hint.contains("sysctl -w fs.inotify.max_user_watches="));
-        assert_eq!(no_watch(Errno::ACCESS).to_string(), Errno::ACCESS.to_string());
+        assert!(no_watch(Errno::ACCESS).hint.contains("chmod ug+r"));
+        assert_eq!(no_watch(Errno::NOENT).to_string(), Errno::NOENT.to_string());
     }
 
     #[test]
