@@ -58,8 +58,11 @@ struct Tripped {
     fresh: bool,
     /// By lane and outbox: the rowid of the furthest record that was tried in vain.
     behind: BTreeMap<(u32, OutboxIx), i64>,
-    /// Outboxes that have none that passes the sieve.
+    /// Outboxes that have none for the lane that passes the sieve.
     exhausted: BTreeSet<OutboxIx>,
+    /// Lanes that had their turn since `probe_at` was set last, and whether another one's is next.
+    tried: BTreeSet<u32>,
+    goes_on: bool,
 }
 
 /// Which record of a stopped topic is tried next.
@@ -206,6 +209,8 @@ impl Breaker {
                 fresh: at_once,
                 behind: BTreeMap::new(),
                 exhausted: BTreeSet::new(),
+                tried: BTreeSet::new(),
+                goes_on: false,
             },
         });
         let (stay, back) = std::mem::take(&mut self.suspects).into_iter().partition(|suspect| in_flight(suspect.lane));
@@ -273,12 +278,19 @@ impl Breaker {
         }
     }
 
-    /// The outbox has no row that passes.
-    pub fn has_none(&mut self, outbox: OutboxIx) {
+    /// The outbox has no row of this lane that passes.
+    pub fn has_none(&mut self, lane: u32, outbox: OutboxIx) {
         if let Some(tripped) = &mut self.tripped {
             tripped.exhausted.insert(outbox);
             // The next time from the first on.
-            tripped.behind.retain(|(_, of), _| *of != outbox);
+            tripped.behind.remove(&(lane, outbox));
+        }
+    }
+
+    /// Nobody has a row that this lane could try: the next lane's turn is now.
+    pub fn next_lane(&mut self, now: Instant) {
+        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.code != Some(INVALID_TIMESTAMP)) {
+            (tripped.probe_at, tripped.goes_on, tripped.probing) = (now, true, None);
         }
     }
 
@@ -326,12 +338,16 @@ impl Breaker {
         match &mut self.tripped {
             Some(tripped) if tripped.probe_at <= now => {
                 tripped.probe_at = now + PROBE_EVERY;
+                tripped.exhausted.clear();
+                if std::mem::take(&mut tripped.goes_on) {
+                    return true;
+                }
+                tripped.tried.clear();
                 // The first one first, so that nothing is overtaken by what is smaller once people have mended the topic.
                 if !std::mem::take(&mut tripped.fresh) {
                     tripped.sieve = Sieve::Any;
                 }
                 tripped.in_a_row = 0;
-                tripped.exhausted.clear();
                 true
             }
             _ => false,
@@ -342,10 +358,12 @@ impl Breaker {
     /// gets a record first: whatever was known may have been removed.
     pub fn probe(&mut self, able: &[u32]) {
         let Some(tripped) = &mut self.tripped else { return };
-        let next = able.iter().find(|lane| tripped.last.is_none_or(|last| **lane > last));
-        tripped.probing = next.or(able.first()).copied();
-        tripped.last = tripped.probing;
-        tripped.open = tripped.probing.is_none();
+        let left: Vec<u32> = able.iter().copied().filter(|lane| !tripped.tried.contains(lane)).collect();
+        let next = left.iter().find(|lane| tripped.last.is_none_or(|last| **lane > last));
+        tripped.probing = next.or(left.first()).copied();
+        tripped.tried.extend(tripped.probing);
+        tripped.last = tripped.probing.or(tripped.last);
+        tripped.open = able.is_empty();
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -404,7 +422,8 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         breaker.trip(Some(32), now, |_| false);
-        for turn in [2, 5, 2] {
+        for (round, turn) in (1..).zip([2, 5, 2]) {
+            assert!(breaker.probe_due(now + PROBE_EVERY * round));
             breaker.probe(&[2, 5]);
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), Some(turn));
         }
@@ -472,6 +491,24 @@ mod tests {
         assert_eq!(breaker.deadline(), None, "nothing is due");
         assert!(breaker.undoubted(|lane| lane == 1).is_empty());
         assert_eq!(breaker.undoubted(|_| false).len(), 10);
+    }
+
+    #[test]
+    fn a_lane_without_a_record_that_could_be_tried_gives_the_next_one_its_turn_once_in_a_round() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.trip(Some(10), now, |_| false);
+        assert!(breaker.probe_due(now));
+        for turn in [Some(2), Some(5), None] {
+            breaker.probe(&[2, 5]);
+            assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), turn);
+            if turn.is_some() {
+                breaker.next_lane(now);
+                assert!(breaker.probe_due(now), "at once");
+            }
+        }
+        assert!(!breaker.probe_due(now + PROBE_EVERY.mul_f64(0.99)));
+        assert!(breaker.probe_due(now + PROBE_EVERY));
     }
 
     #[test]

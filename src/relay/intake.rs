@@ -460,14 +460,21 @@ impl Intake {
     }
 
     /// A look has ended: what it passed over stays its lanes'. `all`: there is no other row.
-    pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool) {
+    pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool, now: Instant) {
         for ((outbox, lane), (first, last)) in std::mem::take(&mut self.skipped) {
             let ledger = &mut self.outboxes[usize::from(outbox.0)].ledger;
             ledger.leave(Leaver::Lane(lane), first);
             ledger.leave(Leaver::Lane(lane), last);
             if all && outbox == ix && self.lanes[lane as usize].is_idle() {
                 let topic = self.lanes[lane as usize].topic;
-                self.topics[topic as usize].breaker.has_none(ix);
+                let breaker = &mut self.topics[topic as usize].breaker;
+                breaker.has_none(lane, ix);
+                let may_have = |(at, outbox): (usize, &Outbox)| {
+                    outbox.ledger.is_marked(Leaver::Lane(lane)) && !breaker.is_exhausted(OutboxIx(at as u16))
+                };
+                if !self.outboxes.iter().enumerate().any(may_have) {
+                    breaker.next_lane(now);
+                }
             }
         }
     }

@@ -18,6 +18,8 @@ const GONE_WITHIN: Duration = Duration::from_millis(2_500);
 const STORED_WITHIN: Duration = Duration::from_millis(1_500);
 /// A record that was rejected is told from a topic that rejects everything after a minute at most.
 const TOLD_WITHIN: Duration = Duration::from_secs(65);
+/// A stopped topic is tried every 30 s, and what it accepts leads to the others.
+const TRIED_WITHIN: Duration = Duration::from_secs(40);
 
 /// Not always survived, and tried when `OUTBOXD_EPISODES_ALL` is set: two partitions that take a batch and do not answer can hold
 /// all the memory there is for large rows until the attempts time out.
@@ -175,6 +177,19 @@ impl Run {
         self.gone(fault, until, |bad| told || bad);
         if told || matches!(fault, Fault::Poison | Fault::Retried) {
             self.until(until + TOLD_WITHIN);
+        }
+        if fault == Fault::TooLarge {
+            // Ten or more of which none was accepted for a minute may be the topic's fault: the next that it accepts tells.
+            let now = {
+                let world = &mut *self.world.borrow_mut();
+                for table in 0..world.db.tables.len() {
+                    world.add(table, 1);
+                }
+                world.committed();
+                world.elapsed
+            };
+            self.announce();
+            self.until(now + TRIED_WITHIN);
         }
         self.gone(fault, until, |_| false);
         let held = self.figures.held_rows.load(Relaxed);

@@ -46,7 +46,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if goes_on {
             self.intake.leave_skipped_by_takers();
         } else {
-            self.intake.leave_skipped(ix, jumps || seen_to == Some(i64::MAX));
+            self.intake.leave_skipped(ix, jumps || seen_to == Some(i64::MAX), now);
         }
         let outbox = self.intake.outbox(ix);
         let look = match result {
@@ -289,7 +289,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
         let (result, last) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
-        self.intake.leave_skipped(ix, false);
+        self.intake.leave_skipped(ix, false, now);
         self.log_unroutable();
         match result {
             Ok(look) => {
