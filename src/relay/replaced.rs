@@ -275,7 +275,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn facts_of(&self, plan: &Plan, matching: &Matching, state: PlanState, another: &Another) -> Facts {
         let there = plan.rows.meta.iter().filter(|meta| matching.at(meta).is_some()).count();
         let comes_back = |meta: &RowMeta| self.comes_back(meta.key.outbox, another.is(meta.key.outbox));
-        let disproved = |meta: &RowMeta| matching.at(meta).is_some() && !comes_back(meta);
+        // Only a row that was looked at: one of a table that is away counts as there, and proves nothing.
+        let disproved = |meta: &RowMeta| matching.found.contains_key(&(meta.key, meta.print)) && !comes_back(meta);
         Facts {
             state,
             whole: there == plan.rows.len(),

@@ -305,7 +305,11 @@ impl Database {
                 return Err(NotReady::Failed(why));
             }
             let link = self.connect(file, header)?;
-            self.companions = Some(Companions::of(&link.database));
+            // What a failed sync of the log has said stays true when the file is opened anew.
+            let companions = Companions::of(&link.database);
+            if self.companions.as_ref().is_none_or(|known| known.wal != companions.wal) {
+                self.companions = Some(companions);
+            }
             self.mode = header.mode;
             self.link = Some(link);
             if !self.has_moved() {

@@ -65,14 +65,20 @@ impl Log {
         self.failed.load(SeqCst)
     }
 
-    /// Everything is on the disk in another way, and the log may be another file. To be called with the connection in hand.
+    /// Everything is on the disk, and the log is another file. To be called with the connection in hand.
     pub fn begins(&self, path: &Path) {
+        self.synced().file = None;
+        self.mended(path);
+    }
+
+    /// Everything is on the disk in another way. To be called with the connection in hand.
+    pub fn mended(&self, path: &Path) {
         let mut synced = self.synced();
-        synced.commits = self.commits.load(SeqCst);
-        // One that has lost its name is worked with to the end.
+        // A log that has lost its name is worked with to the end.
         if let Ok(file) = File::open(with_suffix(path, "-wal")) {
             synced.file = Some(file);
         }
+        synced.commits = self.commits.load(SeqCst);
         self.failed.store(false, SeqCst);
     }
 

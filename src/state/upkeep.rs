@@ -171,7 +171,7 @@ impl Shared {
         }
         match self.empty_log() {
             Ok(false) => {
-                self.log.begins(path);
+                self.log.mended(path);
                 Ok(())
             }
             Ok(true) => Err("a sync of its -wal has failed, and another process that reads the state file keeps it from being begun anew: \

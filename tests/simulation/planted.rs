@@ -58,8 +58,6 @@ const FORGOTTEN_MAX: u64 = 40;
 /// follows within the time that is allowed (an answer, a delete, the sweep), or no schedule comes there: `OUTBOXD_BUG=all` tries them.
 const FOUND_BY: &[(&str, u64)] = &[
     ("answers breakers 2", 42),
-    ("answers condemn 2", 141),
-    ("mod opened 2", 131),
     ("quarantine requested 1", 8),
     ("settling/deleting deleted 4", 1),
     ("settling/deleting exceptions 1", 169),

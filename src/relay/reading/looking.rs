@@ -98,6 +98,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// News is mostly of one outbox or of none: the others are told apart in one read transaction. Whether there were others; `None`:
     /// the database can't be read at the moment.
     pub(super) fn glance(&mut self, now: Instant) -> Result<Option<bool>, Fatal> {
+        for outbox in &mut self.intake.outboxes {
+            outbox.unstirred = false;
+        }
         let mut starts: Vec<(OutboxIx, Start)> = (0..self.intake.outboxes.len())
             .filter(|at| self.may_glance(*at) && self.wants_look(*at, true, now))
             .map(|at| (OutboxIx(at as u16), self.intake.outboxes[at].ledger.start(None)))
