@@ -51,6 +51,8 @@ fn rows(path: &Path) -> i64 {
 
 /// What the daemon said until all tables were empty; the number of records, and of different message ids.
 fn drained(mut daemon: Running, kafka: &FakeKafka, place: &Place, databases: &[&str]) -> (usize, usize, String) {
+    // The tables may be empty before it has begun.
+    daemon.wait_until("the start", |daemon| daemon.stderr().contains("state file: "));
     daemon.wait_until("empty tables", |_| databases.iter().all(|name| rows(&place.path(name)) == 0));
     daemon.signal(Signal::TERM);
     let daemon = daemon.finish();
