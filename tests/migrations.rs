@@ -7,8 +7,6 @@ use common::{PATIENCE, Place, Running, outboxd};
 use fake_kafka::{FakeKafka, Fault};
 use outboxd::kafka::partitioner::partition_for_key;
 use rusqlite::Connection;
-use rustix::process::Signal;
-use std::collections::BTreeSet;
 
 const COUNTED: &str = "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, aggregateId TEXT, eventType TEXT, \
      payload TEXT, attempts INTEGER DEFAULT 0, note TEXT, user REFERENCES users (id));";
@@ -55,12 +53,7 @@ fn start(kafka: &FakeKafka, place: &Place, tables: &[&str], failpoint: Option<&s
 /// What the daemon did until its table was empty; the number of records, and of different message ids.
 fn drained(mut daemon: Running, kafka: &FakeKafka, place: &Place, left: i64) -> (usize, usize, String) {
     daemon.wait_until("an empty table", |_| rows(place, "users_outbox") == left);
-    daemon.signal(Signal::TERM);
-    let daemon = daemon.finish();
-    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
-    let records = kafka.all_records("users");
-    let ids: BTreeSet<_> = records.iter().map(|record| record.header("id").unwrap().to_vec()).collect();
-    (records.len(), ids.len(), daemon.everything())
+    daemon.drained(kafka)
 }
 
 /// A key for each partition.

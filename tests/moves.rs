@@ -7,8 +7,6 @@ mod common;
 use common::{PATIENCE, Place, Running, outboxd};
 use fake_kafka::FakeKafka;
 use rusqlite::Connection;
-use rustix::process::Signal;
-use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
@@ -51,15 +49,8 @@ fn rows(path: &Path) -> i64 {
 
 /// What the daemon said until all tables were empty; the number of records, and of different message ids.
 fn drained(mut daemon: Running, kafka: &FakeKafka, place: &Place, databases: &[&str]) -> (usize, usize, String) {
-    // The tables may be empty before it has begun.
-    daemon.wait_until("the start", |daemon| daemon.stderr().contains("state file: "));
     daemon.wait_until("empty tables", |_| databases.iter().all(|name| rows(&place.path(name)) == 0));
-    daemon.signal(Signal::TERM);
-    let daemon = daemon.finish();
-    assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
-    let records = kafka.all_records("users");
-    let ids: BTreeSet<_> = records.iter().map(|record| record.header("id").unwrap().to_vec()).collect();
-    (records.len(), ids.len(), daemon.everything())
+    daemon.drained(kafka)
 }
 
 /// A database and what lies beside it.

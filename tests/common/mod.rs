@@ -145,6 +145,20 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Ends a daemon that has nothing left to do: the number of records in `users`, of different message ids, and what it said.
+    #[track_caller]
+    pub fn drained(mut self, kafka: &fake_kafka::FakeKafka) -> (usize, usize, String) {
+        // It may have had nothing to do from the start.
+        self.wait_until("the start", |daemon| daemon.stderr().contains("state file: "));
+        self.signal(rustix::process::Signal::TERM);
+        let daemon = self.finish();
+        assert_eq!(daemon.status.code(), Some(0), "{}", daemon.everything());
+        let records = kafka.all_records("users");
+        let ids: std::collections::BTreeSet<_> =
+            records.iter().map(|record| record.header("id").unwrap().to_vec()).collect();
+        (records.len(), ids.len(), daemon.everything())
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn finish(mut self) -> Finished {
