@@ -127,7 +127,7 @@ fn a_batch_that_cannot_be_read_again_holds_up_no_other() {
             }
         }
         run.until(Duration::from_secs(30));
-        run.world.borrow_mut().unreadable = Some((1, Duration::from_secs(300)));
+        run.world.borrow_mut().missing = Some((1, Duration::from_secs(300)));
         run.until(Duration::from_secs(100));
         assert_eq!(run.world.borrow().db.tables[0].len(), 0, "seed {seed}");
         assert_eq!(run.world.borrow().db.tables[1].len(), 16, "seed {seed}: they can't be read");

@@ -66,6 +66,20 @@ impl SimSource {
         }
     }
 
+    /// What every read transaction may meet before it comes to a row.
+    fn begin_read(&mut self) -> Result<(), SourceError> {
+        self.alive()?;
+        self.answers("look")?;
+        self.open();
+        self.renumbered()?;
+        self.world.borrow_mut().meter.looks += 1;
+        let locked = self.world.borrow().elapsed < self.world.borrow().locked_until;
+        if locked || self.world.borrow_mut().chance(40) {
+            return Err(SourceError::Busy("a lock".to_owned()));
+        }
+        Ok(())
+    }
+
     fn renumbered(&mut self) -> Result<(), SourceError> {
         let renumbered = std::mem::take(&mut self.world.borrow_mut().renumbered);
         self.traits = self.world.borrow().traits.clone();
@@ -94,25 +108,12 @@ impl Source for SimSource {
         budget: Budget,
         each: &mut dyn FnMut(&RowView<'_>) -> Flow,
     ) -> Result<Look, SourceError> {
-        self.alive()?;
-        self.answers("look")?;
-        self.open();
-        self.renumbered()?;
-        self.world.borrow_mut().meter.looks += 1;
-        let locked = self.world.borrow().elapsed < self.world.borrow().locked_until;
-        if locked || self.world.borrow_mut().chance(40) {
-            return Err(SourceError::Busy("a lock".to_owned()));
-        }
+        self.begin_read()?;
         if self.world.borrow().is_missing(usize::from(outbox.0)) {
             return Err(SourceError::NotThere(Why::new("there is no such table yet")));
         }
         if self.world.borrow_mut().chance(400) {
             return Err(SourceError::Failed(Why::new("disk I/O error")));
-        }
-        let unreadable = |(table, until)| usize::from(outbox.0) == table && self.world.borrow().elapsed < until;
-        let away = self.world.borrow().unreadable;
-        if away.is_some_and(unreadable) {
-            return Err(SourceError::NotAnOutbox { outbox, why: Why::new("a column is missing") });
         }
         self.known = true;
         let version = self.version_now();
@@ -163,15 +164,7 @@ impl Source for SimSource {
     }
 
     fn glance(&mut self, starts: &[(OutboxIx, Start)], _: Duration) -> Result<Glance, SourceError> {
-        self.alive()?;
-        self.answers("look")?;
-        self.open();
-        self.renumbered()?;
-        self.world.borrow_mut().meter.looks += 1;
-        let locked = self.world.borrow().elapsed < self.world.borrow().locked_until;
-        if locked || self.world.borrow_mut().chance(40) {
-            return Err(SourceError::Busy("a lock".to_owned()));
-        }
+        self.begin_read()?;
         self.known = true;
         let version = self.version_now();
         let hurried = self.world.borrow_mut().chance(2);

@@ -222,8 +222,6 @@ pub struct World {
     pub locked_until: Duration,
     /// Deletes leave out plans with rows of this table until then.
     pub unfit: Option<(usize, Duration)>,
-    /// A table that is no outbox until then.
-    pub unreadable: Option<(usize, Duration)>,
     /// This table is not there until then: it is not read, nor deleted from.
     pub missing: Option<(usize, Duration)>,
     /// The COMMIT of a delete answers BUSY until then.
@@ -331,7 +329,6 @@ impl World {
             renamed: Vec::new(),
             locked_until: Duration::ZERO,
             unfit: None,
-            unreadable: None,
             missing: None,
             busy_until: Duration::ZERO,
             broken_until: Duration::ZERO,
