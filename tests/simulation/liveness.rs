@@ -101,6 +101,42 @@ fn a_reader_that_never_ends_costs_little_and_delays_nothing_for_long() {
     }
 }
 
+/// It reads, thinks and then writes, a hundred times a second: what we commit meanwhile is what SQLite refuses it for.
+#[test]
+fn an_application_with_moments_between_its_transactions_only_is_not_disturbed_in_them() {
+    let mut run = backlog(1, 0);
+    run.world.borrow_mut().transactions = Some(Duration::from_millis(10));
+    run.until(Duration::from_secs(2));
+    for second in 3..23 {
+        run.world.borrow_mut().insert(0, [format!("k{}", second % 12)]);
+        neighbour(&mut run, 100, 1);
+    }
+    {
+        let world = run.world.borrow();
+        assert!(world.deletes >= 15, "{} deletes", world.deletes);
+        assert_eq!(world.intrusions, 0, "of {} deletes", world.deletes);
+    }
+    run.world.borrow_mut().transactions = None;
+    run.until(Duration::from_secs(300));
+    run.check();
+}
+
+/// Opening costs the schema, the statements and the pages that were read: a backlog is drained with an opening for each delete, at most.
+#[test]
+fn a_backlog_that_nobody_else_looks_at_is_drained_without_opening_the_database_again_and_again() {
+    let mut run = backlog(1, 3 * BACKLOG);
+    {
+        let world = &mut *run.world.borrow_mut();
+        (world.mode, world.company) = (JournalMode::Wal, Some(false));
+        world.slower_by = Duration::from_millis(40);
+    }
+    run.until(Duration::from_secs(60));
+    let world = run.world.borrow();
+    assert_eq!(world.db.tables[0].len(), 0);
+    let (opened, deletes) = (world.connection, world.deletes);
+    assert!(opened <= deletes + 5, "opened {opened} times for {deletes} deletes");
+}
+
 #[test]
 fn a_commit_that_is_nobodys_costs_one_read_transaction_for_all_outboxes() {
     let mut run = backlog(1, 20);

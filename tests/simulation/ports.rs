@@ -208,7 +208,7 @@ impl Source for SimSource {
 
     fn others_active(&mut self) -> bool {
         let world = &mut *self.world.borrow_mut();
-        world.elapsed < world.read_until || world.is_committing() || world.chance(6)
+        world.elapsed < world.read_until || world.is_in_transaction() || world.is_committing() || world.chance(6)
     }
 
     fn journal_mode(&self) -> JournalMode {
@@ -260,6 +260,7 @@ impl Source for SimSource {
             return Err(SourceError::CommitUnknown("disk I/O error".to_owned()));
         }
         world.deletes += 1;
+        world.intrusions += u64::from(world.is_in_transaction());
         world.meter.deletes += 1;
         for key in removed {
             if let Some(row) = world.db.tables[usize::from(key.outbox.0)].remove(&key.rowid) {
@@ -499,7 +500,7 @@ impl Sink for SimSink {
         let bytes = world.triples.entry(triple).or_insert_with(|| plan.rows.bytes.clone());
         assert!(planted::any() || *bytes == plan.rows.bytes, "I1: plan {} stands for other bytes now", plan.id.0);
         world.sent.insert(plan.id, contents(&plan.rows).into_iter().map(|(uid, _)| uid).collect());
-        let mut after = world.micros(300..8_000);
+        let mut after = world.micros(300..8_000) + world.slower_by;
         if let Some((partition, until)) = world.weather.silent
             && partition == parcel.partition
         {

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Between two transactions of an application that does not pause.
+const GAP: Duration = Duration::from_micros(2);
+
 /// One version of an event row: what is published must be exactly this.
 #[allow(clippy::struct_excessive_bools)] // independent facts
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,6 +251,12 @@ pub struct World {
     pub calm: Duration,
     /// Another process reads the database without an end until then.
     pub read_until: Duration,
+    /// Every answer takes so much longer.
+    pub slower_by: Duration,
+    /// An application in deferred transactions of this length, with next to nothing between one and the next.
+    pub transactions: Option<Duration>,
+    /// Deletes that came into one of them: what it writes afterwards is refused.
+    pub intrusions: u64,
     /// The sink answers nothing until then.
     pub hung_until: Duration,
     /// Neither the state file nor the database can be written until then.
@@ -346,6 +355,9 @@ impl World {
             meter: Meter::default(),
             calm: Duration::ZERO,
             read_until: Duration::ZERO,
+            slower_by: Duration::ZERO,
+            transactions: None,
+            intrusions: 0,
             hung_until: Duration::ZERO,
             disk_full_until: Duration::ZERO,
             last_request: 0,
@@ -385,6 +397,14 @@ impl World {
 
     pub fn is_unfit(&self, table: usize) -> bool {
         self.is_missing(table) || self.unfit.is_some_and(|(unfit, until)| unfit == table && self.elapsed < until)
+    }
+
+    /// Whether the application is in one of its transactions: between two of them it is not for `GAP`.
+    pub fn is_in_transaction(&self) -> bool {
+        self.transactions.is_some_and(|length| {
+            let period = (length + GAP).as_nanos();
+            self.elapsed.as_nanos() % period >= GAP.as_nanos()
+        })
     }
 
     /// Somebody's transaction is written and not visible yet.

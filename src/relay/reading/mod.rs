@@ -41,6 +41,8 @@ const LET_GO_AFTER: Duration = Duration::from_secs(5);
 /// stays would be laid over whatever database takes the file's name. Whoever connects for each transaction is rarely gone for so
 /// long, and does not find us checkpointing each time it comes.
 const LET_GO_ALONE_AFTER: Duration = Duration::from_millis(20);
+/// The same between two uses while batches are on their way and the log is empty: opening costs as much as deleting some hundred rows.
+const LET_GO_ALONE_BUSY_AFTER: Duration = Duration::from_millis(80);
 /// While nobody else is connected it is asked whether that is still so, at most so often.
 const ALONE_EVERY: Duration = Duration::from_millis(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -464,7 +466,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Nobody else is connected, and nothing is to be done in this very moment.
     fn lets_go_alone(&self, now: Instant) -> bool {
         let reading = &self.reading;
-        let idle = reading.last_use + LET_GO_ALONE_AFTER <= now
+        let idle = reading.last_use + self.idle_alone_after() <= now
             && reading.look_at.is_none()
             && reading.sweep.running.is_none();
         self.source.is_open()
@@ -472,6 +474,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             && (reading.exposed || idle)
             && reading.matching.is_none()
             && !self.settling.is_due(self.is_quiet_pipeline(), now)
+    }
+
+    fn idle_alone_after(&self) -> Duration {
+        if self.is_quiet_pipeline() { LET_GO_ALONE_AFTER } else { LET_GO_ALONE_BUSY_AFTER }
     }
 
     /// Housekeeping when there is nothing better to do: plans are forgotten, an idle database is let go.
@@ -548,8 +554,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min(promise.next);
         }
         if let Some(since) = reading.alone_since.filter(|_| self.source.is_open()) {
-            let idle_since = if reading.exposed { since } else { since.max(reading.last_use) };
-            earliest = earliest.min((idle_since + LET_GO_ALONE_AFTER).max(now + PROMISE_STEP));
+            let mut at = since + LET_GO_ALONE_AFTER;
+            if !reading.exposed {
+                at = at.max(reading.last_use + self.idle_alone_after());
+            }
+            earliest = earliest.min(at.max(now + PROMISE_STEP));
         }
         if self.source.is_open() && self.settling.is_at_rest() && reading.promise.is_none() {
             let at = (reading.last_use + LET_GO_AFTER).max(reading.stays_until);

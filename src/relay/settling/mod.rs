@@ -45,7 +45,8 @@ const DELETE_ALONE_AFTER: Duration = Duration::from_millis(50);
 /// How often it is asked whether the others are done, at first: the gaps between transactions can be short.
 const POLITE_STEP: Duration = Duration::from_micros(50);
 const POLITE_KEEN_FOR: Duration = Duration::from_millis(50);
-/// The same after that: there is hardly a gap. Every 50 us it would be an eighth of a core.
+/// The same when nobody has committed for `POLITE_KEEN_FOR` either: a reader who stays. Every 50 us it would be an eighth of a core.
+/// Whoever commits comes and goes, and hits the gap between two transactions of his only by asking often.
 const POLITE_STEP_LATER: Duration = Duration::from_millis(5);
 /// After so long it is our turn. A transaction of the application that reads, thinks and then writes fails for good
 /// (SQLITE_BUSY_SNAPSHOT) when we commit in between: with 250 ms, 4 in 1,000 did, where it did nothing else.
@@ -485,7 +486,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.settling.outwaited |= waited >= POLITE_FOR;
             return false;
         }
-        self.settling.retry_at = Some(now + if waited < POLITE_KEEN_FOR { POLITE_STEP } else { POLITE_STEP_LATER });
+        let lively = self.reading.last_foreign.map_or(since, |foreign| foreign.max(since));
+        let keen = now.duration_since(lively) < POLITE_KEEN_FOR;
+        self.settling.retry_at = Some(now + if keen { POLITE_STEP } else { POLITE_STEP_LATER });
         true
     }
 
