@@ -71,6 +71,10 @@ pub trait Source {
     /// between.
     fn is_undisturbed(&self) -> bool;
 
+    /// Whether this connection, at its first look, has found nothing in the write-ahead log, not even what is in the database already.
+    /// False outside WAL mode.
+    fn found_empty_log(&self) -> bool;
+
     /// While let go: whether database or -wal differ (inode, size, mtime) from what they were after closing. An
     /// empty -wal is as good as none. One or two `stat`.
     fn stirred(&mut self) -> bool;

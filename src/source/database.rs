@@ -107,6 +107,7 @@ pub(super) struct Link {
     left: Option<Left>,
     /// The first look found everything as it was left.
     undisturbed: bool,
+    found_empty_log: bool,
     connected: Connected,
 }
 
@@ -514,6 +515,7 @@ impl Database {
             page_size: header.page_size,
             left: None,
             undisturbed: false,
+            found_empty_log: false,
             connected,
         })
     }
@@ -649,7 +651,12 @@ impl Database {
         let Some(link) = &mut self.link else { return };
         let Some(left) = link.left.take() else { return };
         let now = Traces::take(&link.database, &Companions::of(&link.database).wal);
+        link.found_empty_log = self.mode == JournalMode::Wal && now.log_is_empty();
         link.undisturbed = !left.doubt && left.database == link.database && left.traces == now;
+    }
+
+    pub(super) fn found_empty_log(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.found_empty_log)
     }
 
     pub(super) fn is_undisturbed(&self) -> bool {

@@ -121,6 +121,10 @@ impl Source for Database {
         Database::is_undisturbed(self)
     }
 
+    fn found_empty_log(&self) -> bool {
+        Database::found_empty_log(self)
+    }
+
     fn stirred(&mut self) -> bool {
         self.stirred_now()
     }

@@ -46,6 +46,10 @@ impl Traces {
         Traces { database: print(database), wal: print_of_log(wal) }
     }
 
+    pub fn log_is_empty(&self) -> bool {
+        self.wal.is_none()
+    }
+
     /// Whether something was written so shortly before now that the next write may not show in the mtime. A time that is still to
     /// come is none of those: the next write sets it back.
     pub fn is_fresh(&self) -> bool {

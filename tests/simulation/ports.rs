@@ -15,6 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+/// A change within this time of the last one may leave the same mtime.
+const MTIME_GRAIN: Duration = Duration::from_millis(50);
+
 pub type Shared = Rc<RefCell<World>>;
 
 #[derive(Clone, Debug)]
@@ -51,6 +54,7 @@ impl SimSource {
             world.open = true;
             world.connection += 1;
             world.undisturbed = world.left_at == Some(world.counter);
+            world.found_empty_log = !world.log_written;
         }
     }
 
@@ -335,8 +339,14 @@ impl Source for SimSource {
     fn let_go(&mut self) {
         let world = &mut *self.world.borrow_mut();
         world.open = false;
-        world.log_written &= world.company != Some(false);
-        world.left_at = (!world.chance(20)).then_some(world.counter);
+        if world.log_written && world.company == Some(false) {
+            // Closing brings the log to the file.
+            world.log_written = false;
+            world.file_written = Some(world.elapsed);
+        }
+        // What we have written ourselves can't be told from another's commit, nor what comes within a grain of the file's time.
+        let fresh = world.file_written.is_some_and(|at| world.elapsed < at + MTIME_GRAIN);
+        world.left_at = (!fresh && !world.chance(20)).then_some(world.counter);
         // A writer at work leaves doubt.
         world.disk_changed = world.is_committing();
     }
@@ -356,6 +366,10 @@ impl Source for SimSource {
 
     fn is_undisturbed(&self) -> bool {
         self.world.borrow().undisturbed
+    }
+
+    fn found_empty_log(&self) -> bool {
+        self.world.borrow().found_empty_log
     }
 
     fn stirred(&mut self) -> bool {

@@ -176,6 +176,9 @@ pub struct World {
     /// The counter when the database was let go, if that is to be known.
     pub left_at: Option<i64>,
     pub undisturbed: bool,
+    pub found_empty_log: bool,
+    /// When closing brought the log to the database's file.
+    pub file_written: Option<Duration>,
     pub disk_changed: bool,
     pub weather: Weather,
     pub logs: BTreeMap<(String, i32), Log>,
@@ -302,6 +305,8 @@ impl World {
             log_written: false,
             left_at: None,
             undisturbed: false,
+            found_empty_log: false,
+            file_written: None,
             disk_changed: true,
             weather: Weather {
                 faults: true,

@@ -233,8 +233,8 @@ impl Reading {
     }
 
     /// A version was read; says whether somebody else has committed since the one before. `undisturbed`: nobody has while the
-    /// database was let go.
-    fn saw(&mut self, version: Version, undisturbed: bool, now: Instant) -> bool {
+    /// database was let go. `empty_log`: nothing was in the log when it was opened.
+    fn saw(&mut self, version: Version, undisturbed: bool, empty_log: bool, now: Instant) -> bool {
         let foreign =
             self.version.is_some_and(|old| old.connection == version.connection && old.counter != version.counter);
         self.version = Some(version);
@@ -242,12 +242,13 @@ impl Reading {
             // What was committed while the database was let go may lie below the cursors. And it stays open for a while: with
             // commits that leave nothing for us it would be opened for each of them.
             self.sweep.wanted |= !undisturbed;
-            self.exposed |= !undisturbed;
+            self.exposed |= !undisturbed && !empty_log;
             self.asked_at = None;
             self.used(now);
         }
         if foreign {
             self.last_foreign = Some(now);
+            self.exposed = true;
             self.sweep.wanted = true;
         }
         if let Some(promise) = &mut self.promise {
@@ -435,7 +436,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let answer = self.source.at_disk().version();
         match answer {
             Ok(Some(version)) => {
-                if self.reading.saw(version, self.source.is_undisturbed(), now) {
+                let (undisturbed, empty_log) = (self.source.is_undisturbed(), self.source.found_empty_log());
+                if self.reading.saw(version, undisturbed, empty_log, now) {
                     self.reading.look_soon(now);
                 }
             }
