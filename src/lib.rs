@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod exit;
 pub mod failpoint;
 pub mod kafka;
+mod locks;
 pub mod model;
 pub mod ports;
 pub mod relay;

@@ -60,9 +60,10 @@ const ROOMS: &[Room] = &[
     Room { path: "model.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room { path: "ports.rs", knows: &["model"], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
     Room { path: "uri.rs", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
-    Room { path: "source", knows: &["failpoint", "model", "ports", "uri"], without: &[SOCKETS, PROCESSES] },
-    // Who holds a lock, and whose the files would be that we make: questions about users and processes.
-    Room { path: "source/lock.rs", knows: &["model", "source"], without: &[SOCKETS] },
+    Room { path: "locks.rs", knows: &["model"], without: &[SOCKETS, CHANNELS, SQL, PROCESSES] },
+    Room { path: "source", knows: &["failpoint", "locks", "model", "ports", "uri"], without: &[SOCKETS, PROCESSES] },
+    // What SQLite has locked, and whose the files would be that we make: questions about users and processes.
+    Room { path: "source/lock.rs", knows: &["locks", "model", "source"], without: &[SOCKETS] },
     Room { path: "source/wal", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room {
         path: "relay",
@@ -77,7 +78,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         path: "state",
-        knows: &["failpoint", "model", "ports", "uri"],
+        knows: &["failpoint", "locks", "model", "ports", "uri"],
         without: &[SOCKETS, THREADS, CHANNELS, PROCESSES],
     },
     Room { path: "sink", knows: &["kafka", "model", "ports"], without: &[FILES, SOCKETS, SQL, PROCESSES] },

@@ -12,6 +12,7 @@ use super::outbox::{Outbox, State};
 use super::scan::{Apart, Gather};
 use super::traces::Traces;
 use super::{DatabaseOptions, Durability, OpenError, OutboxSpec, OwnCommits, failure, handle, lock};
+use crate::locks::Patience;
 use crate::model::{Another, FileId, JournalMode, KnownTable, Origin, OutboxIx, RowMark, Version, Why};
 use crate::ports::SourceError;
 use rusqlite::config::DbConfig;
@@ -186,7 +187,9 @@ impl Database {
     /// At start: locks the file if it is there, opens it and verifies every outbox. No file, no table and BUSY are waited for
     /// later and are no error here.
     pub fn check(&mut self) -> Result<(), OpenError> {
-        match self.ready() {
+        // Only here: a relay does not wait.
+        let ready = self.take_lock(&mut Patience::new()).and_then(|()| self.ready());
+        match ready {
             Ok(()) => {}
             Err(NotReady::LockedBy(pid)) => return Err(OpenError::LockedBy { path: self.subject(), pid }),
             Err(NotReady::NotADatabase(why)) => return Err(OpenError::NotAnOutbox { outbox: OutboxIx(0), why }),
@@ -303,7 +306,7 @@ impl Database {
             self.refuse_to_lock_out(lock)?;
             let file = lock.file();
             if let Some(why) = self.anothers_log(file) {
-                return Err(NotReady::Failed(why));
+                return Err(NotReady::OthersLog(why));
             }
             let link = self.connect(file, header)?;
             // What a failed sync of the log has said stays true when the file is opened anew.
@@ -353,7 +356,7 @@ impl Database {
     }
 
     /// Holds the lock of the file the path leads to. Another file than before: says so with the next call.
-    fn take_lock(&mut self) -> Result<(), NotReady> {
+    fn take_lock(&mut self, patience: &mut Patience) -> Result<(), NotReady> {
         let io = |subject: String, error: &std::io::Error| {
             let why = Why::new(format!("{subject}: {error}"));
             if error.kind() == std::io::ErrorKind::PermissionDenied {
@@ -377,7 +380,7 @@ impl Database {
             }
             return Err(NotReady::NotThere(self.absent()));
         }
-        match Lock::take(&self.options.path, !self.read_only) {
+        match Lock::take(&self.options.path, !self.read_only, patience) {
             Ok(_) if lock::is_mounted_alone(&self.options.path) => Err(NotReady::NotADatabase(
                 Why::new(format!("{} is mounted alone, without its directory", self.subject())).hint(
                     "the application's -wal and -journal lie beside its own path: mount the whole directory instead",

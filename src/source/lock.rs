@@ -3,6 +3,7 @@
 //! Promises: a descriptor of a database is never closed while a connection of this process has that file open (POSIX locks
 //! belong to the process, one close drops all of SQLite's). Does not know: SQL.
 
+use crate::locks::{self, Patience};
 use crate::model::{FileId, JournalMode};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -130,7 +131,7 @@ pub(super) struct Lock {
 
 impl Lock {
     /// Opens the file and, with `exclusive`, takes the lock. Opening never waits and never creates.
-    pub fn take(path: &Path, exclusive: bool) -> Result<Lock, LockError> {
+    pub fn take(path: &Path, exclusive: bool, patience: &mut Patience) -> Result<Lock, LockError> {
         let stat = rustix::fs::stat(path).map_err(of_errno)?;
         // Before opening: a FIFO or a device must not be opened at all.
         match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
@@ -143,10 +144,14 @@ impl Lock {
         let file = identify_open(&descriptor).map_err(of_errno)?;
         let lock = Lock { descriptor: Some(descriptor), file };
         if exclusive {
-            match rustix::fs::flock(lock.fd(), FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(LockError::LockedBy(holder(lock.file))),
-                Err(error) => return Err(LockError::Io(error.into())),
+            while let Err(error) = rustix::fs::flock(lock.fd(), FlockOperation::NonBlockingLockExclusive) {
+                if error != Errno::WOULDBLOCK {
+                    return Err(LockError::Io(error.into()));
+                }
+                let holder = locks::holder(lock.file);
+                if !patience.waits_for(holder) {
+                    return Err(LockError::LockedBy(holder));
+                }
             }
         }
         Ok(lock)
@@ -324,16 +329,6 @@ fn names_mount_point(mountinfo: &[u8], path: &Path) -> bool {
     lines.any(|line| line.split(|byte| *byte == b' ').nth(4) == Some(wanted.as_slice()))
 }
 
-/// The PID that holds the flock, from /proc/locks: best effort, blind across PID namespaces.
-fn holder(file: FileId) -> Option<u32> {
-    // The list is read in parts, and may lack an entry while others come and go.
-    (0..3).find_map(|_| holder_listed(file))
-}
-
-fn holder_listed(file: FileId) -> Option<u32> {
-    listed(file, |lock| (lock[0] == "FLOCK").then(|| lock[3].parse().ok()).flatten())
-}
-
 /// Whether a checkpoint is under way, as far as it can be seen: `shm` is the -shm's file. Its 8 locks begin at byte 120, the second is
 /// the checkpointer's (SQLite's file format, section 4.6).
 pub(super) fn is_checkpointed(shm: FileId) -> bool {
@@ -342,24 +337,7 @@ pub(super) fn is_checkpointed(shm: FileId) -> bool {
         let first = lock[5].parse().is_ok_and(|first: u64| first <= CHECKPOINT);
         first && (lock[6] == "EOF" || lock[6].parse().is_ok_and(|last: u64| last >= CHECKPOINT))
     };
-    listed(shm, |lock| (lock[0] == "POSIX" && lock[2] == "WRITE" && covers(lock)).then_some(())).is_some()
-}
-
-/// Looks through /proc/locks for what is held on a file: kind, advisory or mandatory, READ or WRITE, PID, file, first byte, last byte.
-fn listed<T>(file: FileId, pick: impl Fn(&[&str]) -> Option<T>) -> Option<T> {
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let wanted =
-        format!("{:02x}:{:02x}:{}", rustix::fs::major(file.device), rustix::fs::minor(file.device), file.inode);
-    let held = |matches: &dyn Fn(&str) -> bool| {
-        locks.lines().find_map(|line| {
-            // "3: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"; one that is waited for has an arrow behind its number.
-            let words: Vec<&str> = line.split_whitespace().skip(1).collect();
-            (words.len() == 7 && matches(words[4])).then(|| pick(&words)).flatten()
-        })
-    };
-    // Layered file systems answer `stat` with another device than the one the kernel lists locks under.
-    let inode = format!(":{}", file.inode);
-    held(&|place| place == wanted).or_else(|| held(&|place| place.ends_with(&inode)))
+    locks::listed(shm, |lock| (lock[0] == "POSIX" && lock[2] == "WRITE" && covers(lock)).then_some(())).is_some()
 }
 
 #[cfg(test)]
@@ -373,6 +351,18 @@ mod tests {
         assert!(names_mount_point(mounts, Path::new(std::ffi::OsStr::from_bytes(b"/d\xff"))));
         assert!(!names_mount_point(mounts, Path::new("/data/my")));
         assert!(!names_mount_point(mounts, Path::new("/x")));
+    }
+
+    #[test]
+    fn a_database_whose_holder_is_ending_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        std::fs::write(&path, "").unwrap();
+        let held = Lock::take(&path, true, &mut Patience::new()).unwrap();
+        let refused = Lock::take(&path, true, &mut Patience::none());
+        assert!(matches!(refused, Err(LockError::LockedBy(Some(pid))) if pid == std::process::id()));
+        let mut held = Some(held);
+        Lock::take(&path, true, &mut Patience::asking(move |_| held.take().is_some())).unwrap();
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Promises: held as long as the value lives, and gone with the process. Does not know: SQLite, whose POSIX locks are another kind.
 
 use super::StateError;
+use crate::locks::{self, Patience};
 use crate::model::FileId;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, Metadata, OpenOptions};
@@ -45,14 +46,14 @@ const REPLACED_MAX: usize = 10;
 
 impl Lock {
     /// Makes the file if it is not there.
-    pub fn take(path: &Path) -> Result<Lock, StateError> {
-        match Lock::try_take(path, true)? {
+    pub fn take(path: &Path, patience: Patience) -> Result<Lock, StateError> {
+        match Lock::try_take(path, true, patience)? {
             Tried::Taken(lock) => Ok(lock),
             Tried::Held(held) => Err(StateError::Locked { path: path.to_owned(), pid: held.pid }),
         }
     }
 
-    pub fn try_take(path: &Path, create: bool) -> Result<Tried, StateError> {
+    pub fn try_take(path: &Path, create: bool, mut patience: Patience) -> Result<Tried, StateError> {
         let io = |doing| move |error| StateError::Io { path: path.to_owned(), doing, error };
         for _ in 0..REPLACED_MAX {
             let file = OpenOptions::new()
@@ -67,16 +68,19 @@ impl Lock {
             if !meta.is_file() {
                 return Err(io("opened")(io::Error::other("this is not a regular file")));
             }
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Ok(Tried::Held(Held { file, pid: holder(meta.dev(), meta.ino()) }));
+            let id = identify(&meta);
+            while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                if error != rustix::io::Errno::WOULDBLOCK {
+                    return Err(io("locked")(error.into()));
                 }
-                Err(error) => return Err(io("locked")(error.into())),
+                let pid = locks::holder(id);
+                if !patience.waits_for(pid) {
+                    return Ok(Tried::Held(Held { file, pid }));
+                }
             }
             // Whoever replaced it in between has locked another inode.
             if std::fs::metadata(path).is_ok_and(|now| now.dev() == meta.dev() && now.ino() == meta.ino()) {
-                return Ok(Tried::Taken(Lock { id: identify(&meta), file }));
+                return Ok(Tried::Taken(Lock { file, id }));
             }
         }
         Err(io("locked")(io::Error::other("the file is being replaced all the time")))
@@ -89,17 +93,19 @@ pub fn identify(meta: &Metadata) -> FileId {
     FileId { device: meta.dev(), inode: meta.ino(), born }
 }
 
-/// Who holds the flock, as far as `/proc/locks` shows it.
-fn holder(device: u64, inode: u64) -> Option<u32> {
-    let wanted = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
-    let find = |line: &str| {
-        // 1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF
-        let mut words = line.split_whitespace().skip(1);
-        (words.next() == Some("FLOCK")).then_some(())?;
-        let mut words = words.skip(2);
-        let pid = words.next()?.parse().ok()?;
-        (words.next() == Some(wanted.as_str())).then_some(pid)
-    };
-    // The list is read in parts, and may lack an entry while others come and go.
-    (0..3).find_map(|_| std::fs::read_to_string("/proc/locks").ok()?.lines().find_map(find))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_holder_is_ending_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let Tried::Taken(held) = Lock::try_take(&path, true, Patience::new()).unwrap() else { panic!() };
+        let refused = Lock::try_take(&path, true, Patience::none()).unwrap();
+        assert!(matches!(refused, Tried::Held(held) if held.pid == Some(std::process::id())));
+        let mut held = Some(held);
+        let patience = Patience::asking(move |_| held.take().is_some());
+        assert!(matches!(Lock::try_take(&path, true, patience).unwrap(), Tried::Taken(_)));
+    }
 }

@@ -34,6 +34,7 @@ pub use journal::{NullJournal, StateJournal};
 pub use plans::OpenPlan;
 pub use visit::{Answer, Entry, Visitor};
 
+use crate::locks::Patience;
 use crate::model::{FileId, Left, RunId};
 use lock::Lock;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -190,7 +191,7 @@ impl StateFile {
     }
 
     fn attempt(path: &Path, run: RunId) -> Result<StateFile, StateError> {
-        let lock = Lock::take(path)?;
+        let lock = Lock::take(path, Patience::new())?;
         let sqlite = |doing| move |error| StateError::Sqlite { path: path.to_owned(), doing, error };
         let (mut connection, wal_frames) = connect(path)?;
         check(&connection).map_err(sqlite("opened"))?;

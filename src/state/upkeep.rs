@@ -9,6 +9,7 @@
 
 use super::lock::{Lock, identify};
 use super::{BUSY_TIMEOUT, Shared, StateError, connect, is_damage, mark, run, schema, sync_directory, with_suffix};
+use crate::locks::Patience;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use std::ffi::c_int;
@@ -134,7 +135,7 @@ impl Shared {
     fn write_anew(&mut self, path: &Path) -> Result<(), StateError> {
         let io = |error| StateError::Io { path: path.to_owned(), doing: "written again", error };
         let sqlite = |error| StateError::Sqlite { path: path.to_owned(), doing: "written again", error };
-        let claim = Lock::take(path)?;
+        let claim = Lock::take(path, Patience::none())?;
         if claim.file.metadata().map_err(io)?.len() > 0 {
             return Err(io(io::Error::other("somebody else has just made one")));
         }
@@ -143,7 +144,7 @@ impl Shared {
         remove(&with_suffix(path, "-shm")).map_err(io)?;
         let copy = with_suffix(path, "-new");
         remove(&copy).map_err(io)?;
-        let lock = Lock::take(&copy)?;
+        let lock = Lock::take(&copy, Patience::none())?;
         let text = copy.as_os_str().as_bytes();
         self.connection.execute("VACUUM INTO CAST(? AS TEXT)", [text]).map_err(sqlite)?;
         lock.file.sync_all().map_err(io)?;

@@ -5,7 +5,8 @@
 
 use super::lock::{Held, Lock, Tried};
 use super::{BUSY_TIMEOUT, StateError, mark, millis, origin, plans, quarantine, requests, schema, tables, with_suffix};
-use crate::model::{Action, Fault, Fingerprint, Origin, PlanId, Why};
+use crate::locks::Patience;
+use crate::model::{Action, Fault, FileId, Fingerprint, Origin, PlanId, Why};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -63,7 +64,7 @@ impl Visitor {
     /// To change something: takes the lock if no daemon has it.
     pub fn working(path: &Path) -> Result<Visitor, StateError> {
         missing(path)?;
-        let keeper = match Lock::try_take(path, false)? {
+        let keeper = match Lock::try_take(path, false, Patience::new())? {
             Tried::Taken(lock) => Keeper::Us(lock),
             Tried::Held(held) => Keeper::Other(held),
         };
