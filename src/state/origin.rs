@@ -6,7 +6,10 @@
 use crate::model::{FileId, Origin};
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A file in three columns from `at` on: device, inode, when it was made. `None`: nothing was noted.
@@ -102,10 +105,21 @@ fn is_surely(now: FileId, then: FileId) -> bool {
 /// The one database that is neither configured nor there, and of which something was left.
 fn only_lost(relays: &[Relay], now: &[(&Path, Option<FileId>)]) -> Option<usize> {
     let is_lost = |relay: &Relay| {
-        relay.has_left && !now.iter().any(|(path, _)| relay.path == *path) && !relay.path.try_exists().unwrap_or(true)
+        relay.has_left
+            && !now.iter().any(|(path, _)| relay.path == *path)
+            && relay.file.is_some_and(|file| is_gone(&relay.path, file))
     };
     let mut lost = (0..relays.len()).filter(|at| is_lost(&relays[*at]));
     lost.next().filter(|_| lost.next().is_none())
+}
+
+/// Nothing has the name, and the file system that the file was on is there to say so: it may just not be mounted.
+fn is_gone(path: &Path, file: FileId) -> bool {
+    // Of a folder that is gone too, the next one above it knows.
+    let is_there =
+        |found: &io::Result<Metadata>| !found.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let above = path.ancestors().skip(1).map(Path::metadata).find(is_there);
+    path.try_exists().is_ok_and(|there| !there) && matches!(above, Some(Ok(folder)) if folder.dev() == file.device)
 }
 
 /// What is known under the path, if anything is, gets the other one's.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::{KnownTable, TableIdentity};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 const IDENTITY: TableIdentity =
     TableIdentity { schema_version: 7, place: (1, 2), definition: u128::MAX - 3, sequence: Some((1, i64::MAX)) };
@@ -405,11 +406,17 @@ fn a_number_that_was_given_again_is_not_followed() {
     }
 }
 
+/// On the file system of the place.
+fn numbered_in(place: &Place) -> impl Fn(usize) -> FileId {
+    let device = std::fs::metadata(place.folder.path()).unwrap().dev();
+    move |inode| FileId { device, ..numbered(inode) }
+}
+
 #[test]
 fn the_only_database_that_is_gone_is_guessed_to_be_the_new_one() {
     let place = Place::new();
     let [old, new] = ["old", "new"].map(|name| place.folder.path().join(name));
-    let state = planned_for(&place, &[&old], numbered);
+    let state = planned_for(&place, &[&old], numbered_in(&place));
     let moved = [(new.as_path(), Some(numbered(5)))];
     std::fs::write(&old, "").unwrap();
     state.follow(&moved).unwrap();
@@ -429,10 +436,25 @@ fn the_only_database_that_is_gone_is_guessed_to_be_the_new_one() {
 }
 
 #[test]
+fn a_database_whose_file_system_is_not_mounted_is_not_gone() {
+    for (device, guessed) in [(None, true), (Some(1), false)] {
+        for name in ["db", "mounted/here/db"] {
+            let place = Place::new();
+            let [old, new] = [name, "new"].map(|name| place.folder.path().join(name));
+            let was = FileId { device: device.unwrap_or(numbered_in(&place)(0).device), ..numbered(0) };
+            let state = planned_for(&place, &[&old], |_| was);
+            state.follow(&[(&new, Some(numbered(5)))]).unwrap();
+            let left = state.left(&new, &TABLES, Some(numbered(5))).unwrap();
+            assert_eq!(left.plans.len(), usize::from(guessed), "{name} on {device:?}");
+        }
+    }
+}
+
+#[test]
 fn of_two_databases_that_are_gone_none_is_guessed_to_be_the_new_one() {
     let place = Place::new();
     let [a, b, new] = ["a", "b", "new"].map(|name| place.folder.path().join(name));
-    let state = planned_for(&place, &[&a, &b], numbered);
+    let state = planned_for(&place, &[&a, &b], numbered_in(&place));
     state.follow(&[(&new, Some(numbered(5)))]).unwrap();
     assert!(state.left(&new, &TABLES, Some(numbered(5))).unwrap().plans.is_empty());
     assert_eq!(state.open_plans().unwrap().len(), 2);
