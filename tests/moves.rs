@@ -140,7 +140,7 @@ fn another_database_is_not_taken_for_the_moved_one() {
 }
 
 #[test]
-fn a_database_that_took_the_place_of_another_is_not_opened_with_its_log() {
+fn a_database_that_took_the_place_of_another_waits_until_its_log_is_gone_and_no_other_waits_with_it() {
     for step in ["committed", "deleted"] {
         let (kafka, place) = (FakeKafka::builder().topic("users", 1).start(), Place::new());
         let users = |count: usize, name: &str| {
@@ -156,18 +156,19 @@ fn a_database_that_took_the_place_of_another_is_not_opened_with_its_log() {
         assert_ne!(before, next);
         std::fs::rename(place.path("next"), place.path("db")).unwrap();
 
-        let refused = start(&kafka, &place, &["db"], None).finish();
-        assert_eq!(refused.status.code(), Some(1), "{}", refused.everything());
-        assert!(refused.stderr.contains("still holds pages of the one before"), "{}", refused.everything());
-        assert!(refused.stderr.contains(&format!("rm {}-wal", place.text("db"))), "{}", refused.everything());
+        place.database("other", &format!("{WAL} {COUNTED} {XYZ}"));
+        let mut daemon = start(&kafka, &place, &["db", "other"], None);
+        daemon.wait_until("an empty table of the other", |_| rows(&place.path("other")) == 0);
+        let log = format!("{}-wal", place.text("db"));
+        let aside = format!("mv {log} {log}.aside");
+        daemon.wait_until("what to do", |daemon| daemon.stderr().contains(&aside));
+        assert!(daemon.stderr().contains("still holds pages of the one before"), "{}", daemon.stderr());
         assert_eq!(std::fs::read(place.path("db")).unwrap(), next, "{step}: not a byte of it has changed");
 
-        for suffix in ["-wal", "-shm"] {
-            std::fs::remove_file(place.path(&format!("db{suffix}"))).unwrap();
-        }
-        let (found, ids, said) = drained(start(&kafka, &place, &["db"], None), &kafka, &place, &["db"]);
-        assert_eq!(found, 6, "{step}\n{said}");
-        assert_eq!(ids, 3, "{step}: they look like those of the one before\n{said}");
+        std::fs::rename(&log, format!("{log}.aside")).unwrap();
+        let (found, ids, said) = drained(daemon, &kafka, &place, &["db", "other"]);
+        assert_eq!(found, 9, "{step}\n{said}");
+        assert_eq!(ids, 6, "{step}: they look like those of the one before\n{said}");
         assert!(said.contains(UNSURE), "{step}\n{said}");
         let connection = Connection::open(place.path("db")).unwrap();
         let count: i64 =

@@ -44,8 +44,7 @@ pub fn check(config: &Config, databases: &[config::Database]) -> Result<Vec<Data
     let before = worked_on_before(&state_path(config));
     let check = |database: &config::Database| {
         let mut source = Database::new(wiring::database_options(database), wiring::outbox_specs(database));
-        let path = config::resolve(&database.path);
-        source.beware_of(before.iter().find(|(before, _)| *before == path).map(|(_, origin)| *origin));
+        source.beware_of(before.clone());
         source.check()?;
         Ok(source)
     };
@@ -57,7 +56,7 @@ fn state_path(config: &Config) -> PathBuf {
 }
 
 /// What an earlier run worked on. A state file that can't be read is met, and named, when it is opened.
-fn worked_on_before(state: &Path) -> Vec<(PathBuf, Origin)> {
+fn worked_on_before(state: &Path) -> Vec<Origin> {
     let origins = Visitor::reading(state).and_then(|visitor| visitor.origins());
     origins.unwrap_or_else(|error| {
         log::debug!("{error}");

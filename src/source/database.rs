@@ -58,8 +58,8 @@ pub struct Database {
     pub(super) busy_since: Option<Instant>,
     left: Option<Left>,
     stranded: Option<Stranded>,
-    /// What an earlier run worked on under this name.
-    before: Option<Origin>,
+    /// What earlier runs worked on, whatever its name.
+    before: Vec<Origin>,
     pub(super) books: Books,
     pub(super) known: Option<Known>,
     /// To be said once the transaction that met it is over.
@@ -148,7 +148,7 @@ impl Database {
             busy_since: None,
             left: None,
             stranded: None,
-            before: None,
+            before: Vec::new(),
             known: None,
             distrusted: None,
             row_bytes_max: u64::MAX,
@@ -174,8 +174,8 @@ impl Database {
         self
     }
 
-    /// What an earlier run worked on under this name: to be told before anything is opened.
-    pub fn beware_of(&mut self, before: Option<Origin>) {
+    /// What earlier runs worked on, under this name or another: to be told before anything is opened.
+    pub fn beware_of(&mut self, before: Vec<Origin>) {
         self.before = before;
     }
 
@@ -184,8 +184,8 @@ impl Database {
         Arc::clone(&self.own)
     }
 
-    /// At start: locks the file if it is there, opens it and verifies every outbox. No file, no table and BUSY are waited for
-    /// later and are no error here.
+    /// At start: locks the file if it is there, opens it and verifies every outbox. No file, no table, BUSY and another file's log
+    /// beside it are waited for later and are no error here: they hold up this database only.
     pub fn check(&mut self) -> Result<(), OpenError> {
         // Only here: a relay does not wait.
         let ready = self.take_lock(&mut Patience::new()).and_then(|()| self.ready());
@@ -193,7 +193,7 @@ impl Database {
             Ok(()) => {}
             Err(NotReady::LockedBy(pid)) => return Err(OpenError::LockedBy { path: self.subject(), pid }),
             Err(NotReady::NotADatabase(why)) => return Err(OpenError::NotAnOutbox { outbox: OutboxIx(0), why }),
-            Err(NotReady::NotThere(_) | NotReady::Busy(_)) => return Ok(()),
+            Err(NotReady::NotThere(_) | NotReady::Busy(_) | NotReady::OthersLog(_)) => return Ok(()),
             Err(NotReady::Forbidden(why)) => return Err(OpenError::Forbidden(why)),
             Err(NotReady::Failed(why)) => return Err(OpenError::Failed(why)),
         }
@@ -288,7 +288,7 @@ impl Database {
 
     fn open(&mut self) -> Result<(), NotReady> {
         for _ in 0..OPEN_ATTEMPTS {
-            self.take_lock()?;
+            self.take_lock(&mut Patience::none())?;
             let Some(lock) = &self.lock else { break };
             let header = match lock.header() {
                 Ok(Some(header)) => header,
@@ -322,7 +322,7 @@ impl Database {
                     link.left = self.left.take();
                 }
                 self.stranded = None;
-                self.before = None;
+                self.before.clear();
                 for outbox in &mut self.outboxes {
                     outbox.state = State::Unknown;
                 }
@@ -341,16 +341,19 @@ impl Database {
         let stranded = self.stranded.as_ref();
         let stranded = stranded.is_some_and(|stranded| stranded.owner != file && stranded.log.lies_at(&log));
         let left = self.left.as_ref().is_some_and(|left| left.traces.left_behind(file, &log));
-        let before =
-            self.before.is_some_and(|before| !file.is(before.file) && before.log.is_some_and(|old| lies_at(old, &log)));
+        let is_anothers = |before: &Origin| !file.is(before.file) && before.log.is_some_and(|old| lies_at(old, &log));
+        let before = self.before.iter().any(is_anothers);
         (stranded || left || before).then(|| {
             let (database, log) = (database.display(), log.display());
             Why::new(format!(
                 "{database} is another file now, and {log} still holds pages of the one before: opened together, they are mixed"
             ))
+            // Whose commits they are can't be told from the log: whoever opens both goes on in it, under the salts that it has. So
+            // nobody is told to remove it.
             .hint(format!(
-                "stop the application, remove the old log, and if the new file was opened already put it in place again: \
-                 rm {log} {database}-shm"
+                "stop the application and move the log aside, if it is still there then: mv {log} {log}.aside. It may hold commits that \
+                 are nowhere else: those of the file before, beside which it belongs, and the new file's too if the application has \
+                 opened that already; then put the new file in place again as well. outboxd goes on by itself"
             ))
         })
     }
@@ -752,6 +755,8 @@ pub(super) enum NotReady {
     NotADatabase(Why),
     /// Permissions.
     Forbidden(Why),
+    /// What lies beside it belongs to another file.
+    OthersLog(Why),
     Failed(Why),
 }
 
@@ -764,7 +769,7 @@ impl NotReady {
                 SourceError::Busy(format!("{subject} is held by another outboxd{}", super::pid_text(pid)))
             }
             NotReady::NotADatabase(why) => SourceError::NotAnOutbox { outbox, why },
-            NotReady::Forbidden(why) | NotReady::Failed(why) => SourceError::Failed(why),
+            NotReady::Forbidden(why) | NotReady::OthersLog(why) | NotReady::Failed(why) => SourceError::Failed(why),
         }
     }
 }

@@ -43,13 +43,10 @@ pub fn noted(connection: &Connection, relay: i64) -> rusqlite::Result<Option<Ori
     connection.query_row(sql, [relay], origin)
 }
 
-/// By the database's path.
-pub fn all(connection: &Connection) -> rusqlite::Result<Vec<(PathBuf, Origin)>> {
-    let mut statement =
-        connection.prepare("SELECT device, inode, born, log_device, log_inode, log_born, path FROM relay")?;
-    let rows = statement.query_map([], |row| Ok(origin(row)?.zip(Some(path(row, 6)?))))?;
-    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(rows.into_iter().flatten().map(|(origin, path)| (path, origin)).collect())
+/// Of every database.
+pub fn all(connection: &Connection) -> rusqlite::Result<Vec<Origin>> {
+    let mut statement = connection.prepare("SELECT device, inode, born, log_device, log_inode, log_born FROM relay")?;
+    statement.query_map([], origin)?.filter_map(Result::transpose).collect()
 }
 
 fn origin(row: &Row<'_>) -> rusqlite::Result<Option<Origin>> {

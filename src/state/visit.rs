@@ -115,8 +115,8 @@ impl Visitor {
         plans::open_plans(&self.connection).map_err(self.sqlite("read"))
     }
 
-    /// What each database was last read from, by its resolved path.
-    pub fn origins(&self) -> Result<Vec<(PathBuf, Origin)>, StateError> {
+    /// What each database was last read from.
+    pub fn origins(&self) -> Result<Vec<Origin>, StateError> {
         if self.version < schema::ORIGIN_SINCE {
             return Ok(Vec::new());
         }

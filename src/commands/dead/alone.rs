@@ -83,9 +83,7 @@ fn delete(
 ) -> Result<(), CommandError> {
     let mut source =
         Database::new(wiring::database_options(database), wiring::outbox_specs(database)).without_remarks();
-    let path = config::resolve(&database.path);
-    let origins = visitor.origins().map_err(state_error)?;
-    source.beware_of(origins.into_iter().find(|(before, _)| *before == path).map(|(_, origin)| origin));
+    source.beware_of(visitor.origins().map_err(state_error)?);
     source.check().map_err(DaemonError::from)?;
     if let Some(id) = visitor.id().map_err(state_error)? {
         source.keep_books(id);

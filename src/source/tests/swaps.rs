@@ -2,6 +2,7 @@
 //! gets into it.
 
 use super::*;
+use crate::model::Origin;
 
 const OLD_ROWS: i64 = 3_000;
 const NEW_ROWS: i64 = 9_000;
@@ -138,7 +139,7 @@ fn a_successor_opened_with_the_old_log_is_not_opened_by_us_and_its_log_is_not_re
     for _ in 0..2 {
         let Err(SourceError::Failed(why)) = look(&mut database, Start::Lowest, 9) else { panic!() };
         let log = log_of(&world.path).display().to_string();
-        assert!(why.hint.contains(&format!("rm {log} ")), "{why}");
+        assert!(why.hint.contains(&format!("mv {log} {log}.aside")) && !why.hint.contains("rm "), "{why}");
         assert!(log_of(&world.path).exists(), "the application works with it");
         assert!(database.stirred(), "it is looked at again and again");
     }
@@ -225,6 +226,34 @@ fn a_log_left_when_the_database_was_let_go_is_known_beside_its_successor() {
     std::fs::remove_file(log_of(&world.path)).unwrap();
     let _ = std::fs::remove_file(with(&world.path, "-shm"));
     the_new_one_is_taken_up(&world, &mut database);
+}
+
+#[test]
+fn a_log_left_by_an_earlier_run_holds_up_its_database_until_it_is_moved_aside() {
+    for moved in [false, true] {
+        let (world, mut app) = World::with("WAL", SCHEMA);
+        app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
+        let mut database = world.database();
+        all(&mut database);
+        let other = Origin { file: lock::file_id(world.directory.path()).unwrap().unwrap(), log: None };
+        let before = vec![other, database.origin().unwrap()];
+        assert!(before[1].log.is_some());
+        drop(database);
+        app.kill();
+        // It is the log's name that counts, not that of the file it was open with.
+        let path = if moved { world.directory.path().join("moved.sqlite") } else { world.path.clone() };
+        std::fs::rename(log_of(&world.path), log_of(&path)).unwrap();
+        std::fs::rename(successor(&world), &path).unwrap();
+        let options = DatabaseOptions { path: path.clone(), ..world.options() };
+        let mut database = Database::new(options, vec![spec("users_outbox")]);
+        database.beware_of(before);
+        database.check().unwrap();
+        assert!(matches!(look(&mut database, Start::Lowest, 9), Err(SourceError::Failed(_))));
+        std::fs::rename(log_of(&path), with(&path, "-wal.aside")).unwrap();
+        assert_eq!(rowids(&all(&mut database)), [1, 2]);
+        database.let_go();
+        assert!(is_the_new_one(&says(&path)));
+    }
 }
 
 #[test]
