@@ -4,7 +4,7 @@ mod common;
 
 use common::{Finished, Place, closed_port, run};
 use outboxd::model::{
-    Action, Budget, Fault, Fingerprint, Flow, OutboxIx, Quarantined, RowKey, RunId, Start, TableIdentity, Why,
+    Action, Budget, Fault, Fingerprint, Flow, Origin, OutboxIx, Quarantined, RowKey, RunId, Start, TableIdentity, Why,
 };
 use outboxd::ports::{Change, Journal, Source};
 use outboxd::source::{Database, DatabaseOptions, Durability, OutboxSpec};
@@ -172,6 +172,32 @@ users              2         3  2023-11-14T22:13:20Z  2023-11-14T22:14:21Z  unro
     assert_eq!(by_flags.stdout, by_state.stdout, "{}", by_flags.everything());
     assert!(by_state.stdout.contains("\nusers_outbox       1 "), "{}", by_state.everything());
     assert_eq!(common::names(scene.place.folder.path()), ["c.toml", "db", "db-outboxd"], "looking makes no file");
+}
+
+#[test]
+fn a_database_behind_a_turned_symlink_keeps_its_names() {
+    let scene = Scene::new();
+    let (next, link) = (scene.place.database("next", SCHEMA), scene.place.path("link"));
+    // As a daemon leaves it that has found `db` at its start, and followed the link.
+    let file = outboxd::source::file_id(Path::new(&next)).unwrap().unwrap();
+    let state = scene.open();
+    let mut journal = state.journal(&scene.resolved(), &TABLES).unwrap();
+    journal.reads_from(Some(Origin { file, log: None }));
+    journal.record(&[], false).unwrap();
+    drop((journal, state));
+    std::os::unix::fs::symlink(&next, &link).unwrap();
+    let scene = Scene { database: link.display().to_string(), ..scene };
+    let (config, state) = (scene.config(""), scene.state());
+    let dead =
+        |arguments: &[&str]| run(&[&["dead"][..], arguments, &["--config", &config, "--state", &state]].concat());
+    let listed = dead(&["list"]);
+    assert!(listed.stdout.contains("\nusers              1 "), "{}", listed.everything());
+    // The row that is shown and deleted is that of the file that is there now.
+    let shown = dead(&["show", "1", "--outbox", "users"]);
+    assert!(shown.stdout.contains("is there, as it was quarantined"), "{}", shown.everything());
+    let discarded = dead(&["discard", "1", "--outbox", "users"]);
+    assert_eq!(discarded.stdout, "users rowid 1: is deleted\n", "{}", discarded.everything());
+    assert_eq!(scene.rows("users_outbox"), [2, 3]);
 }
 
 #[test]

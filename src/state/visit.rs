@@ -128,7 +128,7 @@ impl Visitor {
         if self.version < schema::QUARANTINE_SINCE {
             return Ok(Vec::new());
         }
-        all(&self.connection).map_err(self.sqlite("read"))
+        all(&self.connection, self.version >= schema::ORIGIN_SINCE).map_err(self.sqlite("read"))
     }
 
     /// What the fingerprint of the entry's row was made of, if that was noted.
@@ -215,8 +215,10 @@ fn missing(path: &Path) -> Result<(), StateError> {
 pub struct Entry {
     /// The state file's own number.
     outbox: i64,
-    /// Resolved.
+    /// Resolved when the daemon started.
     pub database: PathBuf,
+    /// What it was last read from. A daemon goes on with the file that a turned symlink leads to.
+    pub file: Option<FileId>,
     pub table: String,
     pub rowid: i64,
     pub print: Fingerprint,
@@ -234,16 +236,18 @@ impl Entry {
     }
 }
 
-fn all(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
-    let mut statement = connection.prepare(
-        "SELECT outbox.id, relay.path, table_name, rowid, print, fault, code, text, hint, attempts, first_ms, last_ms
+fn all(connection: &Connection, has_files: bool) -> rusqlite::Result<Vec<Entry>> {
+    let file = if has_files { "relay.device, relay.inode, relay.born" } else { "NULL, NULL, NULL" };
+    let mut statement = connection.prepare(&format!(
+        "SELECT outbox.id, relay.path, table_name, rowid, print, fault, code, text, hint, attempts, first_ms, last_ms, {file}
          FROM quarantine JOIN outbox ON outbox.id = quarantine.outbox JOIN relay ON relay.id = outbox.relay
-         ORDER BY relay.path, table_name, rowid",
-    )?;
+         ORDER BY relay.path, table_name, rowid"
+    ))?;
     let each = |row: &Row<'_>| {
         Ok(Entry {
             outbox: row.get(0)?,
             database: OsString::from_vec(row.get(1)?).into(),
+            file: origin::file(row, 12)?,
             table: row.get(2)?,
             rowid: row.get(3)?,
             print: Fingerprint(u128::from_le_bytes(row.get(4)?)),

@@ -3,7 +3,7 @@
 //! Promises: a row is deleted only if it is still what was quarantined, and leaves the quarantine only when that is durable; one
 //! that was published is never made ready to be sent again. Does not know: SQL.
 
-use super::choose::Dead;
+use super::choose::{Configured, Dead};
 use super::{CommandError, Told, state_error, text, wrong};
 use crate::config::{self, Config};
 use crate::daemon::{DaemonError, wiring};
@@ -14,6 +14,7 @@ use crate::model::{
 use crate::ports::{DeleteOrder, Source, SourceError};
 use crate::source::Database;
 use crate::state::Visitor;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,20 +36,14 @@ pub fn settle(
     let (deleted, released): (Vec<&Dead>, Vec<&Dead>) =
         chosen.iter().partition(|row| action == Action::Discard || row.entry.fault == Fault::Undeletable);
     // The deletes first: they may be refused as a whole (another outboxd, no config), and then nothing has happened.
-    let databases = config.map(Config::databases).unwrap_or_default();
-    let mut places = Vec::new();
-    for row in &deleted {
-        let place = place(&databases, row).ok_or_else(|| unconfigured(row, config.is_some()))?;
-        if !places.contains(&place.0) {
-            places.push(place.0);
-        }
+    let configured = Configured::of(config);
+    let mut places: BTreeMap<usize, Vec<(&Dead, OutboxIx)>> = BTreeMap::new();
+    for row in deleted {
+        let (at, outbox) = configured.find(&row.entry).ok_or_else(|| unconfigured(row, config.is_some()))?;
+        places.entry(at).or_default().push((row, outbox));
     }
-    for at in places {
-        let rows: Vec<(&Dead, OutboxIx)> = deleted
-            .iter()
-            .filter_map(|row| place(&databases, row).filter(|place| place.0 == at).map(|place| (*row, place.1)))
-            .collect();
-        delete(&mut visitor, &databases[at], &rows, &mut told)?;
+    for (at, rows) in places {
+        delete(&mut visitor, &configured.databases[at], &rows, &mut told)?;
     }
     let entries: Vec<_> = released.iter().map(|row| &row.entry).collect();
     visitor.release(&entries).map_err(state_error)?;
@@ -56,13 +51,6 @@ pub fn settle(
         told.add(false, line(row, "is sent again when outboxd starts"));
     }
     Ok(told)
-}
-
-/// The positions of its database among `databases` and of its outbox there.
-fn place(databases: &[config::Database], row: &Dead) -> Option<(usize, OutboxIx)> {
-    let at = databases.iter().position(|database| config::resolve(&database.path) == row.entry.database)?;
-    let same = |outbox: &config::Outbox| outbox.table.eq_ignore_ascii_case(&row.entry.table);
-    databases[at].outboxes.iter().position(same).map(|ix| (at, OutboxIx(ix as u16)))
 }
 
 fn unconfigured(row: &Dead, has_config: bool) -> CommandError {

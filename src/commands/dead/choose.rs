@@ -5,8 +5,11 @@
 
 use super::{CommandError, wrong};
 use crate::config::{self, Config};
+use crate::model::{FileId, OutboxIx};
+use crate::source;
 use crate::state::Entry;
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 /// Rows that are named one by one.
 const NAMED_MAX: usize = 20;
@@ -21,12 +24,36 @@ pub struct Dead {
     pub name: String,
 }
 
+/// The configured databases, and where they are.
+pub struct Configured {
+    pub databases: Vec<config::Database>,
+    places: Vec<(PathBuf, Option<FileId>)>,
+}
+
+impl Configured {
+    pub fn of(config: Option<&Config>) -> Configured {
+        let databases = config.map(Config::databases).unwrap_or_default();
+        // A file that can't be seen has its path.
+        let place = |path: &Path| (config::resolve(path), source::file_id(path).ok().flatten());
+        let places = databases.iter().map(|database| place(&database.path)).collect();
+        Configured { databases, places }
+    }
+
+    /// The positions of the entry's database and of its outbox there. The file says more than the path: a symlink may have been turned
+    /// since the daemon started, and it followed.
+    pub fn find(&self, entry: &Entry) -> Option<(usize, OutboxIx)> {
+        let is_file = |now: Option<FileId>| now.zip(entry.file).is_some_and(|(now, then)| now.is(then));
+        let by_file = self.places.iter().position(|(_, now)| is_file(*now));
+        let at = by_file.or_else(|| self.places.iter().position(|(path, _)| *path == entry.database))?;
+        let same = |outbox: &config::Outbox| outbox.table.eq_ignore_ascii_case(&entry.table);
+        self.databases[at].outboxes.iter().position(same).map(|ix| (at, OutboxIx(ix as u16)))
+    }
+}
+
 pub fn labelled(entries: Vec<Entry>, config: Option<&Config>) -> Vec<Dead> {
-    let databases = config.map(Config::databases).unwrap_or_default();
+    let configured = Configured::of(config);
     let name = |entry: &Entry| {
-        let database = databases.iter().find(|database| config::resolve(&database.path) == entry.database);
-        let outboxes = database.into_iter().flat_map(|database| &database.outboxes);
-        let outbox = outboxes.into_iter().find(|outbox| outbox.table.eq_ignore_ascii_case(&entry.table));
+        let outbox = configured.find(entry).map(|(at, ix)| &configured.databases[at].outboxes[usize::from(ix.0)]);
         outbox.map_or_else(|| entry.table.clone(), |outbox| outbox.name.clone())
     };
     let named: Vec<(Entry, String)> = entries.into_iter().map(|entry| (entry.clone(), name(&entry))).collect();

@@ -112,13 +112,9 @@ fn now(dead: &Dead, config: Option<&Config>, columns: Option<Vec<String>>) -> Ve
 
 /// As the config has it, else with the columns of the pattern's demo.
 fn configured(dead: &Dead, config: Option<&Config>) -> Result<(Configured, OutboxIx), config::ConfigError> {
-    for database in config.map(Config::databases).unwrap_or_default() {
-        if config::resolve(&database.path) == dead.entry.database {
-            let same = |outbox: &config::Outbox| outbox.table.eq_ignore_ascii_case(&dead.entry.table);
-            if let Some(ix) = database.outboxes.iter().position(same) {
-                return Ok((database, OutboxIx(ix as u16)));
-            }
-        }
+    let mut configured = choose::Configured::of(config);
+    if let Some((at, outbox)) = configured.find(&dead.entry) {
+        return Ok((configured.databases.remove(at), outbox));
     }
     let flags = flags(&dead.entry.database, Some(&dead.entry.table));
     let mut databases = Config::from_flags(&flags, false)?.databases();
