@@ -119,6 +119,13 @@ impl Resends {
         !self.unrecorded.is_empty()
     }
 
+    /// Whether the state file knows it is not known: it may have lost what it had of these.
+    pub fn not_recorded(&mut self, planned: impl Iterator<Item = RowKey>) {
+        if !self.rows.is_empty() {
+            self.unrecorded.extend(planned.filter(|key| self.rows.contains_key(key)));
+        }
+    }
+
     /// The state file knows what [`Resends::changes`] told, with the same `planned`.
     pub fn recorded(&mut self, planned: impl Iterator<Item = RowKey>) {
         self.unrecorded.clear();
@@ -169,6 +176,19 @@ mod tests {
         resends.recorded(iter::once(key(1)));
         assert_eq!(resends.of(key(1), Fingerprint(11)), None);
         assert_eq!(resends.of(key(2), Fingerprint(12)), Some((RunId(9), 2)));
+    }
+
+    #[test]
+    fn a_row_whose_next_plan_was_not_recorded_is_told_again() {
+        let mut resends = Resends::default();
+        resends.keep(key(1), resend(11, 1));
+        resends.keep(key(2), resend(12, 2));
+        resends.recorded(iter::empty());
+        resends.not_recorded([key(1), key(7)].into_iter());
+        assert_eq!(told(&resends, &[]), (vec![1], vec![]), "it may not be planned the next time");
+        // With a plan, the end of it is told after it.
+        let last = resends.changes(iter::once(key(1))).pop();
+        assert!(matches!(last, Some(Change::NotToResend { .. })), "{last:?}");
     }
 
     #[test]

@@ -177,6 +177,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.journal.at_disk().reads_from(self.reading.origin);
         let answer = self.journal.at_disk().record(&changes, sync);
         if let Err(error) = answer {
+            self.intake.resends.not_recorded(planned());
             self.journal_trouble.happened(now, &error.to_string());
             self.dispatch_at = Some(now + DISPATCH_RETRY);
             return false;

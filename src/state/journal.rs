@@ -1,13 +1,13 @@
 //! The relay's view of the state file: facts go in, one transaction for each call; operators' requests come out.
 //!
-//! Promises: what [`Journal::record`] returned `Ok` for is in the file, and with `sync` on the disk; after an error nothing of
-//! that call is, and the next may go well. Does not know: why.
+//! Promises: what [`Journal::record`] returned `Ok` for is in the file, and with `sync` on the disk; after an error all of that call
+//! is in the file or nothing of it, and none of it counts: the next may go well. Does not know: why.
 
 use super::plans::{self, RELAY_SHIFT};
 use super::{
     BUSY_TIMEOUT, Shared, StateError, StateFile, codec, millis, origin, quarantine, requests, resends, tables, upkeep,
 };
-use crate::model::{FileId, Origin, Plan, PlanId, Request};
+use crate::model::{FileId, Origin, OutboxIx, Plan, PlanId, Request, RowKey};
 use crate::ports::{Change, Journal, JournalError};
 use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 use std::os::unix::ffi::OsStrExt;
@@ -30,12 +30,60 @@ pub struct StateJournal {
     /// The file's numbers of its outboxes, by their place.
     outboxes: Vec<i64>,
     first_plan: PlanId,
-    /// Plans of a call that failed when they were in the file already: the relay may make others in their place.
-    to_retract: Vec<PlanId>,
+    unsynced: Unsynced,
     /// The connection's number and its `PRAGMA data_version` when requests were last looked for.
     seen: Option<(u64, i64)>,
     /// The highest request that was handed out.
     last_request: i64,
+}
+
+/// What is in the file of calls whose sync failed, and may be true no longer. The rest of such a call is told again, as it is by then,
+/// by the next record with a sync. Until that one comes the file is left as it was told: a plan that is taken away alone would take
+/// its rows' message ids along, those of the plan it replaces and of the resends that it has made an end of.
+#[derive(Debug, Default)]
+struct Unsynced {
+    /// The relay may make others in their place.
+    plans: Vec<PlanId>,
+    /// Of deletes that did not commit, as their notes failed: for the next call of any kind.
+    deletes: Vec<u64>,
+    kept: Vec<RowKey>,
+}
+
+impl Unsynced {
+    fn take_back(&self, transaction: &Transaction<'_>, journal: &StateJournal, repeated: bool) -> rusqlite::Result<()> {
+        for delete in &self.deletes {
+            plans::note(transaction, journal.relay, *delete, &[])?;
+        }
+        for key in &self.kept {
+            quarantine::delete(transaction, journal.outbox(key.outbox), key.rowid)?;
+        }
+        if repeated {
+            for plan in &self.plans {
+                plans::delete(transaction, journal.id(*plan))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn taken_back(&mut self, repeated: bool) {
+        self.deletes.clear();
+        self.kept.clear();
+        if repeated {
+            self.plans.clear();
+        }
+    }
+
+    fn add(&mut self, changes: &[Change<'_>], repeated: bool) {
+        for change in changes {
+            match change {
+                Change::Planned(plan) => self.plans.push(plan.id),
+                Change::Replaced { new, .. } => self.plans.extend(new.iter().map(|plan| plan.id)),
+                Change::Deleting { delete, plans } if !repeated && !plans.is_empty() => self.deletes.push(*delete),
+                Change::Quarantined(row) if !repeated => self.kept.push(row.key),
+                _ => {}
+            }
+        }
+    }
 }
 
 impl StateJournal {
@@ -50,7 +98,7 @@ impl StateJournal {
             relay,
             outboxes,
             first_plan: PlanId(first_plan as u64),
-            to_retract: Vec::new(),
+            unsynced: Unsynced::default(),
             seen: None,
             last_request: 0,
         })
@@ -66,8 +114,19 @@ impl StateJournal {
         self.relay << RELAY_SHIFT | plan.0 as i64
     }
 
-    /// Answers the number of a commit that is still to be synced.
-    fn write(&self, shared: &mut Shared, changes: &[Change<'_>], sync: bool) -> rusqlite::Result<Option<u64>> {
+    fn outbox(&self, ix: OutboxIx) -> i64 {
+        self.outboxes[usize::from(ix.0)]
+    }
+
+    /// Answers the number of a commit that is still to be synced. `repeated`: everything that failed before and still holds is among
+    /// the changes.
+    fn write(
+        &self,
+        shared: &mut Shared,
+        changes: &[Change<'_>],
+        sync: bool,
+        repeated: bool,
+    ) -> rusqlite::Result<Option<u64>> {
         let Shared { connection, synchronous_full, log, blob, marks, .. } = shared;
         let in_wal = sync && {
             let mut mode = connection.prepare_cached("PRAGMA journal_mode")?;
@@ -82,9 +141,7 @@ impl StateJournal {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // No file has the number 0.
         let file = self.origin.map_or(FileId { device: 0, inode: 0, born: None }, |origin| origin.file);
-        for plan in &self.to_retract {
-            plans::delete(&transaction, self.id(*plan))?;
-        }
+        self.unsynced.take_back(&transaction, self, repeated)?;
         let mut highest = 0;
         let mut plan = |plan: &Plan| {
             highest = highest.max(plan.id.0 as i64);
@@ -92,7 +149,7 @@ impl StateJournal {
             codec::encode(&plan.rows, &self.outboxes, blob);
             insert(&transaction, self.id(plan.id), file, plan, blob)
         };
-        let outbox = |ix: crate::model::OutboxIx| self.outboxes[usize::from(ix.0)];
+        let outbox = |ix: OutboxIx| self.outbox(ix);
         let mut deletes = false;
         for change in changes {
             match *change {
@@ -158,17 +215,11 @@ impl StateJournal {
     }
 
     /// What was written, if it is to be synced.
-    fn sync(&mut self, changes: &[Change<'_>], commit: Option<u64>) -> Result<(), JournalError> {
-        self.to_retract.clear();
+    fn sync(&mut self, changes: &[Change<'_>], commit: Option<u64>, repeated: bool) -> Result<(), JournalError> {
+        self.unsynced.taken_back(repeated);
         let Some(commit) = commit else { return Ok(()) };
         let Err(error) = self.file.log.sync(&self.file.path, commit) else { return Ok(()) };
-        for change in changes {
-            match change {
-                Change::Planned(plan) => self.to_retract.push(plan.id),
-                Change::Replaced { new, .. } => self.to_retract.extend(new.iter().map(|plan| plan.id)),
-                _ => {}
-            }
-        }
+        self.unsynced.add(changes, repeated);
         Err(self
             .error(&format!("syncing its -wal: {error}; see whether its file system is full or failing: df, dmesg")))
     }
@@ -225,10 +276,10 @@ impl Journal for StateJournal {
         let mut shared = self.file.shared();
         shared.look_after(&self.file.path);
         shared.refuse_to_grow().and_then(|()| shared.mend_log(&self.file.path)).map_err(|text| self.error(&text))?;
-        let commit = self.write(&mut shared, changes, sync).map_err(|error| self.failed(&error))?;
+        let commit = self.write(&mut shared, changes, sync, sync).map_err(|error| self.failed(&error))?;
         // Not to be held while the disk is waited for.
         drop(shared);
-        self.sync(changes, commit)?;
+        self.sync(changes, commit, sync)?;
         self.noted = news.or(self.noted);
         Ok(())
     }
@@ -237,12 +288,12 @@ impl Journal for StateJournal {
         let news = self.news();
         let Some(mut shared) = self.file.shared_within(NOTE_PATIENCE) else { return Err(self.busy()) };
         let hurried = shared.connection.busy_timeout(NOTE_PATIENCE);
-        let written = hurried.and_then(|()| self.write(&mut shared, changes, sync));
+        let written = hurried.and_then(|()| self.write(&mut shared, changes, sync, false));
         let patient = shared.connection.busy_timeout(BUSY_TIMEOUT);
         let written = written.and_then(|commit| patient.map(|()| commit));
         drop(shared);
         match written {
-            Ok(commit) => self.sync(changes, commit)?,
+            Ok(commit) => self.sync(changes, commit, false)?,
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => return Err(self.busy()),
             Err(error) => return Err(self.failed(&error)),
         }
@@ -251,7 +302,13 @@ impl Journal for StateJournal {
     }
 
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
-        self.file.shared().look_after(&self.file.path);
+        let mut shared = self.file.shared();
+        shared.look_after(&self.file.path);
+        // Nothing may be recorded for a long time, and no note could be synced.
+        if let Err(text) = shared.mend_log(&self.file.path) {
+            log::debug!("{}", self.error(&text));
+        }
+        drop(shared);
         self.look_for_requests().map_err(|error| self.failed(&error))
     }
 }

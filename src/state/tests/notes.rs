@@ -76,6 +76,11 @@ fn a_log_that_was_checkpointed_is_not_begun_anew_by_a_note() {
     assert_eq!(begun, salts());
 }
 
+/// The next sync fails.
+fn break_sync(file: &StateFile) {
+    file.log.synced().file = Some(File::open("/dev/null").unwrap());
+}
+
 #[test]
 fn a_plan_that_could_not_be_synced_is_in_the_file_no_longer() {
     let place = Place::new();
@@ -83,8 +88,7 @@ fn a_plan_that_could_not_be_synced_is_in_the_file_no_longer() {
     let mut journal = file.journal(&place.database(), &TABLES).unwrap();
     let mut others = file.journal(Path::new("/nowhere/db"), &TABLES).unwrap();
     journal.record(&[Change::Planned(&plan(1, 1))], true).unwrap();
-    // It can't be synced.
-    file.log.synced().file = Some(File::open("/dev/null").unwrap());
+    break_sync(&file);
     let error = journal.record(&[Change::Planned(&plan(2, 1))], true).unwrap_err();
     assert!(error.text.contains("syncing its -wal"), "{error}");
     // Nor is what was behind it in the log, whoever wrote it.
@@ -104,8 +108,60 @@ fn a_plan_that_could_not_be_synced_is_in_the_file_no_longer() {
     plans.sort_unstable();
     assert_eq!(plans, [(1, 1), (1, 1), (3, 2)]);
     // The same again is no contradiction.
-    file.log.synced().file = Some(File::open("/dev/null").unwrap());
+    break_sync(&file);
     journal.record(&[Change::Planned(&plan(4, 1))], true).unwrap_err();
     journal.record(&[Change::Planned(&plan(4, 1))], true).unwrap();
     assert_eq!(file.open_plans().unwrap().len(), 4);
+}
+
+#[test]
+fn what_could_not_be_synced_is_there_whole_until_it_is_told_again() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(origin(&database));
+    let resend = Resend { print: Fingerprint(5), run: RUN, message: 9 };
+    let key = RowKey { outbox: OutboxIx(0), rowid: 1 };
+    journal.record(&[Change::Planned(&plan(1, 1)), Change::ToResend { key, resend }], true).unwrap();
+    let left = || {
+        let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+        (left_ids(&left.plans), left.resends.len(), left.quarantine.len())
+    };
+    let new = [plan(2, 1)];
+    let replaced = [Change::NotToResend { key }, Change::Replaced { old: PlanId(1), new: &new }];
+    break_sync(&file);
+    journal.record(&replaced, true).unwrap_err();
+    // What comes before it is told again is none of its business.
+    journal.note(&[NOTE], false).unwrap();
+    assert_eq!(left(), (vec![2], 0, 0));
+    journal.record(&[Change::Deleting { delete: 1, plans: &[] }], false).unwrap();
+    assert_eq!(left(), (vec![2], 0, 0));
+    // The plan's rows are in none by now.
+    let (told, over, another) = (Change::ToResend { key, resend }, Change::Settled { plan: PlanId(1) }, plan(3, 1));
+    journal.record(&[told, over, Change::Planned(&another)], true).unwrap();
+    assert_eq!(left(), (vec![3], 1, 0));
+}
+
+#[test]
+fn a_note_that_could_not_be_synced_is_of_a_delete_that_did_not_happen() {
+    let place = Place::new();
+    let database = place.database();
+    let file = place.open();
+    let mut journal = file.journal(&database, &TABLES).unwrap();
+    journal.reads_from(origin(&database));
+    let acknowledged = Change::Acknowledged { plan: PlanId(1), offset: 7 };
+    journal.record(&[Change::Planned(&plan(1, 1)), acknowledged], true).unwrap();
+    let kept = quarantined(1, 5, Fault::Undeletable);
+    let note = [Change::Quarantined(&kept), Change::Deleting { delete: 4, plans: &[PlanId(1)] }];
+    break_sync(&file);
+    journal.note(&note, true).unwrap_err();
+    let error = journal.note(&note, true).unwrap_err();
+    assert!(error.text.contains("an earlier sync has failed"), "{error}");
+    // Nothing else needs to be recorded, ever.
+    journal.requests().unwrap();
+    journal.note(&[Change::Deleting { delete: 5, plans: &[] }], true).unwrap();
+    let left = file.left(&database, &TABLES, identity(&database)).unwrap();
+    assert_eq!(left.plans[0].state, PlanState::Acknowledged { offset: 7 });
+    assert!(left.quarantine.is_empty());
 }
