@@ -786,7 +786,7 @@ fn the_unit_file_is_understood_by_systemd() {
     assert!(verified.status.success() && said.is_empty(), "{}: {said}", verified.status);
 }
 
-/// As the README says it: the application stopped, its -wal gone, outboxd running.
+/// As docs/operating.md says it: the application stopped, its -wal gone, outboxd running.
 #[test]
 fn a_database_replaced_while_the_application_is_stopped_keeps_its_contents() {
     const EVENT: &str = "INSERT INTO users_outbox (aggregateId, payload) VALUES";

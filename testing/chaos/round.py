@@ -352,7 +352,7 @@ class Round:
         if code and hurt.kind in plans.MIGRATIONS:
             self.note(f"{hurt.kind} was not done")
         tag = self.tag(database, table)
-        # Rows that we deleted between the copy and the drop come back; VACUUM may number those of a text key anew (README).
+        # Rows that we deleted between the copy and the drop come back; VACUUM may number those of a text key anew (docs/guarantees.md).
         if in_pieces or (hurt.kind == "vacuum" and table.text_key):
             self.fact(database, math.inf, lambda account: account.copied(tag, seen or ()))
 
@@ -372,7 +372,7 @@ class Round:
                 self.daemon.end(self.drain_limit_s())
             before, _ = self.rows(database)
             after, users = self.rows(database, backup)
-            # What README asks for between the last close and the rename.
+            # What docs/operating.md asks for between the last close and the rename.
             time.sleep(0.3)
             at = time.monotonic()
             if hurt.kind == "swap-restore":

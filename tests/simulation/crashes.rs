@@ -84,7 +84,7 @@ pub fn crash_and_recover(seed: u64) {
             let end = match world.random.u32(0..12) {
                 0 | 1 => End::PowerCut,
                 2 => End::DayOff,
-                // An old state file may take new rows of a bare table for old ones: that is said in README.
+                // An old state file may take new rows of a bare table for old ones: that is said in docs/operating.md.
                 3 if world.kind != Kind::Bare => End::OldState,
                 4 => End::OtherCluster,
                 _ => End::Killed,

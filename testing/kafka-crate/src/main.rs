@@ -1,7 +1,7 @@
 //! Publishes one line with the crate `kafka`, as its own example does: `kafka-crate HOST:PORT TOPIC VALUE`.
 //!
 //! Promises: exit code 0 only when the broker acknowledged. Does not know: outboxd. It is here so that the crate's old
-//! dependencies stay out of the daemon's tree, and so that what README says of it is tried on real brokers.
+//! dependencies stay out of the daemon's tree, and so that what docs/decisions.md says of it is tried on real brokers.
 
 use kafka::producer::{Producer, Record, RequiredAcks};
 use std::process::ExitCode;

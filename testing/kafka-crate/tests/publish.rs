@@ -1,6 +1,6 @@
-//! What README says of the crate `kafka`: it publishes to Kafka 3.9.1, and against 4.3.0 it connects and every send fails.
+//! What docs/decisions.md says of the crate `kafka`: it publishes to Kafka 3.9.1, and against 4.3.0 it connects and every send fails.
 //!
-//! When the second test fails because the send succeeds, the crate speaks today's Produce, and README's reason is out of date.
+//! When the second test fails because the send succeeds, the crate speaks today's Produce, and that page is out of date.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
