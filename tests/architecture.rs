@@ -209,6 +209,19 @@ fn readme_is_short_and_names_every_document() {
     }
 }
 
+/// Who upgrades must know what becomes of the state file.
+#[test]
+fn the_changelog_has_every_version_of_the_state_file() {
+    let schema = fs::read_to_string(root().join("src/state/schema.rs")).unwrap();
+    let steps: Vec<&str> =
+        schema.lines().filter_map(|line| line.trim().strip_prefix("// ")?.split_once(" -> ")).map(|it| it.1).collect();
+    assert!(steps.len() > 2, "{steps:?}");
+    let changelog = &documents()["CHANGELOG.md"];
+    for version in steps {
+        assert!(changelog.contains(&format!("\n| {version} | ")), "CHANGELOG.md does not tell of version {version}");
+    }
+}
+
 /// docs/operating.md promises names that dashboards and alerts are built on, and leaves out none.
 #[test]
 fn the_metrics_in_the_documents_are_those_there_are() {
