@@ -3,20 +3,16 @@
 //! What a table with bookkeeping loses, doubles or reorders by that is nothing. Without, rows that can come back alike may be doubled
 //! by a kill during COMMIT; then the next start has announced it. Random instants and many kills: `scripts/crash-matrix`.
 
-#![cfg(feature = "testing")]
-
-mod support;
-
+use crate::support::arrived::arrived;
+use crate::support::reader::Record;
+use crate::support::scene::App;
+use crate::support::wait::{self, SECOND};
+use crate::support::{Config, Scene, broker, check, scene};
 use fake_kafka::FakeKafka;
 use std::collections::HashSet;
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use support::arrived::arrived;
-use support::reader::Record;
-use support::scene::App;
-use support::wait::{self, SECOND};
-use support::{Config, Scene, broker, check, scene};
 
 const JOURNALS: [&str; 2] = ["wal", "delete"];
 const BOOKKEEPING: &str = "bookkeeping = \"table\"\n";

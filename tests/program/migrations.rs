@@ -1,9 +1,7 @@
 //! What applications do to their tables while rows are on their way: the daemon as a process, a broker over real TCP, SQL as
 //! migration tools write it.
 
-mod common;
-
-use common::{PATIENCE, Place, Running, outboxd};
+use crate::common::{PATIENCE, Place, Running, outboxd};
 use fake_kafka::{FakeKafka, Fault};
 use outboxd::kafka::partitioner::partition_for_key;
 use rusqlite::Connection;

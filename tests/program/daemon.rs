@@ -1,8 +1,6 @@
 //! The daemon and the demo as processes: what is printed, what is left, how they end.
 
-mod common;
-
-use common::{OUTBOX, Place, Running, asker, closed_port, names, outboxd, run};
+use crate::common::{self, OUTBOX, Place, Running, asker, closed_port, names, outboxd, run};
 use fake_kafka::{FakeKafka, Fault};
 use rustix::process::Signal;
 use std::io::{Read, Write};
@@ -770,7 +768,7 @@ fn an_interrupted_demo_cleans_up() {
 
 #[test]
 fn the_unit_file_is_understood_by_systemd() {
-    let unit = include_str!("../systemd/outboxd.service");
+    let unit = include_str!("../../systemd/outboxd.service");
     assert!(unit.contains("ExecStart=/usr/bin/outboxd run\n"));
     // It is started again however often it fails, with a right clock, and with descriptors for hundreds of databases.
     for line in ["StartLimitIntervalSec=0", "After=network-online.target time-sync.target", "LimitNOFILE=524288"] {

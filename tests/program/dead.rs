@@ -1,8 +1,6 @@
 //! `outboxd dead` as an operator uses it: the real binary, on state files that a daemon could have left, or that one works with.
 
-mod common;
-
-use common::{Finished, Place, closed_port, run};
+use crate::common::{self, Finished, Place, closed_port, run};
 use outboxd::model::{
     Action, Budget, Fault, Fingerprint, Flow, Origin, OutboxIx, Quarantined, RowKey, RunId, Start, TableIdentity, Why,
 };

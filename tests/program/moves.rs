@@ -1,10 +1,6 @@
 //! What becomes of rows in flight when the daemon is killed and their database is found elsewhere, or another lies in its place.
 
-#![cfg(feature = "testing")]
-
-mod common;
-
-use common::{PATIENCE, Place, Running, outboxd};
+use crate::common::{PATIENCE, Place, Running, outboxd};
 use fake_kafka::FakeKafka;
 use rusqlite::Connection;
 use std::os::unix::process::ExitStatusExt as _;

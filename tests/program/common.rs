@@ -1,7 +1,5 @@
 //! The real binary under test: run it, watch it, and when something fails show everything there is to see.
 
-#![allow(dead_code)] // each test binary uses its part
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

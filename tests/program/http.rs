@@ -1,8 +1,6 @@
 //! What HTTP clients do to the daemon as a process: its threads, its descriptors, its work.
 
-mod common;
-
-use common::{OUTBOX, PATIENCE, Place, Running, outboxd};
+use crate::common::{self, OUTBOX, PATIENCE, Place, Running, outboxd};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::io::{Read, Write};
 use std::net::TcpStream;

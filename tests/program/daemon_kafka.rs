@@ -1,8 +1,6 @@
 //! The daemon as a process against a broker over real TCP: the whole way, several databases, and what a kill leaves.
 
-mod common;
-
-use common::{OUTBOX, PATIENCE, Place, Running, Shell, names, outboxd};
+use crate::common::{self, OUTBOX, PATIENCE, Place, Running, Shell, names, outboxd};
 use fake_kafka::{ApiKey, FakeKafka, Fault};
 use outboxd::kafka::connection::{Address, Connection, ConnectionOptions};
 use outboxd::kafka::protocol::{PartitionBatch, ProduceRequest};

@@ -1,9 +1,7 @@
 //! Servers that a daemon can't publish to: what is said of each, that it is said once, that nothing is deleted, and that the daemon
 //! goes on by itself when the server has been mended.
 
-mod common;
-
-use common::{OUTBOX, Place, Running, outboxd};
+use crate::common::{self, OUTBOX, Place, Running, outboxd};
 use fake_kafka::{ApiKey, FakeKafka, Listener};
 use rustix::process::Signal;
 use std::io::Write as _;

@@ -1,15 +1,13 @@
 //! The daemon with applications in other processes and no Kafka: one daemon per database, and the stdout sink.
 
-mod support;
-
+use crate::support::app::Entry;
+use crate::support::process::Process;
+use crate::support::reader::Record;
+use crate::support::wait::{self, SECOND};
+use crate::support::{self, Config, Scene, check, scene};
 use base64::Engine as _;
 use std::os::unix::fs::symlink;
 use std::process::Command;
-use support::app::Entry;
-use support::process::Process;
-use support::reader::Record;
-use support::wait::{self, SECOND};
-use support::{Config, Scene, check, scene};
 
 /// Nobody listens there: a Kafka that cannot be reached is weather.
 const NO_KAFKA: &str = "127.0.0.1:1";

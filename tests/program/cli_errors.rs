@@ -1,8 +1,6 @@
 //! What a person reads who made a mistake: whole texts and exit codes of the real binary.
 
-mod common;
-
-use common::{OUTBOX, Place, Running, closed_port, outboxd, run};
+use crate::common::{OUTBOX, Place, Running, closed_port, outboxd, run};
 
 /// A config file whose lines of interest are given.
 fn config(place: &Place, lines: &str) -> String {

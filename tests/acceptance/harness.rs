@@ -1,11 +1,10 @@
 //! The judge is judged: what the acceptance tests rest on can fail, and says what failed.
 
-mod support;
-
+use crate::support;
+use crate::support::app::Entry;
+use crate::support::check;
+use crate::support::reader::Record;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use support::app::Entry;
-use support::check;
-use support::reader::Record;
 
 fn entry(aggregate: &str, sequence: u64) -> Entry {
     Entry {
