@@ -2,6 +2,9 @@
 //!
 //! Code only for tests (`#[cfg(test)]` modules, `tests.rs`, `tests/`) may do what it likes. Comments and strings don't count.
 
+#[path = "architecture/dependencies.rs"]
+mod dependencies;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
