@@ -6,7 +6,7 @@
 //!
 //! It may be lost: then a crash costs exactness (rows are sent again as new), never an event. It must not be *wrong*: a plan
 //! taken for true that is not could make a row be deleted unsent. So a file that was copied or restored (other device or
-//! inode, or behind its [`mark`]) is emptied, and a newer version's file is not touched.
+//! inode, or behind its `mark`) is emptied, and a newer version's file is not touched.
 //!
 //! [`Journal::record`]: crate::ports::Journal::record
 
@@ -239,7 +239,7 @@ impl StateFile {
     }
 
     /// Of the file and its -wal. Bounded: by the batches under way (a plan takes 18 bytes for each row), by the limit on
-    /// quarantined rows, and for the -wal by [`upkeep::WAL_GROWN_MAX_BYTES`].
+    /// quarantined rows, and for the -wal by `upkeep::WAL_GROWN_MAX_BYTES`.
     pub fn size_bytes(&self) -> u64 {
         let (file, wal) = upkeep::sizes_bytes(&self.path);
         file + wal

@@ -1,4 +1,4 @@
-//! SQLite's write-ahead log: bytes in, commits out (https://www.sqlite.org/fileformat2.html, section 4).
+//! SQLite's write-ahead log: bytes in, commits out (<https://www.sqlite.org/fileformat2.html>, section 4).
 //!
 //! Promises: every value is checked before it is used, in the order in which things can be trusted, and what is refused says with
 //! which numbers. Does not know: files, threads, what pages mean.
