@@ -181,7 +181,8 @@ class Application:
             ops.append(["touch", table["tag"], token])
         else:
             tag, number, version = token.split(".")
-            new = f"{tag}.{number}.{int(version) + 1}"
+            # A file that is put back has old versions in it: a number that only counted them would come again.
+            new = f"{tag}.{number}.{max(self.tx, int(version) + 1)}"
             key, payload = self.content(rng, table)
             mends = ", area = 'north'" * table["by_area"] + ", headers = '{}'" * table["expression"]
             self.db.execute(
