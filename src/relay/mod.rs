@@ -252,6 +252,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     if self.may_look_anywhere() {
                         self.reading.wake(wake, now);
                     } else {
+                        self.reading.others_may_have_gone();
                         (0..self.intake.outboxes.len()).for_each(|at| self.miss(at, wake.seen));
                     }
                 }

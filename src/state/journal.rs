@@ -74,11 +74,16 @@ impl Unsynced {
     }
 
     fn add(&mut self, changes: &[Change<'_>], repeated: bool) {
+        // One before it is of a delete that may have happened, and was there already.
+        let own = changes.iter().rev().find_map(|change| match change {
+            Change::Deleting { delete, plans } if !plans.is_empty() => Some(*delete),
+            _ => None,
+        });
+        self.deletes.extend(own.filter(|_| !repeated));
         for change in changes {
             match change {
                 Change::Planned(plan) => self.plans.push(plan.id),
                 Change::Replaced { new, .. } => self.plans.extend(new.iter().map(|plan| plan.id)),
-                Change::Deleting { delete, plans } if !repeated && !plans.is_empty() => self.deletes.push(*delete),
                 Change::Quarantined(row) if !repeated => self.kept.push(row.key),
                 _ => {}
             }

@@ -162,6 +162,11 @@ impl Reading {
         self.look_soon(now);
     }
 
+    /// Whether others are connected is asked again.
+    pub(super) fn others_may_have_gone(&mut self) {
+        self.asked_at = None;
+    }
+
     /// A delete of ours is in the log.
     pub(super) fn deleted(&mut self) {
         self.exposed = true;
@@ -469,7 +474,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn lets_go_alone(&self, now: Instant) -> bool {
         let reading = &self.reading;
         let idle = reading.last_use + self.idle_alone_after() <= now
-            && reading.look_at.is_none()
+            && (reading.look_at.is_none() || self.draining.is_some())
             && reading.sweep.running.is_none();
         self.source.is_open()
             && reading.is_alone_for(LET_GO_ALONE_AFTER, now)
