@@ -29,11 +29,11 @@ fn four_writers(journal: &str, version: &str) {
     let mut writers: Vec<_> =
         (0..4).map(|writer| scene.writer(&database, &format!("{options} --writer {writer}"))).collect();
     for writer in &mut writers {
-        let report = writer.done(180 * SECOND);
+        let report = writer.done(600 * SECOND);
         assert_eq!(report["events"], 5000);
         assert_ne!(report["rolled_back"], 0, "this test wants transactions that are rolled back");
     }
-    scene::wait_until_empty(&database, 120 * SECOND);
+    scene::wait_until_empty(&database, 300 * SECOND);
     daemon.drain();
     assert_eq!(scene::rows(&scene::look(&database), "users_outbox"), Some(0));
     scene.check(&[&topic], &writers.iter().collect::<Vec<_>>());
