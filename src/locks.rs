@@ -1,12 +1,36 @@
-//! Who holds which lock on a file, as /proc tells it, and whether that is worth waiting for.
+//! `flock` on a file, who holds which lock, as /proc tells it, and whether that is worth waiting for.
 //!
 //! Promises: best effort, blind across PID namespaces; nobody is waited for who lives. Does not know: what is locked, or why.
 
 use crate::model::FileId;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+/// Why a file is not locked.
+pub enum Refused {
+    /// Another process has it, that with this PID if it can be seen.
+    Held(Option<u32>),
+    Failed(Errno),
+}
+
+/// Takes the `flock` on an open file, and waits only for a holder that is ending.
+pub fn take(descriptor: impl AsFd, file: FileId, patience: &mut Patience) -> Result<(), Refused> {
+    while let Err(error) = flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK {
+            return Err(Refused::Failed(error));
+        }
+        let holder = holder(file);
+        if !patience.waits_for(holder) {
+            return Err(Refused::Held(holder));
+        }
+    }
+    Ok(())
+}
+
 /// The process that holds the `flock` on a file.
-pub fn holder(file: FileId) -> Option<u32> {
+fn holder(file: FileId) -> Option<u32> {
     // The list is read in parts, and may lack an entry while others come and go.
     (0..3).find_map(|_| listed(file, |lock| (lock[0] == "FLOCK").then(|| lock[3].parse().ok()).flatten()))
 }
@@ -55,7 +79,7 @@ impl Patience {
     }
 
     /// Waits a moment, after which the lock may be free. False: whoever holds it lives, or has been ending for too long.
-    pub fn waits_for(&mut self, holder: Option<u32>) -> bool {
+    fn waits_for(&mut self, holder: Option<u32>) -> bool {
         let now = Instant::now();
         let until = *self.until.get_or_insert(now + Self::FOR);
         let waits = now < until && (self.is_ending)(holder);

@@ -3,7 +3,7 @@
 //! Promises: a descriptor of a database is never closed while a connection of this process has that file open (POSIX locks
 //! belong to the process, one close drops all of SQLite's). Does not know: SQL.
 
-use crate::locks::{self, Patience};
+use crate::locks::{self, Patience, Refused};
 use crate::model::{FileId, JournalMode};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -144,15 +144,10 @@ impl Lock {
         let file = identify_open(&descriptor).map_err(of_errno)?;
         let lock = Lock { descriptor: Some(descriptor), file };
         if exclusive {
-            while let Err(error) = rustix::fs::flock(lock.fd(), FlockOperation::NonBlockingLockExclusive) {
-                if error != Errno::WOULDBLOCK {
-                    return Err(LockError::Io(error.into()));
-                }
-                let holder = locks::holder(lock.file);
-                if !patience.waits_for(holder) {
-                    return Err(LockError::LockedBy(holder));
-                }
-            }
+            locks::take(lock.fd(), lock.file, patience).map_err(|refused| match refused {
+                Refused::Held(pid) => LockError::LockedBy(pid),
+                Refused::Failed(error) => LockError::Io(error.into()),
+            })?;
         }
         Ok(lock)
     }

@@ -3,7 +3,7 @@
 //! Promises: held as long as the value lives, and gone with the process. Does not know: SQLite, whose POSIX locks are another kind.
 
 use super::StateError;
-use crate::locks::{self, Patience};
+use crate::locks::{self, Patience, Refused};
 use crate::model::FileId;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, Metadata, OpenOptions};
@@ -69,14 +69,10 @@ impl Lock {
                 return Err(io("opened")(io::Error::other("this is not a regular file")));
             }
             let id = identify(&meta);
-            while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                if error != rustix::io::Errno::WOULDBLOCK {
-                    return Err(io("locked")(error.into()));
-                }
-                let pid = locks::holder(id);
-                if !patience.waits_for(pid) {
-                    return Ok(Tried::Held(Held { file, pid }));
-                }
+            match locks::take(&file, id, &mut patience) {
+                Ok(()) => {}
+                Err(Refused::Held(pid)) => return Ok(Tried::Held(Held { file, pid })),
+                Err(Refused::Failed(error)) => return Err(io("locked")(error.into())),
             }
             // Whoever replaced it in between has locked another inode.
             if std::fs::metadata(path).is_ok_and(|now| now.dev() == meta.dev() && now.ino() == meta.ino()) {
