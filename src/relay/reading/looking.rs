@@ -188,7 +188,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     fn was_read(&mut self, version: Version, held: Duration, now: Instant) {
         self.figures.longest_read_us.fetch_max(held.as_micros() as u64, Relaxed);
-        self.reading.saw(version, self.source.is_undisturbed(), self.source.found_empty_log(), now);
+        self.saw(version, now);
         self.reading.origin = self.source.origin();
         self.reading.not_busy();
         // Also when nothing was found: beside an application that commits elsewhere all the time, letting go after five

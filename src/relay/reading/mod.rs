@@ -436,13 +436,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.ask_version(now);
     }
 
+    /// A version was read; says whether somebody else has committed since the one before.
+    fn saw(&mut self, version: Version, now: Instant) -> bool {
+        self.reading.saw(version, self.source.is_undisturbed(), self.source.found_empty_log(), now)
+    }
+
     /// Whether somebody has committed since the last look; then a look is due.
     fn ask_version(&mut self, now: Instant) {
         let answer = self.source.at_disk().version();
         match answer {
             Ok(Some(version)) => {
-                let (undisturbed, empty_log) = (self.source.is_undisturbed(), self.source.found_empty_log());
-                if self.reading.saw(version, undisturbed, empty_log, now) {
+                if self.saw(version, now) {
                     self.reading.look_soon(now);
                 }
             }
