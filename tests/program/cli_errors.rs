@@ -1,6 +1,6 @@
 //! What a person reads who made a mistake: whole texts and exit codes of the real binary.
 
-use crate::common::{OUTBOX, Place, Running, closed_port, outboxd, run};
+use crate::common::{OUTBOX, Place, Running, closed_port, flags, leave_a_plan, outboxd, run};
 
 /// A config file whose lines of interest are given.
 fn config(place: &Place, lines: &str) -> String {
@@ -167,12 +167,6 @@ For more information, try '--help'.
 }
 
 /// `run` in flags that could start, were it not for the thing under test.
-fn flags<'a>(database: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments = vec!["run", "--database", database, "--table", "users_outbox", "--topic", "users"];
-    arguments.extend(more);
-    arguments
-}
-
 #[test]
 fn a_second_daemon_names_the_first() {
     let place = Place::new();
@@ -241,30 +235,10 @@ Hint: this user must be able to write in its directory: ls -ld DIR/none
 
 #[test]
 fn stdout_refuses_while_plans_are_open() {
-    use outboxd::model::{Fingerprint, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
-    use outboxd::ports::{Change, Journal};
     let place = Place::new();
     let database = place.database("db", OUTBOX);
-    let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), RunId(1)).unwrap();
-    let row = RowMeta {
-        key: RowKey { outbox: OutboxIx(0), rowid: 1 },
-        print: Fingerprint(1),
-        record: Span::default(),
-        message: 1,
-        event_id: Span::default(),
-    };
-    let plan = Plan {
-        id: PlanId(1),
-        target: Target { topic: "users".into(), partition: 0 },
-        triple: Triple { producer_id: 1, epoch: 0, first_sequence: 0 },
-        run: RunId(1),
-        noted_offset: 0,
-        leader_epoch: 0,
-        cluster: None,
-        first_attempt: std::time::SystemTime::now(),
-        rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
-    };
-    state.journal(&place.path("db"), &["users_outbox"]).unwrap().record(&[Change::Planned(&plan)], true).unwrap();
+    let state = outboxd::state::StateFile::open(&place.path("db-outboxd"), outboxd::model::RunId(1)).unwrap();
+    leave_a_plan(&place, &state, "db", 1);
     drop(state);
     run(&flags(&database, &["--stdout"])).expect(
         2,

@@ -87,6 +87,13 @@ pub fn outboxd(arguments: &[&str]) -> Command {
     command
 }
 
+/// `run` for the outbox of [`OUTBOX`] in this database.
+pub fn flags<'a>(database: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["run", "--database", database, "--table", "users_outbox", "--topic", "users"];
+    arguments.extend(more);
+    arguments
+}
+
 /// Runs to the end with logs off: stderr is what the command itself has to say.
 pub fn run(arguments: &[&str]) -> Finished {
     let mut command = outboxd(arguments);
@@ -265,4 +272,30 @@ pub fn names(folder: &Path) -> Vec<String> {
 /// A port where nobody listens: bound and let go again.
 pub fn closed_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A plan as a killed daemon leaves it.
+pub fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str, number: u64) {
+    use outboxd::model::{Fingerprint, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
+    use outboxd::ports::{Change, Journal};
+    let row = RowMeta {
+        key: RowKey { outbox: OutboxIx(0), rowid: 1 },
+        print: Fingerprint(1),
+        record: Span::default(),
+        message: 1,
+        event_id: Span::default(),
+    };
+    let plan = Plan {
+        id: PlanId(number),
+        target: Target { topic: "users".into(), partition: 2 },
+        triple: Triple { producer_id: 4711, epoch: 0, first_sequence: 17 },
+        run: RunId(1),
+        noted_offset: 0,
+        leader_epoch: 0,
+        cluster: None,
+        first_attempt: std::time::SystemTime::now(),
+        rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
+    };
+    let mut journal = state.journal(&place.path(database), &["users_outbox"]).unwrap();
+    journal.record(&[Change::Planned(&plan)], true).unwrap();
 }

@@ -1,12 +1,12 @@
 //! The daemon and the demo as processes: what is printed, what is left, how they end.
 
-use crate::common::{self, OUTBOX, Place, Running, asker, closed_port, names, outboxd, run};
+use crate::common::{self, OUTBOX, Place, Running, asker, closed_port, flags, leave_a_plan, names, outboxd, run};
 use fake_kafka::{FakeKafka, Fault};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 
 fn stdout_run(database: &str) -> Running {
-    Running::start(outboxd(&["run", "--database", database, "--table", "users_outbox", "--topic", "users", "--stdout"]))
+    Running::start(outboxd(&flags(database, &["--stdout"])))
 }
 
 fn rows(place: &Place, database: &str) -> i64 {
@@ -62,17 +62,7 @@ fn a_drain_without_kafka_is_quick_and_counts_what_is_left() {
     let place = Place::new();
     let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x'), ('y')"));
     let server = format!("127.0.0.1:{}", closed_port());
-    let mut daemon = Running::start(outboxd(&[
-        "run",
-        "--database",
-        &database,
-        "--table",
-        "users_outbox",
-        "--topic",
-        "users",
-        "--bootstrap-servers",
-        &server,
-    ]));
+    let mut daemon = Running::start(outboxd(&flags(&database, &["--bootstrap-servers", &server])));
     daemon.wait_until("the refused connection", |daemon| daemon.stderr().contains(&server));
     daemon.signal(Signal::TERM);
     let daemon = daemon.finish();
@@ -306,8 +296,7 @@ fn a_second_signal_ends_at_once() {
     let database =
         place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES (zeroblob(300000))"));
     // A reader that does not read: the record can't be written, so the drain can't end by itself.
-    let mut command =
-        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut command = outboxd(&flags(&database, &["--stdout"]));
     let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&child);
     let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
@@ -526,8 +515,7 @@ fn a_stderr_that_nobody_reads_stops_nothing() {
     rustix::io::ioctl_fionbio(&full, true).unwrap();
     while full.write(b"x\n").is_ok() {}
     rustix::io::ioctl_fionbio(&full, false).unwrap();
-    let mut command =
-        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut command = outboxd(&flags(&database, &["--stdout"]));
     command.env("RUST_LOG", "debug").stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped()).stderr(full);
     let mut child = command.spawn().unwrap();
@@ -565,8 +553,7 @@ fn a_stderr_that_nobody_reads_stops_nothing() {
 fn a_reader_that_goes_away_ends_it() {
     let place = Place::new();
     let database = place.database("db", &format!("{OUTBOX} INSERT INTO users_outbox (payload) VALUES ('x')"));
-    let mut command =
-        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut command = outboxd(&flags(&database, &["--stdout"]));
     let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let mut log = String::new();
@@ -580,32 +567,6 @@ Hint: the rest stays in the table; start it again with a reader that stays
     assert_eq!(rows(&place, "db"), 1);
 }
 
-/// A plan as a killed daemon leaves it.
-fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str, number: u64) {
-    use outboxd::model::{Fingerprint, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
-    use outboxd::ports::{Change, Journal};
-    let row = RowMeta {
-        key: RowKey { outbox: OutboxIx(0), rowid: 1 },
-        print: Fingerprint(1),
-        record: Span::default(),
-        message: 1,
-        event_id: Span::default(),
-    };
-    let plan = Plan {
-        id: PlanId(number),
-        target: Target { topic: "users".into(), partition: 2 },
-        triple: Triple { producer_id: 4711, epoch: 0, first_sequence: 17 },
-        run: RunId(1),
-        noted_offset: 0,
-        leader_epoch: 0,
-        cluster: None,
-        first_attempt: std::time::SystemTime::now(),
-        rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
-    };
-    let mut journal = state.journal(&place.path(database), &["users_outbox"]).unwrap();
-    journal.record(&[Change::Planned(&plan)], true).unwrap();
-}
-
 #[test]
 fn what_a_kill_left_is_told_and_other_databases_plans_are_kept() {
     let place = Place::new();
@@ -615,17 +576,7 @@ fn what_a_kill_left_is_told_and_other_databases_plans_are_kept() {
     leave_a_plan(&place, &state, "other", 1);
     drop(state);
     let server = format!("127.0.0.1:{}", closed_port());
-    let mut daemon = Running::start(outboxd(&[
-        "run",
-        "--database",
-        &database,
-        "--table",
-        "users_outbox",
-        "--topic",
-        "users",
-        "--bootstrap-servers",
-        &server,
-    ]));
+    let mut daemon = Running::start(outboxd(&flags(&database, &["--bootstrap-servers", &server])));
     daemon.wait_until("both notices", |daemon| daemon.stderr().contains("1 batches with 1 rows"));
     let log = place.neutral(&daemon.stderr());
     let ours = "DIR/db: an earlier run left 1 batches with 1 rows in flight: 0 stored and deleted now, 1 deleted already, 0 asked of Kafka, 0 sent again";
@@ -644,8 +595,7 @@ fn systemd_is_told_ready_watchdog_and_stopping() {
     let database = place.database("db", OUTBOX);
     let socket = std::os::unix::net::UnixDatagram::bind(place.path("notify")).unwrap();
     socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
-    let mut command =
-        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut command = outboxd(&flags(&database, &["--stdout"]));
     command.env("NOTIFY_SOCKET", place.path("notify")).env("WATCHDOG_USEC", "300000");
     let daemon = Running::start(command);
     let until = |what: &str| {
@@ -677,8 +627,7 @@ fn the_watchdog_waits_for_a_disk_and_not_for_a_loop_that_hangs() {
         let insert = "INSERT INTO users_outbox (payload) VALUES ('x');";
         let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX} {insert}"));
         let socket = std::os::unix::net::UnixDatagram::bind(place.path("notify")).unwrap();
-        let mut command =
-            outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+        let mut command = outboxd(&flags(&database, &["--stdout"]));
         command.env("NOTIFY_SOCKET", place.path("notify")).env("WATCHDOG_USEC", "300000");
         command.env("FAILPOINTS", format!("{label}=1*sleep(600000)"));
         let fed = Arc::new(Mutex::new(0));
@@ -715,8 +664,7 @@ fn the_journal_gets_priorities() {
     let database = place.database("db", OUTBOX);
     let log = std::fs::File::create(place.path("log")).unwrap();
     let meta = log.metadata().unwrap();
-    let mut command =
-        outboxd(&["run", "--database", &database, "--table", "users_outbox", "--topic", "users", "--stdout"]);
+    let mut command = outboxd(&flags(&database, &["--stdout"]));
     command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino())).stderr(log);
     let mut child = command.spawn().unwrap();
     // Signals are listened for before anything else starts, and the database is locked after that.
