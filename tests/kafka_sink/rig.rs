@@ -118,7 +118,8 @@ impl Rig {
     }
 
     fn receive(&self) -> SinkEvent {
-        self.events.recv_timeout(PATIENCE).expect("an event in time")
+        let event = self.events.recv_timeout(PATIENCE);
+        event.unwrap_or_else(|error| panic!("no event in time, {error}; not asked for so far: {:?}", self.early))
     }
 
     /// The first event that `wanted` accepts; others stay for later.
