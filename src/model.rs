@@ -50,9 +50,22 @@ pub struct RowKey {
     pub rowid: i64,
 }
 
-/// XXH3-128 over the stored columns by name at the first read: type, length and bytes of each.
+/// XXH3 over the columns that guard a row ([`Guard`]): type, length and bytes of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub u128);
+
+impl Fingerprint {
+    /// `sent`: XXH3-128 of the columns that a record is made of; `others`: XXH3-64 of those that guard the row besides, 0 when there
+    /// are none. These go into one half only, so that the other still tells what was sent when one of them is gone.
+    pub fn of(sent: u128, others: u64) -> Self {
+        Fingerprint(sent ^ u128::from(others))
+    }
+
+    /// The half that follows from what was sent, and of which row, alone.
+    pub fn sent(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+}
 
 /// A row that was seen and can be recognised: the anchor of a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,10 +269,30 @@ pub struct Left {
 /// What an earlier run noted of an outbox's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownTable {
-    /// What its fingerprints were made of ([`TableTraits::columns`]).
-    pub columns: Vec<String>,
+    pub guard: Guard,
     /// `None`: not noted by an older outboxd.
     pub identity: Option<TableIdentity>,
+}
+
+/// What fingerprints of a table's rows are made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// In this order. Of a bare table: all columns that were stored when it was first read. Of others: those that a record is made of,
+    /// since what was sent is all that has to be compared where no other row has the same key.
+    pub columns: Vec<String>,
+    /// So many of them, the first, make the half that says what was sent ([`Fingerprint::sent`]); in a bare table the key is among
+    /// them.
+    pub sent: usize,
+    /// Of these a number counts as its text, and text as its bytes, as in a record: a rebuild may give a column another type. Not so in
+    /// older fingerprints.
+    pub by_value: bool,
+}
+
+impl Guard {
+    /// Whether fingerprints made of `self` and of `other` columns say the same of what was sent.
+    pub fn sends_as(&self, other: &Guard) -> bool {
+        self.columns[..self.sent] == other.columns[..other.sent] && self.by_value == other.by_value
+    }
 }
 
 /// What tells a table from another one that has its name later.
@@ -348,9 +381,7 @@ pub struct TableTraits {
     pub bare: bool,
     /// `id` is SQLite's rowid. Otherwise a VACUUM may have renumbered the rows.
     pub rowid_is_key: bool,
-    /// What fingerprints are made of, in this order. Of a bare table: all columns that were stored when it was first read. Of others:
-    /// those that a record is made of, since what was sent is all that has to be compared where no other row has the same key.
-    pub columns: Vec<String>,
+    pub guard: Guard,
     pub identity: TableIdentity,
     /// Whether it is the table that an earlier run noted.
     pub told: Sameness,

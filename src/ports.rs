@@ -3,8 +3,9 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Another, Backlog, Booked, Budget, Deletion, Flow, Glance, JournalMode, Look, Origin, OutboxIx, Plan, PlanId,
-    Quarantined, Request, Resend, RowKey, RowView, Sought, Start, TableIdentity, TableTraits, Topic, Version, Why,
+    Another, Backlog, Booked, Budget, Deletion, Fingerprint, Flow, Glance, Guard, JournalMode, Look, Origin, OutboxIx,
+    Plan, PlanId, Quarantined, Request, Resend, RowKey, RowView, Sought, Start, TableIdentity, TableTraits, Topic,
+    Version, Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -181,10 +182,11 @@ pub enum Change<'a> {
     Released {
         key: RowKey,
     },
-    /// The row in quarantine has another rowid now (VACUUM).
+    /// The row in quarantine has another rowid now (VACUUM), or another fingerprint (a column is gone).
     Renumbered {
         key: RowKey,
         rowid: i64,
+        print: Fingerprint,
     },
     /// The row waits in its table to be sent again, under the message id it had. In the place of what was noted of it before.
     ToResend {
@@ -202,7 +204,7 @@ pub enum Change<'a> {
     /// The outbox's table as it is now, and what its fingerprints are made of.
     Table {
         outbox: OutboxIx,
-        columns: &'a [String],
+        guard: &'a Guard,
         identity: &'a TableIdentity,
     },
     /// A request was dealt with; the text is for the operator. `failed`: it could not be done.

@@ -310,10 +310,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         if count == 1 && !retried && breaker.is_tripped_by(why.code) {
-            let (key, bytes) = (rows.meta[0].key, rows.meta[0].record.len as usize);
+            let meta = rows.meta[0];
             self.intake.give_back_rows(ix, rows);
             self.forget_replaced(ix);
-            self.intake.topics[topic].breaker.probed_in_vain(ix, key, bytes);
+            self.intake.topics[topic].breaker.probed_in_vain(ix, &meta, meta.record.len as usize);
             self.reading.room();
             return;
         }
@@ -479,7 +479,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             );
         }
         let lanes = &self.intake.lanes;
-        for suspect in state.breaker.trip(why.code, now, |ix| lanes[ix as usize].flight.is_some()) {
+        for suspect in state.breaker.trip(why, now, |ix| lanes[ix as usize].flight.is_some()) {
             self.intake.give_back_rows(suspect.lane, suspect.row);
         }
         let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();

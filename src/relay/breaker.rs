@@ -6,7 +6,8 @@
 //! would accept by itself, in bounded time. Does not know: lanes' queues, SQL, sockets.
 
 use super::lanes::Lane;
-use crate::model::{OutboxIx, RowKey, RowMeta, Rows, Why};
+use super::planted::{self, Bug};
+use crate::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Rows, Why};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub const SUSPECTS_MAX: usize = 10;
 /// tells. Not for the time stamp, which is the clock's fault and never a record's.
 const SUSPECTS_MAX_RECENT: usize = 100;
 const RECENT: Duration = Duration::from_secs(60);
+/// So many rows that were tried in a stopped topic are known: what more is learned of them is learned again.
+const TRIED_MAX: usize = 10_000;
 /// So many suspects are held at most.
 const SUSPECTS_HELD_MAX: usize = 1_000;
 /// Records tried one after the other when it is time to try one: the first may be bad by itself.
@@ -39,6 +42,34 @@ pub struct Suspect {
     doubtful: bool,
     /// It was rejected for its size, and is larger than what was accepted lately: it says nothing of the topic.
     large: bool,
+}
+
+/// The record of a stopped topic that was taken to be tried.
+#[derive(Debug)]
+struct Trial {
+    row: RowKey,
+    /// Its record's. Nothing is out of order behind one without a key.
+    key: Option<Box<[u8]>>,
+    /// It was the first of its lane, or smaller than this, or behind all that were tried.
+    sieve: Sieve,
+}
+
+/// A time in which everything is rejected, or was.
+#[derive(Debug)]
+struct Stop {
+    why: Why,
+    /// Rows that were rejected, up to [`TRIED_MAX`].
+    tried: BTreeMap<RowKey, Fingerprint>,
+}
+
+/// Records of one key that were passed over in a stopped topic, before one behind them was accepted: sent now they would be out of
+/// order.
+#[derive(Debug)]
+struct Overtaken {
+    lane: u32,
+    /// The one that was accepted.
+    by: Trial,
+    why: Why,
 }
 
 #[derive(Debug)]
@@ -93,6 +124,11 @@ pub struct Breaker {
     smallest_rejected: Option<usize>,
     /// Records of this size and above are rejected for it, and smaller ones were accepted.
     too_large: Option<usize>,
+    /// By lane: what was tried of a stopped topic and has no answer yet.
+    trials: BTreeMap<u32, Trial>,
+    overtaken: Vec<Overtaken>,
+    /// The last time that the topic was stopped.
+    stop: Option<Stop>,
 }
 
 /// What a rejection means for the topic.
@@ -119,16 +155,56 @@ impl Breaker {
     /// Whether the lane may take (another) row.
     pub fn admits(&self, ix: u32, lane: &Lane) -> bool {
         match &self.tripped {
-            None => true,
+            // What lies before the record that is being tried waits for its answer, also when another lane's was accepted.
+            None => lane.is_idle() || !self.trials.contains_key(&ix),
             Some(tripped) => (tripped.open || tripped.probing == Some(ix)) && lane.is_idle(),
         }
     }
 
-    /// The lane has taken a record.
-    pub fn took(&mut self, ix: u32) {
-        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.open) {
+    /// The lane has taken a record with this key.
+    pub fn took(&mut self, ix: u32, row: RowKey, key: Option<&[u8]>) {
+        if !self.overtaken.is_empty() {
+            let is_over =
+                |is: &Overtaken| is.lane == ix && is.by.row.outbox == row.outbox && is.by.row.rowid < row.rowid;
+            self.overtaken.retain(|overtaken| !is_over(overtaken));
+        }
+        let Some(tripped) = &mut self.tripped else {
+            self.trials.remove(&ix);
+            return;
+        };
+        self.trials.insert(ix, Trial { row, key: key.map(Box::from), sieve: tripped.sieve });
+        if tripped.open {
             (tripped.open, tripped.probing, tripped.last) = (false, Some(ix), Some(ix));
         }
+    }
+
+    /// Why the row of this lane is not to be sent any more. `bytes`: its record's.
+    pub fn overtaken(
+        &self,
+        lane: u32,
+        (row, print): (RowKey, Fingerprint),
+        key: Option<&[u8]>,
+        bytes: impl FnOnce() -> usize,
+    ) -> Option<&Why> {
+        let is_before = |of: &&Overtaken| {
+            of.lane == lane
+                && of.by.row.outbox == row.outbox
+                && row.rowid < of.by.row.rowid
+                && of.by.key.as_deref() == key
+        };
+        let overtaken = self.overtaken.iter().find(is_before).filter(|_| !planted::is(Bug::OvertakenAndSent))?;
+        let was_too_large = || matches!(overtaken.by.sieve, Sieve::Below(limit) if bytes() >= limit);
+        (self.was_tried(row, print) || was_too_large()).then_some(&overtaken.why)
+    }
+
+    /// Whether rows of this lane may be [overtaken](Breaker::overtaken).
+    pub fn has_overtaken(&self) -> bool {
+        !self.overtaken.is_empty()
+    }
+
+    /// The lane has no more rows of this outbox that it knows; or rowids are others.
+    pub fn forget_overtaken(&mut self, over: impl Fn(u32, OutboxIx) -> bool) {
+        self.overtaken.retain(|overtaken| !over(overtaken.lane, overtaken.by.row.outbox));
     }
 
     /// One record of so many bytes was rejected. In a tripped topic: for another reason than everything else, so the next one is tried
@@ -142,11 +218,14 @@ impl Breaker {
             }
             self.rejected_for_size(bytes);
         }
+        let recent = self.accepted_at.is_some_and(|at| now.duration_since(at) < RECENT);
+        if recent && self.was_rejected(&row.meta[0], code) {
+            return Verdict::Condemned;
+        }
         let row = row.clone();
         let lately = self.largest_accepted.filter(|(_, at)| now.duration_since(*at) < RECENT);
         let large = is_about_size(code) && lately.is_some_and(|(largest, _)| bytes > largest);
         self.suspects.push(Suspect { lane, row, why: why.clone(), since: now, doubtful: false, large });
-        let recent = self.accepted_at.is_some_and(|at| now.duration_since(at) < RECENT);
         let max = if recent && code != Some(INVALID_TIMESTAMP) { SUSPECTS_MAX_RECENT } else { SUSPECTS_MAX };
         let says_it = |suspect: &&Suspect| suspect.why.code == code && !suspect.large;
         let many = self.suspects.iter().filter(says_it).count() >= max || self.suspects.len() >= SUSPECTS_HELD_MAX;
@@ -162,6 +241,21 @@ impl Breaker {
         verdict
     }
 
+    /// Whether the record was rejected with this code before its topic accepted another one, and now after it: it is its own fault.
+    /// Of sizes more is known.
+    fn was_rejected(&self, row: &RowMeta, code: Option<i16>) -> bool {
+        self.tripped.is_none()
+            && code != Some(INVALID_TIMESTAMP)
+            && !is_about_size(code)
+            && self.stop.as_ref().is_some_and(|stop| stop.why.code == code)
+            && self.was_tried(row.key, row.print)
+    }
+
+    fn was_tried(&self, row: RowKey, print: Fingerprint) -> bool {
+        let tried = self.stop.as_ref().and_then(|stop| stop.tried.get(&row));
+        tried.is_some_and(|tried| tried.sent() == print.sent())
+    }
+
     fn rejected_for_size(&mut self, bytes: usize) {
         self.smallest_rejected = Some(self.smallest_rejected.map_or(bytes, |smallest| smallest.min(bytes)));
     }
@@ -172,6 +266,13 @@ impl Breaker {
         let lately = self.largest_accepted.filter(|(_, at)| now.duration_since(*at) < RECENT);
         if lately.is_none_or(|(largest, _)| bytes >= largest) {
             self.largest_accepted = Some((bytes, now));
+        }
+        if let (Some(by), Some(stop)) = (self.trials.remove(&lane), &self.stop)
+            && by.key.is_some()
+            && by.sieve != Sieve::Any
+        {
+            let text = format!("{}; one of its key behind it was accepted, which it would follow", stop.why.text);
+            self.overtaken.push(Overtaken { lane, by, why: Why { text, ..stop.why.clone() } });
         }
         // The limit may have been raised.
         self.too_large = self.too_large.into_iter().chain(self.smallest_rejected.take()).min();
@@ -191,9 +292,13 @@ impl Breaker {
     ///
     /// A suspect whose lane has a batch in flight stays one: that batch holds later records, and if it is accepted after all, the
     /// suspect was overtaken; given back it would be published behind records of its own key.
-    pub fn trip(&mut self, code: Option<i16>, now: Instant, in_flight: impl Fn(u32) -> bool) -> Vec<Suspect> {
+    pub fn trip(&mut self, why: &Why, now: Instant, in_flight: impl Fn(u32) -> bool) -> Vec<Suspect> {
+        let code = why.code;
         // A smaller record may be accepted right away.
         let at_once = is_about_size(code) && self.tripped.is_none();
+        let goes_on = self.tripped.is_some() || !self.overtaken.is_empty() || !self.trials.is_empty();
+        let tried = self.stop.take().filter(|_| goes_on).map(|stop| stop.tried);
+        self.stop = Some(Stop { why: why.clone(), tried: tried.unwrap_or_default() });
         let probe_at = if at_once { now } else { now + PROBE_EVERY };
         let sieve = self.smallest_rejected.filter(|_| at_once).map_or(Sieve::Any, Sieve::Below);
         self.tripped = Some(match self.tripped.take() {
@@ -213,7 +318,11 @@ impl Breaker {
                 goes_on: false,
             },
         });
-        let (stay, back) = std::mem::take(&mut self.suspects).into_iter().partition(|suspect| in_flight(suspect.lane));
+        let suspects = std::mem::take(&mut self.suspects);
+        for suspect in &suspects {
+            self.tried_in_vain(&suspect.row.meta[0]);
+        }
+        let (stay, back) = suspects.into_iter().partition(|suspect| in_flight(suspect.lane));
         self.suspects = stay;
         for suspect in &mut self.suspects {
             suspect.doubtful = true;
@@ -231,13 +340,13 @@ impl Breaker {
         &self.suspects
     }
 
-    /// Suspects learn where their rows are now. Returns those whose rows are no longer there (`None`).
-    pub fn renumber(&mut self, mut now: impl FnMut(&RowMeta) -> Option<i64>) -> Vec<Suspect> {
+    /// Suspects learn where their rows are now, and under which fingerprint. Returns those whose rows are no longer there (`None`).
+    pub fn renumber(&mut self, mut now: impl FnMut(&RowMeta) -> Option<(i64, Fingerprint)>) -> Vec<Suspect> {
         let mut gone = Vec::new();
         for mut suspect in std::mem::take(&mut self.suspects) {
             match now(&suspect.row.meta[0]) {
-                Some(rowid) => {
-                    suspect.row.meta[0].key.rowid = rowid;
+                Some((rowid, print)) => {
+                    (suspect.row.meta[0].key.rowid, suspect.row.meta[0].print) = (rowid, print);
                     self.suspects.push(suspect);
                 }
                 None => gone.push(suspect),
@@ -246,13 +355,25 @@ impl Breaker {
         gone
     }
 
+    fn tried_in_vain(&mut self, row: &RowMeta) {
+        if let Some(stop) = &mut self.stop {
+            if stop.tried.len() >= TRIED_MAX {
+                stop.tried.pop_first();
+            }
+            stop.tried.insert(row.key, row.print);
+        }
+    }
+
     /// The one record that was tried was rejected like everything before: the next one that may be accepted is tried at once, so many
     /// in a row.
-    pub fn probed_in_vain(&mut self, lane: u32, key: RowKey, bytes: usize) {
+    pub fn probed_in_vain(&mut self, lane: u32, row: &RowMeta, bytes: usize) {
         let size = self.tripped.as_ref().is_some_and(|tripped| is_about_size(tripped.code));
         if size {
             self.rejected_for_size(bytes);
         }
+        self.trials.remove(&lane);
+        self.tried_in_vain(row);
+        let key = row.key;
         let smallest = self.smallest_rejected;
         let Some(tripped) = &mut self.tripped else { return };
         tripped.in_a_row += 1;
@@ -377,7 +498,7 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Span};
+    use crate::model::Span;
 
     fn row(rowid: i64) -> Rows {
         let key = RowKey { outbox: OutboxIx(0), rowid };
@@ -409,7 +530,7 @@ mod tests {
             assert_eq!(breaker.suspect(0, &row(rowid), 1_000, &why(32), now), Verdict::Wait);
         }
         assert_eq!(breaker.suspect(0, &row(9), 1_000, &why(32), now), Verdict::Trip);
-        assert_eq!(breaker.trip(Some(32), now, |_| false).len(), 10);
+        assert_eq!(breaker.trip(&why(32), now, |_| false).len(), 10);
         assert_eq!(breaker.believed(now + Duration::from_secs(100)).map(|suspects| suspects.len()), Ok(0));
         assert!(!breaker.probe_due(now + Duration::from_secs(29)));
         assert!(breaker.probe_due(now + Duration::from_secs(30)));
@@ -421,7 +542,7 @@ mod tests {
     fn probes_take_turns_and_one_rejected_for_another_reason_is_a_suspect() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.trip(Some(32), now, |_| false);
+        breaker.trip(&why(32), now, |_| false);
         for (round, turn) in (1..).zip([2, 5, 2]) {
             assert!(breaker.probe_due(now + PROBE_EVERY * round));
             breaker.probe(&[2, 5]);
@@ -451,12 +572,12 @@ mod tests {
         let verdicts: Vec<Verdict> =
             (0..10).map(|rowid| breaker.suspect(0, &row(rowid), 5_000, &why(10), now)).collect();
         assert_eq!(verdicts.last(), Some(&Verdict::Trip));
-        assert_eq!(breaker.trip(Some(10), now, |_| false).len(), 10);
+        assert_eq!(breaker.trip(&why(10), now, |_| false).len(), 10);
         assert!(breaker.probe_due(now), "at once");
         breaker.probe(&[0]);
         assert!(!breaker.passes(0, row(3).meta[0].key, || 5_000));
         assert!(breaker.passes(0, row(11).meta[0].key, || 4_999));
-        breaker.probed_in_vain(0, row(11).meta[0].key, 4_999);
+        breaker.probed_in_vain(0, &row(11).meta[0], 4_999);
         assert!(!breaker.passes(0, row(12).meta[0].key, || 4_999));
         assert!(breaker.accepted(0, 50, now).1);
         assert_eq!(breaker.suspect(0, &row(1), 5_000, &why(10), now), Verdict::Condemned);
@@ -485,7 +606,7 @@ mod tests {
         for rowid in 0..10 {
             breaker.suspect(1, &row(rowid), 1_000, &why(87), now);
         }
-        assert!(breaker.trip(Some(87), now, |lane| lane == 1).is_empty());
+        assert!(breaker.trip(&why(87), now, |lane| lane == 1).is_empty());
         assert!(breaker.accepted(2, 10, now).1);
         assert_eq!(breaker.believed(now + BELIEVED_AFTER).map(|suspects| suspects.len()), Ok(0));
         assert_eq!(breaker.deadline(), None, "nothing is due");
@@ -497,7 +618,7 @@ mod tests {
     fn a_lane_without_a_record_that_could_be_tried_gives_the_next_one_its_turn_once_in_a_round() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.trip(Some(10), now, |_| false);
+        breaker.trip(&why(10), now, |_| false);
         assert!(breaker.probe_due(now));
         for turn in [Some(2), Some(5), None] {
             breaker.probe(&[2, 5]);
@@ -522,11 +643,11 @@ mod tests {
             0,
             crate::relay::backoff::Backoff::new(Duration::ZERO, Duration::ZERO),
         );
-        breaker.trip(Some(87), now, |_| false);
+        breaker.trip(&why(87), now, |_| false);
         assert!(!breaker.admits(3, &lane));
         breaker.probe(&[]);
         assert!(breaker.admits(3, &lane) && breaker.admits(4, &lane));
-        breaker.took(3);
+        breaker.took(3, row(1).meta[0].key, None);
         assert!(breaker.admits(3, &lane) && !breaker.admits(4, &lane));
     }
 
@@ -534,21 +655,64 @@ mod tests {
     fn the_first_record_is_tried_first_and_then_those_behind_it() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.trip(Some(87), now, |_| false);
+        breaker.trip(&why(87), now, |_| false);
         let key = |rowid| row(rowid).meta[0].key;
         for round in 1..3 {
             assert!(breaker.probe_due(now + PROBE_EVERY * round));
             breaker.probe(&[0]);
             assert!(breaker.passes(0, key(1), || 0));
-            breaker.probed_in_vain(0, key(1), 9);
+            breaker.probed_in_vain(0, &row(1).meta[0], 9);
             for _ in 1..PROBES_IN_A_ROW {
                 let next = (1..1_000).find(|rowid| breaker.passes(0, key(*rowid), || 0)).expect("there is no end");
-                breaker.probed_in_vain(0, key(next), 9);
+                breaker.probed_in_vain(0, &row(next).meta[0], 9);
             }
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), None);
         }
         let last = breaker.tripped.as_ref().and_then(|tripped| tripped.behind.get(&(0, OutboxIx(0))).copied());
         assert_eq!(last, Some(2 * i64::from(PROBES_IN_A_ROW) - 1), "each round goes on where the one before ended");
+    }
+
+    #[test]
+    fn of_the_key_of_a_record_that_was_tried_and_accepted_those_before_it_are_overtaken() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        let key = |rowid| row(rowid).meta[0].key;
+        breaker.trip(&why(87), now, |_| false);
+        assert!(breaker.probe_due(now + PROBE_EVERY));
+        breaker.probe(&[0]);
+        breaker.took(0, key(1), Some(b"a"));
+        breaker.probed_in_vain(0, &row(1).meta[0], 9);
+        breaker.took(0, key(2), Some(b"b"));
+        breaker.probed_in_vain(0, &row(2).meta[0], 9);
+        breaker.took(0, key(5), Some(b"a"));
+        let overtaken = |breaker: &Breaker, lane, rowid, of: &[u8]| {
+            breaker.overtaken(lane, (key(rowid), Fingerprint(0)), Some(of), || 9).map(|why| why.code)
+        };
+        assert_eq!(overtaken(&breaker, 0, 1, b"a"), None, "nobody knows");
+        assert!(breaker.accepted(0, 9, now).1);
+        assert_eq!(overtaken(&breaker, 0, 1, b"a"), Some(Some(87)));
+        assert_eq!(overtaken(&breaker, 0, 2, b"b"), None, "of another key");
+        assert_eq!(overtaken(&breaker, 1, 1, b"a"), None, "of another partition");
+        assert_eq!(overtaken(&breaker, 0, 3, b"a"), None, "committed since, and never tried");
+        assert_eq!(overtaken(&breaker, 0, 6, b"a"), None, "behind it");
+        breaker.took(0, key(6), Some(b"c"));
+        assert_eq!(overtaken(&breaker, 0, 1, b"a"), None, "the lane has come by");
+    }
+
+    #[test]
+    fn a_record_that_is_rejected_before_and_after_another_is_accepted_is_at_fault_itself() {
+        let now = Instant::now();
+        for code in [87, INVALID_TIMESTAMP] {
+            let mut breaker = Breaker::default();
+            breaker.trip(&why(code), now, |_| false);
+            breaker.probed_in_vain(0, &row(1).meta[0], 9);
+            breaker.accepted(0, 9, now);
+            let suspect = |breaker: &mut Breaker, lane, rowid| breaker.suspect(lane, &row(rowid), 9, &why(code), now);
+            let believed = if code == INVALID_TIMESTAMP { Verdict::Wait } else { Verdict::Condemned };
+            assert_eq!(suspect(&mut breaker, 0, 1), believed);
+            assert_eq!(suspect(&mut breaker, 0, 2), Verdict::Wait, "it was not tried");
+            assert_eq!(suspect(&mut breaker, 1, 1), Verdict::Wait, "nor was this one");
+        }
     }
 
     #[test]

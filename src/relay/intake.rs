@@ -13,8 +13,8 @@ use super::planted;
 use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
-    Fingerprint, Flow, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowMeta, RowView, Rows, RunId, TableTraits,
-    Target, Topic, Unreadable, Version,
+    Fingerprint, Flow, Guard, OutboxIx, PartitionStart, Plan, RowKey, RowMark, RowMeta, RowView, Rows, RunId,
+    TableTraits, Target, Topic, Unreadable, Version, Why, field,
 };
 use crate::telemetry::trouble::Trouble;
 use std::collections::{BTreeMap, HashMap};
@@ -60,6 +60,8 @@ pub struct Outbox {
     pub paused: bool,
     /// What the state file knows of the table.
     pub noted: Option<TableTraits>,
+    /// What the fingerprints are made of that are held, and that the state file has.
+    pub made_of: Option<Guard>,
     /// When the oldest row that is still in the table and not held was noticed.
     pub behind_since: Option<Instant>,
     pub topics: usize,
@@ -120,6 +122,14 @@ impl TopicState {
     }
 }
 
+/// Why a row is set aside without being sent.
+#[derive(Debug)]
+pub enum Unsendable {
+    Unroutable(Unroutable),
+    /// It was rejected, or left out for its size, while its topic was stopped, and one of its key behind it is published.
+    Overtaken(Why),
+}
+
 /// What became of a row that a look came to.
 #[derive(Debug)]
 enum Place {
@@ -128,7 +138,11 @@ enum Place {
     /// Another row of this lane is to be tried.
     Skip(u32),
     Stop,
-    Unroutable(Unroutable),
+    Unsendable(Unsendable),
+}
+
+fn unroutable(reason: Unroutable) -> Place {
+    Place::Unsendable(Unsendable::Unroutable(reason))
 }
 
 /// The part of the relay that looks feed.
@@ -147,7 +161,7 @@ pub struct Intake {
     /// Lanes with rows and nothing in flight.
     pub ready: Vec<u32>,
     /// Rows set aside since the relay last looked, to be logged and counted.
-    pub unroutable: Vec<(OutboxIx, RowMark, Unroutable)>,
+    pub unsendable: Vec<(OutboxIx, RowMark, Unsendable)>,
     pub resends: Resends,
     /// Rows that were rejected and have attempts left: how many were made.
     pub attempts: HashMap<RowKey, (Fingerprint, u32)>,
@@ -183,6 +197,7 @@ impl Intake {
                 retry_at: None,
                 paused: false,
                 noted: None,
+                made_of: None,
                 behind_since: None,
                 topics: 0,
             })
@@ -200,7 +215,7 @@ impl Intake {
             taken: 0,
             to_open: Vec::new(),
             ready: Vec::new(),
-            unroutable: Vec::new(),
+            unsendable: Vec::new(),
             resends: Resends::default(),
             attempts: HashMap::new(),
             retried: HashMap::new(),
@@ -317,7 +332,7 @@ impl Intake {
             Known::New => self.place(ix, row, now),
             Known::Rewritten => match self.place(ix, row, now) {
                 Place::Lane(lane) => Place::Leave(Leaver::Lane(lane)),
-                Place::Unroutable(_) => {
+                Place::Unsendable(_) => {
                     // It is met again when the version on its way was dealt with. Set aside now, a third version would be
                     // held twice under one rowid.
                     self.outbox(ix).ledger.came_to(mark);
@@ -336,12 +351,12 @@ impl Intake {
                 outbox.behind_since.get_or_insert(seen);
                 outbox.ledger.leave(leaver, mark);
             }
-            Place::Unroutable(reason) => {
+            Place::Unsendable(reason) => {
                 if self.outbox(ix).paused {
                     return Flow::Stop;
                 }
                 self.outbox(ix).set_aside(mark, false);
-                self.unroutable.push((ix, mark, reason));
+                self.unsendable.push((ix, mark, reason));
             }
             Place::Lane(lane) => self.put(ix, lane, row, seen),
         }
@@ -403,21 +418,21 @@ impl Intake {
         match row.unreadable {
             None => {}
             Some(Unreadable::TooLarge { bytes }) => {
-                return Place::Unroutable(Unroutable::TooLarge { bytes: *bytes, max: self.limits.record_bytes_max });
+                return unroutable(Unroutable::TooLarge { bytes: *bytes, max: self.limits.record_bytes_max });
             }
-            Some(Unreadable::Failed(text)) => return Place::Unroutable(Unroutable::Unreadable(text.clone())),
+            Some(Unreadable::Failed(text)) => return unroutable(Unroutable::Unreadable(text.clone())),
         }
         let topic = match self.topic_for(ix, row) {
             Ok(topic) => topic,
-            Err(reason) => return Place::Unroutable(reason),
+            Err(reason) => return unroutable(reason),
         };
         let outbox = &self.outboxes[usize::from(ix.0)];
-        if outbox.route.event_id && row.fields[crate::model::field::EVENT_ID].is_none() {
-            return Place::Unroutable(Unroutable::EventIdNull);
+        if outbox.route.event_id && row.fields[field::EVENT_ID].is_none() {
+            return unroutable(Unroutable::EventIdNull);
         }
         let bytes = outbox.route.record_bytes_bound(row);
         if bytes > self.limits.record_bytes_max {
-            return Place::Unroutable(Unroutable::TooLarge { bytes: bytes as u64, max: self.limits.record_bytes_max });
+            return unroutable(Unroutable::TooLarge { bytes: bytes as u64, max: self.limits.record_bytes_max });
         }
         let state = &self.topics[topic as usize];
         if !state.is_open() {
@@ -432,16 +447,19 @@ impl Intake {
         if self.outboxes[usize::from(ix.0)].ledger.is_marked(Leaver::Lane(lane)) {
             return Place::Leave(Leaver::Lane(lane));
         }
-        if self.topics[topic as usize].breaker.is_tripped() && self.takes(lane) {
-            let key = RowKey { outbox: ix, rowid: row.rowid };
-            let route = &self.outboxes[usize::from(ix.0)].route;
-            let encoder = &mut self.encoder;
-            if !self.topics[topic as usize].breaker.passes(lane, key, || encoder.record_bytes(ix, route, row)) {
-                return Place::Skip(lane);
-            }
+        let key = RowKey { outbox: ix, rowid: row.rowid };
+        let alone = self.is_retried(key, row.print);
+        let is_tried = self.topics[topic as usize].breaker.is_tripped() && self.takes(lane);
+        let breaker = &self.topics[topic as usize].breaker;
+        let route = &self.outboxes[usize::from(ix.0)].route;
+        let mut bytes_of = || self.encoder.record_bytes(ix, route, row);
+        if !alone && let Some(why) = breaker.overtaken(lane, (key, row.print), row.fields[field::KEY], &mut bytes_of) {
+            return Place::Unsendable(Unsendable::Overtaken(why.clone()));
+        }
+        if is_tried && !breaker.passes(lane, key, bytes_of) {
+            return Place::Skip(lane);
         }
         let run = self.resent_as(ix, row).map_or(self.run, |(run, _)| run);
-        let alone = self.is_retried(RowKey { outbox: ix, rowid: row.rowid }, row.print);
         self.room(lane, run, alone, bytes, now)
     }
 
@@ -461,6 +479,13 @@ impl Intake {
 
     /// A look has ended: what it passed over stays its lanes'. `all`: there is no other row.
     pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool, now: Instant) {
+        if all {
+            let Intake { topics, outboxes, .. } = self;
+            let ledger = &outboxes[usize::from(ix.0)].ledger;
+            for topic in topics.iter_mut().filter(|topic| topic.breaker.has_overtaken()) {
+                topic.breaker.forget_overtaken(|lane, of| of == ix && !ledger.is_marked(Leaver::Lane(lane)));
+            }
+        }
         for ((outbox, lane), (first, last)) in std::mem::take(&mut self.skipped) {
             let ledger = &mut self.outboxes[usize::from(outbox.0)].ledger;
             ledger.leave(Leaver::Lane(lane), first);
@@ -652,7 +677,8 @@ impl Intake {
         }
         outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
         self.memory.take(1, batch.rows.bytes.len() - before);
-        self.topics[lane.topic as usize].breaker.took(lane_ix);
+        let key = RowKey { outbox: ix, rowid: row.rowid };
+        self.topics[lane.topic as usize].breaker.took(lane_ix, key, row.fields[field::KEY]);
         // What is taken now leaves before long, and its memory is free again.
         self.soon = None;
         lane.wants = 0;

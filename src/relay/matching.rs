@@ -8,13 +8,11 @@ use super::intake::Intake;
 use super::planted::{self, Bug};
 use super::reading::RETRY_EVERY;
 use super::{Fatal, Relay};
-use crate::kafka::record_batch;
 use crate::model::{
-    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, Plan, PlanId, RowKey, RowView, Rows, RunId, Start,
+    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start,
 };
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -55,20 +53,30 @@ pub(super) struct Matching {
     wanted: HashMap<(OutboxIx, Fingerprint), Vec<i64>>,
     /// The same rowids by outbox, sorted.
     rowids: Vec<Vec<i64>>,
-    /// Where rows are now, by where they were known and what they were.
-    pub found: HashMap<(RowKey, Fingerprint), i64>,
+    /// Where rows are now and under which fingerprint, by where they were known and what they were.
+    pub found: HashMap<(RowKey, Fingerprint), (i64, Fingerprint)>,
+    /// Where a row lies under a sought rowid that is none of them, as far as can be told.
+    pub others: HashSet<RowKey>,
+    /// By outbox, where fingerprints may be made of other columns than they were: those sought, by what they say was sent.
+    sent: Vec<Option<HashMap<u64, Vec<Fingerprint>>>>,
     /// Which batch a row belongs to whose record is wanted, its place there, and the number of its message.
     records: HashMap<(RowKey, Fingerprint), (usize, usize, u64)>,
     pub drafts: Vec<Draft>,
-    /// Rows on their way whose fingerprints were made of other columns than they are now: their batch, and the place there.
-    sent: HashMap<RowKey, (Arc<Plan>, usize)>,
-    /// Under which fingerprint such a row is there, if a record made of it now is the one that was sent.
-    pub again_as: HashMap<(RowKey, Fingerprint), Fingerprint>,
     pass: Pass,
     outbox: usize,
     /// By outbox: its table is not there, or unfit. Nothing is known of its rows.
     pub away: Vec<bool>,
     pub not_before: Instant,
+}
+
+/// What fingerprints are made of, compared with those that are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Columns {
+    Same,
+    /// One that is in no record is gone, or has another name: what was sent can be compared.
+    Others,
+    /// What was sent can't be compared either: an older outboxd's fingerprints, or the configuration has changed as well.
+    Unlike,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,10 +93,10 @@ impl Matching {
             wanted: HashMap::new(),
             rowids: vec![Vec::new(); outboxes],
             found: HashMap::new(),
+            others: HashSet::new(),
+            sent: vec![None; outboxes],
             records: HashMap::new(),
             drafts: Vec::new(),
-            sent: HashMap::new(),
-            again_as: HashMap::new(),
             pass: Pass::ByRowid(0),
             outbox: if let Cause::Back(ix) = cause { usize::from(ix.0) } else { 0 },
             away: vec![false; outboxes],
@@ -101,10 +109,10 @@ impl Matching {
         self.away[usize::from(outbox.0)] = true;
     }
 
-    /// Where a row is now, if it is there as it was. What can't be looked for is taken to be where it was.
-    pub(super) fn now_at(&self, key: RowKey, print: Fingerprint) -> Option<i64> {
+    /// Where a row is now and under which fingerprint, if it is there as it was. What can't be looked for is taken to be where it was.
+    pub(super) fn now_at(&self, key: RowKey, print: Fingerprint) -> Option<(i64, Fingerprint)> {
         if self.away[usize::from(key.outbox.0)] {
-            return Some(key.rowid);
+            return Some((key.rowid, print));
         }
         self.found.get(&(key, print)).copied()
     }
@@ -125,11 +133,6 @@ impl Matching {
         self.records.insert((key, print), (draft, place, message));
     }
 
-    /// The row at this place of the batch may be there under another fingerprint.
-    pub(super) fn seek_as_sent(&mut self, plan: &Arc<Plan>, place: usize) {
-        self.sent.insert(plan.rows.meta[place].key, (Arc::clone(plan), place));
-    }
-
     /// Everything is named.
     pub(super) fn begin(&mut self) {
         for rowids in &mut self.rowids {
@@ -144,21 +147,45 @@ impl Matching {
 
     /// The row that a look has come to may be one of them; the rowid it was known under.
     fn recognise(&mut self, outbox: OutboxIx, row: &RowView<'_>, anywhere: bool) -> Option<(RowKey, Fingerprint)> {
-        let mut print = row.print;
+        let mut sought = self.sought_as(outbox, row, anywhere);
         if planted::is(Bug::ReusedRowidUnderTheTriple) {
             let known = |((of, _), rowids): &(&(OutboxIx, Fingerprint), &Vec<i64>)| {
                 *of == outbox && rowids.contains(&row.rowid)
             };
-            print = self.wanted.iter().find(known).map_or(print, |((_, print), _)| *print);
+            sought = self.wanted.iter().find(known).map(|((_, print), _)| *print).or(sought);
         }
+        let print = sought?;
         let rowids = self.wanted.get_mut(&(outbox, print))?;
         // The same rowid first: rows of a bare table may look alike.
         let same = rowids.iter().position(|rowid| *rowid == row.rowid);
         let at = same.or_else(|| (anywhere && !rowids.is_empty()).then_some(0))?;
         let rowid = rowids.swap_remove(at);
         let row_then = (RowKey { outbox, rowid }, print);
-        self.found.insert(row_then, row.rowid);
+        self.found.insert(row_then, (row.rowid, row.print));
         Some(row_then)
+    }
+
+    /// Under which fingerprint the row may have been known.
+    fn sought_as(&self, outbox: OutboxIx, row: &RowView<'_>, anywhere: bool) -> Option<Fingerprint> {
+        let Some(sent) = &self.sent[usize::from(outbox.0)] else { return Some(row.print) };
+        let rowids = |print: &Fingerprint| self.wanted.get(&(outbox, *print));
+        let here = |print: &&Fingerprint| rowids(print).is_some_and(|rowids| rowids.contains(&row.rowid));
+        // Of what can't be read no half was made.
+        if row.unreadable.is_some() || here(&&row.print) {
+            return Some(row.print);
+        }
+        let prints = sent.get(&row.print.sent())?;
+        let left = |print: &&Fingerprint| rowids(print).is_some_and(|rowids| !rowids.is_empty());
+        prints.iter().find(here).or_else(|| prints.iter().find(|print| anywhere && left(print))).copied()
+    }
+
+    /// The outbox's fingerprints are made of other columns than those sought: what was sent tells.
+    fn by_what_was_sent(&mut self, outbox: OutboxIx) {
+        let mut sent: HashMap<u64, Vec<Fingerprint>> = HashMap::new();
+        for (_, print) in self.wanted.keys().filter(|(of, _)| *of == outbox) {
+            sent.entry(print.sent()).or_default().push(*print);
+        }
+        self.sent[usize::from(outbox.0)] = Some(sent);
     }
 
     fn next_outbox(&mut self) {
@@ -203,6 +230,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     fn match_by_rowid(&mut self, ix: OutboxIx, mut at: usize) -> Result<(), SourceError> {
+        self.learn_columns(ix)?;
         let Some(matching) = &mut self.reading.matching else { return Ok(()) };
         let rowids = std::mem::take(&mut matching.rowids[usize::from(ix.0)]);
         let mut skipped = 0;
@@ -224,7 +252,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     skipped = 0;
                     match matching.recognise(ix, row, false) {
                         Some(then) => record(matching, intake, then, row),
-                        None => recognise_as_sent(matching, intake, ix, row),
+                        None => drop(matching.others.insert(RowKey { outbox: ix, rowid: row.rowid })),
                     }
                 }
                 Some(_) => {
@@ -253,6 +281,44 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         Ok(())
     }
 
+    /// What fingerprints of this outbox are made of now, if any of its rows are sought.
+    fn learn_columns(&mut self, ix: OutboxIx) -> Result<(), SourceError> {
+        let at = usize::from(ix.0);
+        let Some(matching) = &self.reading.matching else { return Ok(()) };
+        if matching.rowids[at].is_empty() || matching.sent[at].is_some() {
+            return Ok(());
+        }
+        if self.source.traits(ix).is_none() {
+            let budget = Budget { rows: 1, time: SLICE_TIME, before: None };
+            self.source.at_disk().look(ix, Start::From(i64::MAX), budget, &mut |_| Flow::Stop)?;
+        }
+        let columns = self.columns_of(ix);
+        if let Some(matching) = &mut self.reading.matching {
+            let may_be_others = match &matching.cause {
+                // In another table whatever else guards a row may have been filled in anew.
+                Cause::Replaced { another, .. } => columns == Columns::Others || another.is(ix),
+                // An earlier run may have noted what its rows are made of now after a batch that it left.
+                Cause::Start | Cause::Back(_) => true,
+                Cause::CommitUnknown { .. } => columns == Columns::Others,
+            };
+            if may_be_others && columns != Columns::Unlike {
+                matching.by_what_was_sent(ix);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the columns that fingerprints of this outbox are made of are to those that were held are made of.
+    pub(super) fn columns_of(&self, ix: OutboxIx) -> Columns {
+        let made_of = self.intake.outboxes[usize::from(ix.0)].made_of.as_ref();
+        match made_of.zip(self.source.traits(ix)) {
+            Some((then, now)) if *then != now.guard && !planted::is(Bug::OtherColumnsOtherRows) => {
+                if then.sends_as(&now.guard) { Columns::Others } else { Columns::Unlike }
+            }
+            _ => Columns::Same,
+        }
+    }
+
     fn match_whole(&mut self, ix: OutboxIx, from: i64) -> Result<(), SourceError> {
         let Some(matching) = &mut self.reading.matching else { return Ok(()) };
         let intake = &mut self.intake;
@@ -279,21 +345,4 @@ fn record(matching: &mut Matching, intake: &mut Intake, then: (RowKey, Fingerpri
     let route = &intake.outboxes[usize::from(key.outbox.0)].route;
     intake.encoder.append_again(key.outbox, route, row, (draft.run, message), &mut draft.rows);
     draft.places.push(place);
-}
-
-/// The same record made of the row under the same rowid: what was sent is there, whatever else the row has.
-fn recognise_as_sent(matching: &mut Matching, intake: &mut Intake, outbox: OutboxIx, row: &RowView<'_>) {
-    let key = RowKey { outbox, rowid: row.rowid };
-    let Some((plan, place)) = matching.sent.get(&key) else { return };
-    if row.unreadable.is_some() {
-        return;
-    }
-    let meta = plan.rows.meta[*place];
-    let (mut then, mut now) = (Vec::new(), Rows::default());
-    record_batch::renumber_record(&mut then, meta.record.of(&plan.rows.bytes), 0);
-    let route = &intake.outboxes[usize::from(outbox.0)].route;
-    intake.encoder.append_again(outbox, route, row, (plan.run, meta.message), &mut now);
-    if then == now.bytes {
-        matching.again_as.insert((key, meta.print), row.print);
-    }
 }

@@ -199,6 +199,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let mut random = fastrand::Rng::with_seed(spec.seed);
         let now = clock.now();
         let mut intake = Intake::new(spec.run, spec.routes, spec.limits, random.fork());
+        for (outbox, table) in intake.outboxes.iter_mut().zip(&spec.left.tables) {
+            outbox.made_of = table.as_ref().map(|table| table.guard.clone());
+        }
         for at in 0..intake.outboxes.len() {
             if let Some(name) = intake.outboxes[at].route.literal().map(str::to_owned) {
                 intake.topic(&name);

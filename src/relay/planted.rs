@@ -25,6 +25,8 @@ pub enum Bug {
     TopicQuarantinedForTheClock,
     SentToAnotherCluster,
     GoneWhileAway,
+    OtherColumnsOtherRows,
+    OvertakenAndSent,
     /// A signal that somebody must give is not given at this place: rows wait until something else happens.
     Forgotten {
         file: &'static str,
@@ -55,6 +57,8 @@ impl Bug {
         Bug::TopicQuarantinedForTheClock,
         Bug::SentToAnotherCluster,
         Bug::GoneWhileAway,
+        Bug::OtherColumnsOtherRows,
+        Bug::OvertakenAndSent,
     ];
 }
 

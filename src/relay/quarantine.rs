@@ -7,8 +7,8 @@ use super::Relay;
 use super::intake::Outbox;
 use super::settling::Errand;
 use crate::model::{
-    Action, Budget, Fault, Flow, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey, RowMark, RowMeta, Rows, Span,
-    Start, TableTraits, Target, Triple, Why,
+    Action, Budget, Fault, Fingerprint, Flow, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey, RowMark, RowMeta,
+    Rows, Span, Start, TableTraits, Target, Triple, Why,
 };
 use crate::ports::{Change, Clock, Journal, Sink, Source, SourceError};
 use std::collections::{BTreeMap, VecDeque};
@@ -24,12 +24,12 @@ const LOOKED_AT: usize = 100;
 /// Rows of one errand: one delete takes them together.
 const ERRAND_ROWS: usize = 500;
 
-/// A fact for the state file that is no plan's.
+/// A fact for the state file that is no step of a plan's.
 #[derive(Debug)]
 enum Note {
     Quarantined(Quarantined),
     Released(RowKey),
-    Renumbered(RowKey, i64),
+    Renumbered { from: RowKey, rowid: i64, print: Fingerprint },
     Table { outbox: OutboxIx, traits: TableTraits },
     Answered { request: i64, failed: bool, text: String },
 }
@@ -66,9 +66,11 @@ impl Quarantine {
             .map(|note| match note {
                 Note::Quarantined(row) => Change::Quarantined(row),
                 Note::Released(key) => Change::Released { key: *key },
-                Note::Renumbered(key, rowid) => Change::Renumbered { key: *key, rowid: *rowid },
+                Note::Renumbered { from, rowid, print } => {
+                    Change::Renumbered { key: *from, rowid: *rowid, print: *print }
+                }
                 Note::Table { outbox, traits } => {
-                    Change::Table { outbox: *outbox, columns: &traits.columns, identity: &traits.identity }
+                    Change::Table { outbox: *outbox, guard: &traits.guard, identity: &traits.identity }
                 }
                 Note::Answered { request, failed, text } => {
                     Change::Answered { request: *request, failed: *failed, text }
@@ -98,8 +100,8 @@ impl Quarantine {
         self.notes.push_back(Note::Released(key));
     }
 
-    pub(super) fn moved(&mut self, from: RowKey, to: RowKey) {
-        self.notes.push_back(Note::Renumbered(from, to.rowid));
+    pub(super) fn moved(&mut self, from: RowKey, rowid: i64, print: Fingerprint) {
+        self.notes.push_back(Note::Renumbered { from, rowid, print });
     }
 
     fn answer(&mut self, request: i64, failed: bool, text: String) {

@@ -14,14 +14,18 @@ use super::verdict::{Facts, Verdict};
 use super::waiting::{Back, Waiting};
 use super::{Fatal, Relay};
 use crate::model::{
-    Booked, Fault, Fingerprint, Left, LeftPlan, LeftRow, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend,
-    RowKey, RowMark, RowMeta, Rows, Sameness, Sought, Span, Target,
+    Booked, Fault, Fingerprint, Left, LeftPlan, LeftResend, LeftRow, OutboxIx, Plan, PlanId, PlanState, Quarantined,
+    Resend, RowKey, RowMark, RowMeta, Rows, Sameness, Sought, Span, Target,
 };
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+
+/// How many epochs of an earlier run's producer id are left out at most before the one under which rows of its batch go: a state file
+/// that was put back does not know of those that were used after the copy was made, and a triple stands for the same bytes, for ever.
+const EPOCHS_SKIPPED_MAX: i16 = 1_000;
 
 /// What recovery has to remember.
 #[derive(Debug)]
@@ -47,8 +51,8 @@ impl Recovery {
 
 /// What was found of one batch.
 pub(super) struct Findings {
-    /// Places of rows that are there as they were, and their rowids now.
-    pub there: Vec<(usize, i64)>,
+    /// Places of rows that are there as they were, and their rowids and fingerprints now.
+    pub there: Vec<(usize, i64, Fingerprint)>,
     pub facts: Facts,
 }
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
@@ -126,12 +130,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let stored = left.plans.iter().zip(&mut findings).filter(|(plan, _)| plan.state != PlanState::Planned);
         for (plan, findings) in stored {
             let row = |at: usize| (plan.rows[at].key, plan.rows[at].print);
-            findings.there.retain(|(at, _)| !kept.contains(&row(*at)));
+            findings.there.retain(|(at, ..)| !kept.contains(&row(*at)));
         }
         let highest = highest_epochs(&left.plans);
         let planned = left.plans.iter().filter(|plan| plan.state == PlanState::Planned);
         let newest: HashMap<Target, PlanId> = planned.map(|plan| (plan.target.clone(), plan.id)).collect();
-        let mut told = Told::default();
+        let (mut told, mut unlike) = (Told::default(), 0);
         for ((plan, findings), draft) in left.plans.iter().zip(findings).zip(drafts) {
             let verdict = match findings.facts.verdict() {
                 Verdict::Ask(_) if planted::is(Bug::DeletePlannedBecauseIdentical) => Verdict::Delete,
@@ -145,6 +149,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 verdict => verdict,
             };
             told.note(&self.figures.database, plan, &findings, verdict);
+            let rows = || plan.rows.iter().map(|row| (row.key, row.print));
+            unlike += self.unlike_rows(rows(), &matching);
             if findings.facts.booked == Some(true) {
                 self.settling.booked_before(plan.id);
             }
@@ -157,13 +163,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Verdict::Delete => self.delete_left(plan, &findings, !unrecorded.contains(&plan.id), &mut held, now),
                 Verdict::SendAnew => {
                     // What is in quarantine stays there.
-                    let there = findings.there.iter().filter(|(at, _)| {
+                    let there = findings.there.iter().filter(|(at, ..)| {
                         let row = plan.rows[*at];
                         !left.quarantine.iter().any(|aside| (aside.key, aside.print) == (row.key, row.print))
                     });
-                    let rows = there.map(|(at, rowid)| {
+                    let rows = there.map(|(at, rowid, print)| {
                         let row = plan.rows[*at];
-                        (RowKey { rowid: *rowid, ..row.key }, row.print, row.message)
+                        (RowKey { rowid: *rowid, ..row.key }, *print, row.message)
                     });
                     let why = match plan.state {
                         PlanState::Planned if back.is_some() => "that they were not stored can't be proved",
@@ -178,6 +184,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         told.end(&self.figures.database);
+        self.count_unlike(unlike);
         self.resends_left(&left, &matching, &held);
         let aside = self.quarantine_left(&left, &matching);
         for (ix, (held, aside)) in self.outboxes().zip(held.into_iter().zip(aside)) {
@@ -185,6 +192,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 let outbox = self.intake.outbox(ix);
                 outbox.ledger.restart(held, aside);
                 outbox.pause_if_full();
+                self.made_anew(ix, &matching, false);
             }
         }
         Ok(())
@@ -244,15 +252,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             .iter()
             .map(|plan| {
                 let mine = plan.rows.iter().filter(|row| owned(plan, row.key, row.print)).count();
-                let there: Vec<(usize, i64)> = plan
+                let there: Vec<(usize, i64, Fingerprint)> = plan
                     .rows
                     .iter()
                     .enumerate()
                     .filter(|(_, row)| owned(plan, row.key, row.print))
-                    .filter_map(|(at, row)| Some((at, *matching.found.get(&(row.key, row.print))?)))
+                    .filter_map(|(at, row)| {
+                        let (rowid, print) = matching.found.get(&(row.key, row.print))?;
+                        Some((at, *rowid, *print))
+                    })
                     .collect();
                 let comes_back = |row: &LeftRow| plan.guessed || self.comes_back(row.key.outbox, plan.other_file);
-                let surely = there.iter().any(|(at, _)| !comes_back(&plan.rows[*at]));
+                let surely = there.iter().any(|(at, ..)| !comes_back(&plan.rows[*at]));
+                let resembles = |(at, _, print): &(usize, i64, Fingerprint)| {
+                    *print != plan.rows[*at].print && self.bare_outbox(plan.rows[*at].key.outbox)
+                };
                 let whole = there.len() == mine && mine == plan.rows.len();
                 let facts = Facts {
                     state: plan.state,
@@ -263,6 +277,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     booked: self.is_booked(plan, booked),
                     delete_whole: there.len() == mine,
                     delete_disproved: surely,
+                    resembles: there.iter().any(resembles),
                 };
                 Findings { there, facts }
             })
@@ -311,16 +326,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let meta: Vec<RowMeta> = findings
             .there
             .iter()
-            .map(|(at, rowid)| {
+            .map(|(at, rowid, print)| {
                 let row = plan.rows[*at];
                 let key = RowKey { rowid: *rowid, ..row.key };
-                RowMeta {
-                    key,
-                    print: row.print,
-                    record: Span::default(),
-                    message: row.message,
-                    event_id: Span::default(),
-                }
+                RowMeta { key, print: *print, record: Span::default(), message: row.message, event_id: Span::default() }
             })
             .collect();
         hold(held, &meta);
@@ -355,7 +364,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         now: Instant,
     ) {
         let mut rows = in_order(draft.rows, &draft.places);
-        for (meta, (at, rowid)) in rows.meta.iter_mut().zip(&findings.there) {
+        for (meta, (at, rowid, _)) in rows.meta.iter_mut().zip(&findings.there) {
             debug_assert_eq!(meta.message, left.rows[*at].message);
             meta.key.rowid = *rowid;
         }
@@ -372,7 +381,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let asked = Arc::new(plan_of(left, Rows { bytes: Vec::new(), meta: all_rows(left) }));
         let plan = Arc::new(plan_of(left, rows));
         self.plans.insert(plan.id, ix);
-        let flight = Flight { unsure: true, next_epoch: highest_epoch.saturating_add(1), ..Flight::new(plan, now) };
+        let next_epoch = highest_epoch.saturating_add(self.random.i16(1..=EPOCHS_SKIPPED_MAX));
+        let flight = Flight { unsure: true, next_epoch, ..Flight::new(plan, now) };
         self.ask_about(&asked, ix, flight, Doubt::Left { whole: sought == Sought::Resend }, sought);
     }
 
@@ -427,11 +437,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let held: Vec<HashSet<i64>> = held.iter().map(|marks| marks.iter().map(|mark| mark.rowid).collect()).collect();
         for row in &left.resends {
-            let rowid = matching.found.get(&(row.key, row.resend.print));
-            match rowid.filter(|rowid| !held[usize::from(row.key.outbox.0)].contains(rowid)) {
-                Some(rowid) => {
-                    let now = RowKey { rowid: *rowid, ..row.key };
-                    self.intake.resends.keep_left(row.key, now, row.resend);
+            let now = matching.found.get(&(row.key, row.resend.print));
+            match now.filter(|(rowid, _)| !held[usize::from(row.key.outbox.0)].contains(rowid)) {
+                Some((rowid, print)) => {
+                    let resend = Resend { print: *print, ..row.resend };
+                    let now = LeftResend { key: RowKey { rowid: *rowid, ..row.key }, resend };
+                    self.intake.resends.keep_left(*row, now);
                 }
                 None => self.intake.resends.drop_left(row.key),
             }
@@ -450,20 +461,30 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     fn quarantine_left(&mut self, left: &Left, matching: &Matching) -> Vec<BTreeMap<i64, Aside>> {
         let mut aside: Vec<BTreeMap<i64, Aside>> = self.outboxes().map(|_| BTreeMap::new()).collect();
+        let mut doubled = 0;
         for row in &left.quarantine {
             let at = usize::from(row.key.outbox.0);
+            let published = row.fault == Fault::Undeletable;
             match matching.found.get(&(row.key, row.print)) {
-                None => self.quarantine.release(row.key),
-                Some(rowid) => {
-                    let published = row.fault == Fault::Undeletable;
-                    aside[at].insert(*rowid, Aside { print: row.print, published });
+                None => {
+                    doubled += usize::from(published && self.is_unlike(row.key, matching));
+                    self.quarantine.release(row.key);
+                }
+                // It may be another, and would never be sent.
+                Some((_, print)) if published && *print != row.print && self.bare_outbox(row.key.outbox) => {
+                    doubled += 1;
+                    self.quarantine.release(row.key);
+                }
+                Some((rowid, print)) => {
+                    aside[at].insert(*rowid, Aside { print: *print, published });
                     self.figures.outboxes[at].set_aside.fetch_add(1, Relaxed);
-                    if *rowid != row.key.rowid {
-                        self.quarantine.moved(row.key, RowKey { rowid: *rowid, ..row.key });
+                    if (*rowid, *print) != (row.key.rowid, row.print) {
+                        self.quarantine.moved(row.key, *rowid, *print);
                     }
                 }
             }
         }
+        self.count_kept(doubled);
         aside
     }
 }

@@ -6,11 +6,13 @@
 use super::answers::take_rows;
 use super::intake::{Behind, by_outbox};
 use super::ledger::Aside;
-use super::matching::{Cause, Matching};
+use super::matching::{Cause, Columns, Matching};
 use super::reading::RETRY_EVERY;
 use super::verdict::{Facts, Verdict};
 use super::{Fatal, Relay};
-use crate::model::{Another, Deletion, OutboxIx, Plan, PlanId, PlanState, Resend, RowKey, RowMark, RowMeta, Rows};
+use crate::model::{
+    Another, Deletion, Fingerprint, OutboxIx, Plan, PlanId, PlanState, Resend, RowKey, RowMark, RowMeta, Rows,
+};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,7 +51,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         doubtful.extend(self.settling.take_doubts());
         self.look_for_planned(Cause::Replaced { another: another.or(before), doubtful }, now);
-        self.look_for_reshaped();
         for outbox in &mut self.intake.outboxes {
             outbox.noted = None;
         }
@@ -98,32 +99,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.reading.matching = Some(matching);
     }
 
-    /// A bare table has lost a column, so that no fingerprint is what it was: what is on its way is known by its record.
-    fn look_for_reshaped(&mut self) {
-        let Some(matching) = &mut self.reading.matching else { return };
-        let reshaped = |ix: OutboxIx| {
-            let noted = self.intake.outboxes[usize::from(ix.0)].noted.as_ref();
-            let now = self.source.traits(ix);
-            noted.zip(now).is_some_and(|(noted, now)| now.bare && noted.columns != now.columns)
-        };
-        let reshaped: Vec<bool> = (0..self.intake.outboxes.len()).map(|at| reshaped(OutboxIx(at as u16))).collect();
-        let flights = self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref());
-        // Of one whose bytes were given back, or that is only asked about, there is no record to compare with.
-        for flight in flights.filter(|flight| !flight.plan.rows.bytes.is_empty()) {
-            for (place, meta) in flight.plan.rows.meta.iter().enumerate() {
-                if reshaped[usize::from(meta.key.outbox.0)] {
-                    matching.seek_as_sent(&flight.plan, place);
-                }
-            }
-        }
-    }
-
     fn flying(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
         self.intake.lanes.iter().filter_map(|lane| lane.flight.as_ref()).map(|flight| flight.plan.clone())
     }
 
     /// What is collected and not in a plan is read again.
     fn forget_unplanned(&mut self) {
+        for topic in &mut self.intake.topics {
+            topic.breaker.forget_overtaken(|_, _| true);
+        }
         for ix in 0..self.intake.lanes.len() as u32 {
             self.intake.give_back(ix);
         }
@@ -155,36 +139,32 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// While running: flights, acknowledged plans and suspects learn where their rows are now.
     fn go_on(&mut self, matching: &Matching, another: &Another, doubtful: &[PlanId], now: Instant) {
         let mut held: Vec<Vec<RowMark>> = self.outboxes().map(|_| Vec::new()).collect();
-        let (mut disowned, mut reshaped) = (Vec::new(), Vec::new());
+        let (mut disowned, mut unlike) = (Vec::new(), 0);
         let lost = self.outboxes().filter(|outbox| another.is(*outbox) && self.comes_back(*outbox, true));
         let lost: Vec<OutboxIx> = lost.collect();
         for ix in 0..self.intake.lanes.len() {
             let Some(mut flight) = self.intake.lanes[ix].flight.take() else { continue };
-            // In another table rows that look alike may be other rows: sent again, and nothing is deleted of them for this batch.
-            for meta in flight.plan.rows.meta.iter().filter(|meta| lost.contains(&meta.key.outbox)) {
+            // In another table rows that look alike may be other rows, and so may those of which only what was sent tells, where rows
+            // can come back alike: sent again, and nothing is deleted of them for this batch.
+            let alike: Vec<OutboxIx> = self.resembling(&flight.plan, matching).collect();
+            let is_lost = |outbox| lost.contains(&outbox) || alike.contains(&outbox);
+            for meta in flight.plan.rows.meta.iter().filter(|meta| is_lost(meta.key.outbox)) {
                 if !flight.disowned.contains(&meta.key.outbox) {
                     flight.disowned.push(meta.key.outbox);
                 }
-                if let Some(rowid) = matching.at(meta) {
-                    let resend = Resend { print: meta.print, run: flight.plan.run, message: meta.message };
+                if let Some((rowid, print)) = matching.now(meta) {
+                    let resend = Resend { print, run: flight.plan.run, message: meta.message };
                     disowned.push((RowKey { rowid, ..meta.key }, resend));
                 }
             }
-            // Nothing is deleted by a record alone: a row of a bare table that looks alike in what was sent may be another.
-            for meta in &flight.plan.rows.meta {
-                let Some(print) = matching.again_as.get(&(meta.key, meta.print)) else { continue };
-                if !flight.disowned.contains(&meta.key.outbox) {
-                    flight.disowned.push(meta.key.outbox);
-                }
-                reshaped.push((meta.key, Resend { print: *print, run: flight.plan.run, message: meta.message }));
-            }
+            unlike += self.unlike_rows(known(&flight.plan), matching);
             flight.plan = renumbered(&flight.plan, matching);
             let ours = flight.plan.rows.meta.iter().filter(|meta| !flight.disowned.contains(&meta.key.outbox));
             hold(&mut held, ours);
             self.intake.lanes[ix].flight = Some(flight);
         }
         for topic in 0..self.intake.topics.len() {
-            for suspect in self.intake.topics[topic].breaker.renumber(|meta| matching.at(meta)) {
+            for suspect in self.intake.topics[topic].breaker.renumber(|meta| matching.now(meta)) {
                 self.intake.forget_rows(suspect.row);
             }
             for suspect in self.intake.topics[topic].breaker.suspects() {
@@ -208,16 +188,19 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             hold(&mut held, &plan.rows.meta);
             plan
         });
-        self.intake.resends.renumber(|key, resend| {
-            let rowid = matching.now_at(key, resend.print)?;
-            Some(RowKey { rowid, ..key })
-        });
+        self.intake.resends.renumber(|key, resend| matching.now_at(key, resend.print));
         for (plan, offset) in self.settling.take_acknowledged() {
-            let plan = self.without_lost(plan, &lost, matching, &mut disowned);
             // A delete of it may have been committed: as if in another file, a row of a bare table that looks alike may be new.
             let doubtful = doubtful.contains(&plan.id);
+            unlike += self.unlike_rows(known(&plan), matching);
+            let plan = self.without_lost(plan, &lost, matching, doubtful, &mut disowned);
             let facts = self.facts_of(&plan, matching, PlanState::Acknowledged { offset }, another);
-            let facts = Facts { continuous: facts.continuous && !doubtful, ..facts };
+            // None was: whatever the application has done to some of its rows, what is there of the others was sent.
+            let facts = Facts {
+                continuous: facts.continuous && !doubtful,
+                delete_whole: facts.delete_whole || !doubtful,
+                ..facts
+            };
             match facts.verdict() {
                 Verdict::Delete => {
                     let plan = renumbered(&plan, matching);
@@ -233,9 +216,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let why = "file or table are others, and its rows can come back alike";
         self.count_unsure(&self.figures.database.clone(), disowned.len(), why);
-        let why = "their table has lost a column, and its rows can come back alike";
-        self.count_unsure(&self.figures.database.clone(), reshaped.len(), why);
-        for (key, resend) in disowned.into_iter().chain(reshaped) {
+        self.count_unlike(unlike);
+        for (key, resend) in disowned {
             self.intake.resends.keep(key, resend);
         }
         let aside = self.aside_again(matching, another);
@@ -243,14 +225,55 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.ledger.restart(held, aside);
             outbox.more = Behind::Ready;
         }
+        for outbox in self.outboxes().filter(|outbox| !self.recovery.waiting.contains(*outbox)).collect::<Vec<_>>() {
+            self.made_anew(outbox, matching, lost.contains(&outbox));
+        }
     }
 
-    /// The plan with its rows of other tables alone, if it has any. Those of tables that are no more are sent again, if all are there.
+    /// Whatever is held of the outbox has the fingerprints that its rows have now. The state file learns what they are made of with the
+    /// fingerprints themselves. `lost`: nothing is held of a table that was.
+    pub(super) fn made_anew(&mut self, ix: OutboxIx, matching: &Matching, lost: bool) {
+        let at = usize::from(ix.0);
+        let there = self.source.traits(ix).filter(|_| !matching.away[at]).cloned();
+        let outbox = &mut self.intake.outboxes[at];
+        match there {
+            Some(traits) if outbox.made_of.as_ref().is_some_and(|then| *then != traits.guard) => {
+                outbox.made_of = Some(traits.guard.clone());
+                outbox.noted = Some(traits.clone());
+                self.quarantine.table(ix, traits);
+            }
+            None if lost => outbox.made_of = None,
+            _ => {}
+        }
+    }
+
+    /// How many of these rows of a plan are no more what they were because nothing tells what they were: they go again as new.
+    pub(super) fn unlike_rows(&self, rows: impl Iterator<Item = (RowKey, Fingerprint)>, matching: &Matching) -> usize {
+        let unlike = |(key, print): &(RowKey, Fingerprint)| {
+            !matching.found.contains_key(&(*key, *print)) && self.is_unlike(*key, matching)
+        };
+        rows.filter(unlike).count()
+    }
+
+    /// Whether what lies under this rowid can't be compared with what did.
+    pub(super) fn is_unlike(&self, key: RowKey, matching: &Matching) -> bool {
+        matching.others.contains(&key) && self.columns_of(key.outbox) == Columns::Unlike
+    }
+
+    pub(super) fn count_unlike(&mut self, rows: usize) {
+        let why =
+            "their table has lost a column, and what was sent of them can't be compared; their message ids are new";
+        self.count_unsure(&self.figures.database.clone(), rows, why);
+    }
+
+    /// The plan with its rows of other tables alone, if it has any. Those of tables that are no more are sent again: all or none of them,
+    /// where a delete may have been committed.
     fn without_lost(
         &mut self,
         plan: Arc<Plan>,
         lost: &[OutboxIx],
         matching: &Matching,
+        doubtful: bool,
         again: &mut Vec<(RowKey, Resend)>,
     ) -> Arc<Plan> {
         let is_lost = |meta: &&RowMeta| lost.contains(&meta.key.outbox);
@@ -260,11 +283,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return plan;
         }
         let now = rows.iter().filter(is_lost).filter_map(|meta| {
-            let key = RowKey { rowid: matching.at(meta)?, ..meta.key };
-            Some((key, Resend { print: meta.print, run: plan.run, message: meta.message }))
+            let (rowid, print) = matching.now(meta)?;
+            Some((RowKey { rowid, ..meta.key }, Resend { print, run: plan.run, message: meta.message }))
         });
         let now: Vec<_> = now.collect();
-        if now.len() == gone {
+        if !doubtful || now.len() == gone {
             again.extend(now);
         }
         self.intake.memory.give(gone, 0);
@@ -273,7 +296,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     fn facts_of(&self, plan: &Plan, matching: &Matching, state: PlanState, another: &Another) -> Facts {
-        let there = plan.rows.meta.iter().filter(|meta| matching.at(meta).is_some()).count();
+        let there = plan.rows.meta.iter().filter(|meta| matching.now(meta).is_some()).count();
         let comes_back = |meta: &RowMeta| self.comes_back(meta.key.outbox, another.is(meta.key.outbox));
         // Only a row that was looked at: one of a table that is away counts as there, and proves nothing.
         let disproved = |meta: &RowMeta| matching.found.contains_key(&(meta.key, meta.print)) && !comes_back(meta);
@@ -286,7 +309,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             booked: None,
             delete_whole: there == plan.rows.len(),
             delete_disproved: plan.rows.meta.iter().any(disproved),
+            resembles: self.resembling(plan, matching).next().is_some(),
         }
+    }
+
+    /// The outboxes whose rows can come back alike, of each row of the plan that is known by what was sent of it alone.
+    fn resembling<'a>(&'a self, plan: &'a Plan, matching: &'a Matching) -> impl Iterator<Item = OutboxIx> + 'a {
+        let resembles = |meta: &&RowMeta| {
+            matching.now(meta).is_some_and(|(_, print)| print != meta.print) && self.bare_outbox(meta.key.outbox)
+        };
+        plan.rows.meta.iter().filter(resembles).map(|meta| meta.key.outbox)
     }
 
     /// An acknowledged plan whose rows are not to be deleted any more.
@@ -294,8 +326,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.memory.give(plan.rows.len(), 0);
         if verdict == Verdict::SendAnew {
             let rows = plan.rows.meta.iter().filter_map(|meta| {
-                let rowid = matching.at(meta)?;
-                Some((RowKey { rowid, ..meta.key }, meta.print, meta.message))
+                let (rowid, print) = matching.now(meta)?;
+                Some((RowKey { rowid, ..meta.key }, print, meta.message))
             });
             self.send_anew(plan.id, plan.run, &plan.target, rows.collect(), why);
         } else {
@@ -372,35 +404,59 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The quarantine where it is now; what is no longer there is released.
     ///
-    /// In another file a row that looks like one that was published may be another event, and would never be sent.
+    /// In another file a row that looks like one that was published may be another event, and would never be sent; in a table whose
+    /// rows can come back alike so may one of which only what was sent tells.
     fn aside_again(&mut self, matching: &Matching, another: &Another) -> Vec<BTreeMap<i64, Aside>> {
         let mut again = Vec::with_capacity(self.intake.outboxes.len());
+        let mut doubled = 0;
         for at in 0..self.intake.outboxes.len() {
             let outbox = OutboxIx(at as u16);
             let mut rows = BTreeMap::new();
             let before: Vec<(i64, Aside)> = self.intake.outboxes[at].ledger.asides(i64::MIN).collect();
             for (rowid, aside) in before {
                 let key = RowKey { outbox, rowid };
-                match matching.now_at(key, aside.print).filter(|_| !(another.is(outbox) && aside.published)) {
-                    Some(now) if now == rowid => drop(rows.insert(rowid, aside)),
-                    Some(now) => {
-                        rows.insert(now, aside);
-                        self.quarantine.moved(key, RowKey { outbox, rowid: now });
+                match matching.now_at(key, aside.print) {
+                    Some((_, print))
+                        if aside.published
+                            && (another.is(outbox) || (print != aside.print && self.bare_outbox(outbox))) =>
+                    {
+                        self.quarantine.release(key);
+                        doubled += 1;
                     }
-                    None => self.quarantine.release(key),
+                    Some(now) => {
+                        rows.insert(now.0, Aside { print: now.1, ..aside });
+                        if now != (rowid, aside.print) {
+                            self.quarantine.moved(key, now.0, now.1);
+                        }
+                    }
+                    None => {
+                        doubled += usize::from(aside.published && self.is_unlike(key, matching));
+                        self.quarantine.release(key);
+                    }
                 }
             }
             again.push(rows);
         }
+        self.count_kept(doubled);
         again
+    }
+
+    pub(super) fn count_kept(&mut self, rows: usize) {
+        let why = "they could not be deleted, and file, table or columns are others; their message ids are new";
+        self.count_unsure(&self.figures.database.clone(), rows, why);
     }
 }
 
 impl Matching {
-    /// Where the row is now, if it is there as it was.
-    fn at(&self, meta: &RowMeta) -> Option<i64> {
+    /// Where the row is now and under which fingerprint, if it is there as it was.
+    fn now(&self, meta: &RowMeta) -> Option<(i64, Fingerprint)> {
         self.now_at(meta.key, meta.print)
     }
+}
+
+/// A plan's rows, as it knows them.
+fn known(plan: &Plan) -> impl Iterator<Item = (RowKey, Fingerprint)> {
+    plan.rows.meta.iter().map(|meta| (meta.key, meta.print))
 }
 
 pub(super) fn hold<'a>(held: &mut [Vec<RowMark>], meta: impl IntoIterator<Item = &'a RowMeta>) {
@@ -409,17 +465,17 @@ pub(super) fn hold<'a>(held: &mut [Vec<RowMark>], meta: impl IntoIterator<Item =
     }
 }
 
-/// The plan with the rowids under which its rows are found now. A row that was not found keeps its old one: the guarded delete
-/// finds it gone, or finds another row there and leaves it.
+/// The plan with the rowids and fingerprints under which its rows are found now. A row that was not found keeps its old ones: the
+/// guarded delete finds it gone, or finds another row there and leaves it.
 fn renumbered(plan: &Arc<Plan>, matching: &Matching) -> Arc<Plan> {
-    let moved = plan.rows.meta.iter().any(|meta| matching.at(meta).is_some_and(|rowid| rowid != meta.key.rowid));
-    if !moved {
+    let is_other = |meta: &RowMeta| matching.now(meta).is_some_and(|now| now != (meta.key.rowid, meta.print));
+    if !plan.rows.meta.iter().any(is_other) {
         return plan.clone();
     }
     let mut meta = plan.rows.meta.clone();
     for meta in &mut meta {
-        if let Some(rowid) = matching.at(meta) {
-            meta.key.rowid = rowid;
+        if let Some(now) = matching.now(meta) {
+            (meta.key.rowid, meta.print) = now;
         }
     }
     Arc::new(plan.with_rows(Rows { bytes: plan.rows.bytes.clone(), meta }))

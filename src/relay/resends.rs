@@ -3,7 +3,7 @@
 //! Promises: a row that is as it was keeps its message id, also over a crash: the state file learns of it in the transaction that
 //! forgets the plan it was in, and forgets it in the one that has its next plan. Does not know: why a row goes again.
 
-use crate::model::{Fingerprint, OutboxIx, Resend, RowKey, Rows, RunId};
+use crate::model::{Fingerprint, LeftResend, OutboxIx, Resend, RowKey, Rows, RunId};
 use crate::ports::Change;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,12 +28,12 @@ impl Resends {
         self.rows.iter().map(|(key, resend)| (*key, *resend))
     }
 
-    /// What the state file has of an earlier run, and where the row is now.
-    pub fn keep_left(&mut self, then: RowKey, now: RowKey, resend: Resend) {
+    /// What the state file has of an earlier run, and where and what the row is now.
+    pub fn keep_left(&mut self, then: LeftResend, now: LeftResend) {
         if then != now {
-            self.unrecorded.extend([then, now]);
+            self.unrecorded.extend([then.key, now.key]);
         }
-        self.rows.insert(now, resend);
+        self.rows.insert(now.key, now.resend);
     }
 
     /// The state file has something of this row that is over.
@@ -73,18 +73,19 @@ impl Resends {
         (resend.print == print).then_some((resend.run, resend.message))
     }
 
-    /// Rows learn where they are now; `None`: there no longer.
-    pub fn renumber(&mut self, mut now: impl FnMut(RowKey, &Resend) -> Option<RowKey>) {
+    /// Rows learn where they are now, and under which fingerprint; `None`: there no longer.
+    pub fn renumber(&mut self, mut now: impl FnMut(RowKey, &Resend) -> Option<(i64, Fingerprint)>) {
         for (then, resend) in std::mem::take(&mut self.rows) {
             let now = now(then, &resend);
-            if now != Some(then) {
+            if now != Some((then.rowid, resend.print)) {
                 self.unrecorded.insert(then);
             }
-            let Some(now) = now else { continue };
+            let Some((rowid, print)) = now else { continue };
+            let now = RowKey { rowid, ..then };
             if now != then {
                 self.unrecorded.insert(now);
             }
-            self.rows.insert(now, resend);
+            self.rows.insert(now, Resend { print, ..resend });
         }
     }
 
@@ -208,14 +209,18 @@ mod tests {
             resends.keep(key(rowid), resend(10 + rowid as u128, rowid as u64));
         }
         resends.recorded(iter::empty());
-        resends.renumber(|then, _| match then.rowid {
-            1 => Some(then),
-            2 => Some(key(20)),
+        resends.renumber(|then, resend| match then.rowid {
+            1 => Some((1, resend.print)),
+            2 => Some((20, resend.print)),
             _ => None,
         });
         assert_eq!(told(&resends, &[]), (vec![20], vec![2, 3]));
         resends.recorded(iter::empty());
         resends.retain(OutboxIx(0), |rowid| rowid == 20);
         assert_eq!(told(&resends, &[]), (vec![], vec![1]));
+        resends.recorded(iter::empty());
+        resends.renumber(|then, _| Some((then.rowid, Fingerprint(99))));
+        assert_eq!(told(&resends, &[]), (vec![20], vec![]), "of other columns: the state file has to know");
+        assert_eq!(resends.of(key(20), Fingerprint(99)), Some((RunId(9), 2)));
     }
 }

@@ -7,7 +7,7 @@ use super::evidence::KNOWN_FOR;
 use super::lanes::{Flight, LATE_AFTER, Phase, SOON, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::failpoint;
-use crate::model::{ClusterId, Plan, PlanId, Rows, RunId, Triple};
+use crate::model::{ClusterId, OutboxIx, Plan, PlanId, Rows, RunId, Triple};
 use crate::ports::{Change, Clock, Journal, Manner, Sink, Source, SourceError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +23,16 @@ const PACE_MAX: Duration = Duration::from_millis(2);
 const CLOCK_RETRY: Duration = Duration::from_secs(1);
 /// The sink's channel was full.
 const FULL_RETRY: Duration = Duration::from_millis(1);
+
+/// A batch that the state file has to know before it is sent.
+struct Unrecorded {
+    lane: u32,
+    /// In the place of which other one.
+    replacing: Option<PlanId>,
+    plan: [Arc<Plan>; 1],
+    /// Tables whose rows are not its own any more.
+    disowned: Vec<OutboxIx>,
+}
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Whether lanes that are ready could be planned now.
@@ -144,21 +154,32 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// One state file transaction: the new plans, the acknowledgements and the settled plans since the last one.
     pub(super) fn record(&mut self, now: Instant) -> bool {
         let lanes = &self.intake.lanes;
-        let unrecorded: Vec<(u32, Option<PlanId>, [Arc<Plan>; 1])> = self
+        let unrecorded: Vec<Unrecorded> = self
             .waiting
             .iter()
             .filter_map(|ix| {
                 let lane = &lanes[*ix as usize];
                 let flight = lane.flight.as_ref().filter(|flight| flight.phase == Phase::Unrecorded)?;
-                Some((*ix, lane.replacing, [flight.plan.clone()]))
+                Some(Unrecorded {
+                    lane: *ix,
+                    replacing: lane.replacing,
+                    plan: [flight.plan.clone()],
+                    disowned: flight.disowned.clone(),
+                })
             })
             .collect();
-        let planned = || unrecorded.iter().flat_map(|(_, _, plan)| &plan[0].rows.meta).map(|meta| meta.key);
+        // What became of a row that is not the plan's any more is not the plan's to say.
+        let planned = || {
+            unrecorded.iter().flat_map(|Unrecorded { plan: [plan], disowned, .. }| {
+                let keys = plan.rows.meta.iter().map(|meta| meta.key);
+                keys.filter(|key| !disowned.contains(&key.outbox))
+            })
+        };
         let mut changes: Vec<Change<'_>> = self.quarantine.changes();
         let notes = changes.len();
         changes.extend(self.intake.resends.changes(planned()));
         changes.extend(self.settling.changes());
-        for (_, replacing, plan) in &unrecorded {
+        for Unrecorded { replacing, plan, .. } in &unrecorded {
             changes.push(match replacing {
                 Some(old) => Change::Replaced { old: *old, new: plan },
                 None => Change::Planned(&plan[0]),
@@ -202,8 +223,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if !unrecorded.is_empty() && self.wall.is_right() {
             self.wall.stamped(stamp);
         }
-        for (ix, ..) in unrecorded {
-            let lane = &mut self.intake.lanes[ix as usize];
+        for Unrecorded { lane, .. } in unrecorded {
+            let lane = &mut self.intake.lanes[lane as usize];
             lane.replacing = None;
             if let Some(flight) = &mut lane.flight {
                 flight.phase = Phase::Unsent;

@@ -25,6 +25,9 @@ pub(super) struct Facts {
     pub delete_whole: bool,
     /// Of all batches of the same delete: a row that can't come back alike is there, so the delete did not happen.
     pub delete_disproved: bool,
+    /// A row of a table whose rows can come back alike is there that is known by what was sent of it alone: what else there was has
+    /// changed, or its columns are gone. It may be another row, which was never sent.
+    pub resembles: bool,
 }
 
 /// What follows.
@@ -45,6 +48,12 @@ impl Facts {
     pub(super) fn verdict(&self) -> Verdict {
         if self.none || self.booked == Some(true) {
             return Verdict::Forget;
+        }
+        if self.resembles {
+            let may_be_deleted = matches!(self.state, PlanState::Deleting { .. })
+                && !self.delete_disproved
+                && self.booked != Some(false);
+            return if may_be_deleted && !self.delete_whole { Verdict::Forget } else { Verdict::SendAnew };
         }
         // A row that is there as it was sent is the one that was sent: it can't come back alike, or the delete is known not to have
         // happened.
@@ -79,6 +88,24 @@ mod tests {
             booked: None,
             delete_whole: true,
             delete_disproved: false,
+            resembles: false,
+        }
+    }
+
+    #[test]
+    fn nothing_is_deleted_by_what_was_sent_of_a_row_alone() {
+        for state in [PlanState::Planned, ACKNOWLEDGED, DELETING] {
+            for booked in [None, Some(false)] {
+                for delete_disproved in [false, true] {
+                    let alike = Facts { booked, delete_disproved, resembles: true, ..facts(state) };
+                    assert_eq!(alike.verdict(), Verdict::SendAnew, "{alike:?}");
+                    let partly = Facts { whole: false, delete_whole: false, ..alike };
+                    let told = state != DELETING || booked.is_some() || delete_disproved;
+                    assert_eq!(partly.verdict(), if told { Verdict::SendAnew } else { Verdict::Forget }, "{partly:?}");
+                    let deleted = Facts { booked: Some(true), ..alike };
+                    assert_eq!(deleted.verdict(), Verdict::Forget);
+                }
+            }
         }
     }
 

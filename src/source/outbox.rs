@@ -79,8 +79,8 @@ impl Outbox {
 
     /// Reads the schema again. Says why, when rows read before can no longer be recognised by rowid and fingerprint.
     pub fn inspect(&mut self, connection: &Connection, ix: OutboxIx, version: i64) -> Result<Option<Replaced>> {
-        let told = self.told.as_ref().map(|told| told.columns.as_slice());
-        let first = told.or(self.known.as_deref().map(|table| table.traits.columns.as_slice()));
+        let told = self.told.as_ref().map(|told| &told.guard);
+        let first = told.or(self.known.as_deref().map(|table| &table.traits.guard));
         let mut table = match schema::read(connection, &self.spec, version, first)? {
             Found::Table(table) => table,
             Found::NotThere(why) => {
@@ -165,7 +165,7 @@ impl Outbox {
             return Some(Replaced { text: format!("{name} was re-created"), another: Another::Of(vec![ix]) });
         }
         let changed = was.identity.schema_version != is.identity.schema_version;
-        let text = if !told && was.columns != is.columns {
+        let text = if !told && was.guard != is.guard {
             format!("{name} lost or renamed a column")
         } else if changed && !is.rowid_is_key {
             format!("the schema changed, and a VACUUM may have renumbered the rows of {name}")

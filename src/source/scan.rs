@@ -3,11 +3,12 @@
 //! Promises: no allocation per row once the buffers have grown; a large value is not copied. Does not know: what the bytes are for.
 
 use super::schema::Table;
-use crate::model::Fingerprint;
+use crate::model::{Fingerprint, Guard};
 use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Result, Row};
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use std::ops::Range;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
 /// A row larger than this does not keep its buffer.
 const SCRATCH_KEPT_BYTES: usize = 1 << 20;
@@ -24,6 +25,11 @@ mod kind {
     pub const NULL: u8 = 5;
     /// Of a value that was not read: its size stands for it.
     pub const UNREAD: u8 = 128;
+
+    /// `by_value`: what makes the same bytes in a record is the same. A REAL is not its text here, which is not exact.
+    pub fn of(kind: u8, by_value: bool) -> u8 {
+        if by_value && (kind == INTEGER || kind == BLOB) { TEXT } else { kind }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -63,11 +69,22 @@ impl Gather {
         self.cells.clear();
         self.has_large = false;
         self.content_bytes = 0;
-        let guarded = table.traits.columns.len();
+        let Guard { columns, sent, by_value } = &table.traits.guard;
+        let (guarded, sent) = (columns.len(), *sent);
+        let mut cut = 0;
         for column in 0..guarded {
-            self.cell(row.get_ref(column + 1)?, column + 1);
+            self.cell_as(row.get_ref(column + 1)?, column + 1, *by_value && column < sent);
+            if column + 1 == sent {
+                cut = self.scratch.len();
+            }
         }
-        let print = Fingerprint(if self.has_large { self.hash_in_parts(row)? } else { xxh3_128(&self.scratch) });
+        let print = if self.has_large {
+            let others = if sent < guarded { self.hash_in_parts(row, sent..guarded, false)?.digest() } else { 0 };
+            Fingerprint::of(self.hash_in_parts(row, 0..sent, *by_value)?.digest128(), others)
+        } else {
+            let others = if sent < guarded { xxh3_64(&self.scratch[cut..]) } else { 0 };
+            Fingerprint::of(xxh3_128(&self.scratch[..cut]), others)
+        };
         if let Some(connection) = fields {
             for column in guarded..table.columns {
                 self.cell(row.get_ref(column + 1)?, column + 1);
@@ -81,15 +98,15 @@ impl Gather {
         Ok(print)
     }
 
-    /// As if all of it were in the scratch buffer.
-    fn hash_in_parts(&self, row: &Row<'_>) -> Result<u128> {
+    /// Of some cells, as if all of them were in the scratch buffer.
+    fn hash_in_parts(&self, row: &Row<'_>, cells: Range<usize>, by_value: bool) -> Result<Xxh3> {
         let mut hash = Xxh3::new();
-        for cell in &self.cells {
-            hash.update(&[cell.kind]);
+        for cell in &self.cells[cells] {
+            hash.update(&[kind::of(cell.kind, by_value)]);
             hash.update(&(cell.len as u64).to_le_bytes());
             hash.update(self.bytes(row, *cell)?);
         }
-        Ok(hash.digest128())
+        Ok(hash)
     }
 
     fn bytes<'a>(&'a self, row: &'a Row<'_>, cell: Cell) -> Result<&'a [u8]> {
@@ -103,6 +120,10 @@ impl Gather {
     }
 
     fn cell(&mut self, value: ValueRef<'_>, column: usize) {
+        self.cell_as(value, column, false);
+    }
+
+    fn cell_as(&mut self, value: ValueRef<'_>, column: usize, by_value: bool) {
         let mut digits = itoa::Buffer::new();
         let bits;
         let (kind, bytes): (u8, &[u8]) = match value {
@@ -121,7 +142,7 @@ impl Gather {
             self.cells.push(Cell { kind, place: Place::Row(column), len: bytes.len() });
             return;
         }
-        self.scratch.push(kind);
+        self.scratch.push(kind::of(kind, by_value));
         self.scratch.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
         let place = Place::Scratch(self.scratch.len());
         self.scratch.extend_from_slice(bytes);

@@ -4,7 +4,7 @@
 
 use super::scan::LARGE_BYTES;
 use super::{OutboxSpec, books, failure};
-use crate::model::{Sameness, TableIdentity, TableTraits, Why, field};
+use crate::model::{Guard, Sameness, TableIdentity, TableTraits, Why, field};
 use rusqlite::{Connection, OptionalExtension, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -60,7 +60,7 @@ pub(super) fn read(
     connection: &Connection,
     spec: &OutboxSpec,
     schema_version: i64,
-    first: Option<&[String]>,
+    first: Option<&Guard>,
 ) -> Result<Found> {
     let Some((name, kind, without_rowid)) = table_kind(connection, &spec.table)? else {
         return Ok(Found::NotThere(Why::new(format!("there is no table {} yet", spec.table)).hint(format!(
@@ -119,8 +119,9 @@ pub(super) fn read(
     }
     let counts_up = rowid_is_key && connection.column_metadata(Some("main"), &name, &keys[0].name)?.4;
     let bare = !counts_up && spec.fields.get(field::EVENT_ID).is_none_or(Option::is_none);
-    let guard = guard(&columns, &sent, bare, first);
-    let mut selected = guard.clone();
+    let key = if keys.is_empty() { unique_columns(connection, &name)? } else { names_of(&keys) };
+    let guard = guard(&columns, &sent, &key, bare, first);
+    let mut selected = guard.columns.clone();
     let fields = sent.iter().map(|column| {
         let name = &column.as_ref()?.name;
         Some(selected.iter().position(|selected| selected == name).unwrap_or_else(|| {
@@ -181,7 +182,7 @@ pub(super) fn read(
         stretch,
         ends,
         columns: selected.len(),
-        traits: TableTraits { bare, rowid_is_key, columns: guard, identity, told: Sameness::Same },
+        traits: TableTraits { bare, rowid_is_key, guard, identity, told: Sameness::Same },
         fields,
         scan,
         range,
@@ -196,24 +197,28 @@ pub(super) fn read(
 ///
 /// Where rows can come back alike every column helps to tell them apart. Elsewhere the key does, and what was sent is what has to be
 /// the same: an application that counts `attempts` in a row on its way has written no new event.
-fn guard(columns: &[Column], sent: &[Option<&Column>], bare: bool, first: Option<&[String]>) -> Vec<String> {
+fn guard(columns: &[Column], sent: &[Option<&Column>], key: &[String], bare: bool, first: Option<&Guard>) -> Guard {
     let sent = || sent.iter().flatten().copied();
     if let Some(first) = first {
-        let exists = |name: &String| columns.iter().any(|column| column.name == *name && (column.is_stored || !bare));
-        // A virtual column says nothing that the stored ones don't.
-        let guarded = |column: &Column| first.contains(&column.name) || (bare && !column.is_stored);
-        if first.iter().all(exists) && sent().all(guarded) {
-            return first.to_vec();
+        let is_sent = |name: &String| sent().any(|column| column.name == *name);
+        let exists = |name: &String| {
+            columns.iter().any(|column| column.name == *name && (column.is_stored || !bare || is_sent(name)))
+        };
+        // Of an older outboxd: a virtual column says nothing that the stored ones don't.
+        let guarded = |column: &Column| first.columns.contains(&column.name) || (bare && !column.is_stored);
+        if first.columns.iter().all(exists) && sent().all(guarded) {
+            return first.clone();
         }
     }
-    let mut guard: Vec<String> = Vec::new();
-    if bare {
-        guard.extend(columns.iter().filter(|column| column.is_stored).map(|column| column.name.clone()));
-    } else {
-        for column in sent() {
-            if !guard.contains(&column.name) {
-                guard.push(column.name.clone());
-            }
+    let mut guard = Guard { by_value: true, ..Guard::default() };
+    let all = || columns.iter().filter(|column| bare && column.is_stored);
+    // Of rows that are alike in what is sent the key tells which is which, in a table that may be renumbered.
+    let keys = all().filter(|column| key.contains(&column.name));
+    let sent = sent().chain(keys).map(|column| (column, 1));
+    for (column, is_sent) in sent.chain(all().map(|column| (column, 0))) {
+        if !guard.columns.contains(&column.name) {
+            guard.columns.push(column.name.clone());
+            guard.sent += is_sent;
         }
     }
     guard
@@ -369,6 +374,19 @@ fn indexes(connection: &Connection, table: &str) -> Result<Vec<Index>> {
     statement
         .query_map([table], |row| Ok(Index { unique: row.get(0)?, origin: row.get(1)?, partial: row.get(2)? }))?
         .collect()
+}
+
+fn names_of(columns: &[&Column]) -> Vec<String> {
+    columns.iter().map(|column| column.name.clone()).collect()
+}
+
+/// The columns of its unique indexes.
+fn unique_columns(connection: &Connection, table: &str) -> Result<Vec<String>> {
+    let mut statement = connection.prepare(
+        "SELECT DISTINCT c.name FROM pragma_index_list(?1, 'main') AS i, pragma_index_info(i.name, 'main') AS c \
+         WHERE i.\"unique\" AND NOT i.partial AND c.name IS NOT NULL ORDER BY c.name",
+    )?;
+    statement.query_map([table], |row| row.get(0))?.collect()
 }
 
 /// A name of the rowid that no column of the table hides.

@@ -185,8 +185,8 @@ impl StateJournal {
                 Change::Released { key } => {
                     quarantine::delete(&transaction, outbox(key.outbox), key.rowid)?;
                 }
-                Change::Renumbered { key, rowid } => {
-                    quarantine::renumber(&transaction, outbox(key.outbox), key.rowid, rowid)?;
+                Change::Renumbered { key, rowid, print } => {
+                    quarantine::renumber(&transaction, outbox(key.outbox), key.rowid, rowid, print)?;
                 }
                 Change::ToResend { key, resend } => {
                     resends::insert(&transaction, outbox(key.outbox), key.rowid, &resend)?;
@@ -197,8 +197,8 @@ impl StateJournal {
                         .prepare_cached("UPDATE relay SET stamp_ms = ? WHERE id = ?")?
                         .execute([millis::of_time(at), self.relay])?;
                 }
-                Change::Table { outbox: ix, columns, identity } => {
-                    tables::set(&transaction, outbox(ix), columns, identity)?;
+                Change::Table { outbox: ix, guard, identity } => {
+                    tables::set(&transaction, outbox(ix), guard, identity)?;
                 }
                 Change::Answered { request, failed, text } => requests::answer(&transaction, request, failed, text)?,
             }

@@ -37,10 +37,16 @@ pub fn delete(connection: &Connection, outbox: i64, rowid: i64) -> rusqlite::Res
 }
 
 /// The row lies elsewhere now (VACUUM).
-pub fn renumber(transaction: &Transaction<'_>, outbox: i64, from: i64, to: i64) -> rusqlite::Result<()> {
+pub fn renumber(
+    transaction: &Transaction<'_>,
+    outbox: i64,
+    from: i64,
+    to: i64,
+    print: Fingerprint,
+) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("UPDATE OR REPLACE quarantine SET rowid = ? WHERE outbox = ? AND rowid = ?")?
-        .execute(params![to, outbox, from])?;
+        .prepare_cached("UPDATE OR REPLACE quarantine SET rowid = ?, print = ? WHERE outbox = ? AND rowid = ?")?
+        .execute(params![to, print.0.to_le_bytes(), outbox, from])?;
     Ok(())
 }
 

@@ -150,6 +150,9 @@ const STEPS: &[&str] = &[
     ALTER TABLE relay ADD COLUMN log_device INTEGER;
     ALTER TABLE relay ADD COLUMN log_inode INTEGER;
     ALTER TABLE relay ADD COLUMN log_born INTEGER;
+    -- 1, 2: the column is in the half of the fingerprint that says what was sent. 2: by its value, whatever its type. Older
+    -- fingerprints have no halves: all of their columns are.
+    ALTER TABLE fingerprint_column ADD COLUMN sent INTEGER NOT NULL DEFAULT 1;
     ",
 ];
 
@@ -158,6 +161,9 @@ pub const QUARANTINE_SINCE: i64 = 2;
 
 /// The first version that says what a database was read from.
 pub const ORIGIN_SINCE: i64 = 3;
+
+/// The first version that says which columns of a fingerprint were sent.
+pub const SENT_SINCE: i64 = 3;
 
 /// The version this program writes.
 pub const VERSION: i64 = STEPS.len() as i64;

@@ -2,20 +2,22 @@
 //!
 //! Promises: one entry for each outbox. Does not know: what follows when a table is another.
 
-use crate::model::{KnownTable, TableIdentity};
+use super::schema::{SENT_SINCE, VERSION};
+use crate::model::{Guard, KnownTable, TableIdentity};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 pub fn set(
     transaction: &Transaction<'_>,
     outbox: i64,
-    columns: &[String],
+    guard: &Guard,
     identity: &TableIdentity,
 ) -> rusqlite::Result<()> {
     forget(transaction, outbox)?;
-    let mut insert =
-        transaction.prepare_cached("INSERT INTO fingerprint_column (outbox, position, name) VALUES (?, ?, ?)")?;
-    for (position, name) in columns.iter().enumerate() {
-        insert.execute(params![outbox, position as i64, name])?;
+    let mut insert = transaction
+        .prepare_cached("INSERT INTO fingerprint_column (outbox, position, name, sent) VALUES (?, ?, ?, ?)")?;
+    for (position, name) in guard.columns.iter().enumerate() {
+        let sent = if position < guard.sent { 1 + i64::from(guard.by_value) } else { 0 };
+        insert.execute(params![outbox, position as i64, name, sent])?;
     }
     transaction
         .prepare_cached(
@@ -41,15 +43,24 @@ pub fn forget(transaction: &Transaction<'_>, outbox: i64) -> rusqlite::Result<()
     Ok(())
 }
 
-/// What fingerprints of the outbox's rows are made of.
-pub fn columns(connection: &Connection, outbox: i64) -> rusqlite::Result<Option<Vec<String>>> {
-    let mut statement = connection.prepare("SELECT name FROM fingerprint_column WHERE outbox = ? ORDER BY position")?;
-    let names: Vec<String> = statement.query_map([outbox], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(if names.is_empty() { None } else { Some(names) })
+/// What fingerprints of the outbox's rows are made of. `version`: of the file.
+pub fn guard(connection: &Connection, outbox: i64, version: i64) -> rusqlite::Result<Option<Guard>> {
+    let sent = if version < SENT_SINCE { "1" } else { "sent" };
+    let mut statement = connection
+        .prepare(&format!("SELECT name, {sent} FROM fingerprint_column WHERE outbox = ? ORDER BY position"))?;
+    let mut guard = Guard::default();
+    let mut rows = statement.query([outbox])?;
+    while let Some(row) = rows.next()? {
+        guard.columns.push(row.get(0)?);
+        let sent: i64 = row.get(1)?;
+        guard.sent += usize::from(sent > 0);
+        guard.by_value |= sent > 1;
+    }
+    Ok(if guard.columns.is_empty() { None } else { Some(guard) })
 }
 
 pub fn known(connection: &Connection, outbox: i64) -> rusqlite::Result<Option<KnownTable>> {
-    let Some(columns) = columns(connection, outbox)? else { return Ok(None) };
+    let Some(guard) = guard(connection, outbox, VERSION)? else { return Ok(None) };
     let identity = connection
         .query_row(
             "SELECT schema_version, schema_row, root_page, definition, sequence_row, sequence_highest
@@ -66,5 +77,5 @@ pub fn known(connection: &Connection, outbox: i64) -> rusqlite::Result<Option<Kn
             },
         )
         .optional()?;
-    Ok(Some(KnownTable { columns, identity }))
+    Ok(Some(KnownTable { guard, identity }))
 }

@@ -6,7 +6,7 @@
 use super::lock::{Held, Lock, Tried};
 use super::{BUSY_TIMEOUT, StateError, mark, millis, origin, plans, quarantine, requests, schema, tables, with_suffix};
 use crate::locks::Patience;
-use crate::model::{Action, Fault, FileId, Fingerprint, Origin, PlanId, Why};
+use crate::model::{Action, Fault, FileId, Fingerprint, Guard, Origin, PlanId, Why};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -132,8 +132,8 @@ impl Visitor {
     }
 
     /// What the fingerprint of the entry's row was made of, if that was noted.
-    pub fn columns(&self, entry: &Entry) -> Result<Option<Vec<String>>, StateError> {
-        tables::columns(&self.connection, entry.outbox).map_err(self.sqlite("read"))
+    pub fn guard(&self, entry: &Entry) -> Result<Option<Guard>, StateError> {
+        tables::guard(&self.connection, entry.outbox, self.version).map_err(self.sqlite("read"))
     }
 
     /// Asks the daemon; the entry stands for its outbox. `rowid`: `None` for all of the outbox's rows. Answers the request's

@@ -2,7 +2,8 @@
 
 use crate::common::{self, Finished, Place, closed_port, run};
 use outboxd::model::{
-    Action, Budget, Fault, Fingerprint, Flow, Origin, OutboxIx, Quarantined, RowKey, RunId, Start, TableIdentity, Why,
+    Action, Budget, Fault, Fingerprint, Flow, Guard, Origin, OutboxIx, Quarantined, RowKey, RunId, Start,
+    TableIdentity, Why,
 };
 use outboxd::ports::{Change, Journal, Source};
 use outboxd::source::{Database, DatabaseOptions, Durability, OutboxSpec};
@@ -35,15 +36,12 @@ impl Scene {
             scene.dead(1, 2, Fault::Rejected, "orders-3: bad\nrecord"),
             scene.dead(1, -7, Fault::Undeletable, "a trigger keeps it"),
         ];
-        let columns = ["id", "aggregateId", "eventType", "payload"].map(str::to_owned);
+        let columns = ["id", "aggregateId", "eventType", "payload"].map(str::to_owned).to_vec();
+        let guard = Guard { columns, sent: 4, by_value: true };
         let mut changes: Vec<_> = rows.iter().map(Change::Quarantined).collect();
         let identities = TABLES.map(|table| seen(&scene.database, table, i64::MIN).1);
         let tables = identities.iter().zip(0..);
-        changes.extend(tables.map(|(identity, ix)| Change::Table {
-            outbox: OutboxIx(ix),
-            columns: &columns,
-            identity,
-        }));
+        changes.extend(tables.map(|(identity, ix)| Change::Table { outbox: OutboxIx(ix), guard: &guard, identity }));
         state.journal(&scene.resolved(), &TABLES).unwrap().record(&changes, true).unwrap();
         scene
     }

@@ -129,6 +129,7 @@ fn die(run: &Run, end: End, seed: u64) {
         let (table, away_for) = (dice.usize(0..world.db.tables.len()), dice.u64(1_000..3_000_000));
         world.missing = Some((table, world.elapsed + Duration::from_micros(away_for)));
     }
+    world.may_drop_column(2);
     world.weather.forbidden = world.weather.faults && world.random.u32(0..8) == 0;
     match end {
         End::Killed => {}

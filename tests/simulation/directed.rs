@@ -1,7 +1,7 @@
 //! Schedules that chance hardly ever comes to, each set up on purpose.
 
-use crate::world::{Happening, Kind, World};
-use crate::{Run, TABLES};
+use crate::world::{Away, Happening, Kind, World};
+use crate::{HELD_BYTES_MAX, Run, TABLES};
 use outboxd::kafka::partitioner::partition_for_key;
 use outboxd::model::{Action, Booked, LeftPlan, LeftRow, OutboxIx, PlanId, PlanState, Request, RowKey, RunId};
 use outboxd::model::{Target, Triple, Wake};
@@ -113,6 +113,88 @@ fn published_rows_of_a_table_that_is_unfit_for_a_moment_wait_and_hold_up_nobody(
         assert_eq!(run.relay.summary().published, 12, "{kind:?}: nothing twice");
         assert_eq!(run.relay.summary().unsure, 0, "{kind:?}");
         run.check();
+    }
+}
+
+/// Six rows were published, and their delete has to wait until the time that is given back.
+fn published_and_locked(seed: u64, kind: Kind) -> (Run, Duration) {
+    let mut run = calm(seed, kind);
+    // The topic is open by then.
+    run.until(Duration::from_secs(1));
+    run.world.borrow_mut().insert(0, std::iter::repeat_n(key_of(1), 6));
+    run.announce();
+    run.until(Duration::from_millis(1_001));
+    let locked_until = Duration::from_millis(1_200);
+    run.world.borrow_mut().locked_until = locked_until;
+    run.until(Duration::from_millis(1_100));
+    assert_eq!(run.relay.summary().published, 6);
+    (run, locked_until)
+}
+
+#[test]
+fn rows_that_wait_for_their_delete_while_a_column_is_dropped_are_sent_again_under_their_message_ids() {
+    for kind in [Kind::Bare, Kind::Booked] {
+        for seed in 0..10 {
+            let (mut run, locked_until) = published_and_locked(seed, kind);
+            assert_eq!(run.world.borrow().db.tables[0].len(), 6, "{kind:?}");
+            run.world.borrow_mut().drop_column();
+            run.announce();
+            run.until(locked_until + Duration::from_millis(3));
+            // Again, perhaps before all rows of the first time were found.
+            run.world.borrow_mut().drop_column();
+            run.announce();
+            run.until(END);
+            let (published, unsure) = (run.relay.summary().published, run.relay.summary().unsure);
+            assert!((6..=12).contains(&unsure), "{kind:?}: {unsure} of {published}");
+            run.check();
+        }
+    }
+}
+
+#[test]
+fn message_ids_outlive_a_crash_and_a_dropped_column() {
+    for kind in [Kind::Bare, Kind::Booked] {
+        for steps in 1..40 {
+            let (mut run, locked_until) = published_and_locked(u64::from(steps), kind);
+            run.world.borrow_mut().drop_column();
+            run.announce();
+            run.until(locked_until);
+            run.world.borrow_mut().fuse = Some(steps);
+            run.ends_by(Duration::from_secs(3));
+            if steps % 3 == 0 {
+                run.world.borrow_mut().drop_column();
+            }
+            run.world.borrow_mut().dead = true;
+            let mut run = run.again(true);
+            run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+            run.until(END);
+            run.check();
+        }
+    }
+}
+
+#[test]
+fn rows_on_their_way_whose_bytes_were_given_back_keep_their_message_ids_when_a_column_is_dropped() {
+    for kind in [Kind::Bare, Kind::Booked] {
+        for silent_for in [None, Some(Duration::from_millis(50))] {
+            // Of these the memory is smaller than the row.
+            for seed in (1..20).step_by(2) {
+                let mut run = calm(seed, kind);
+                let away_until = Duration::from_secs(9);
+                {
+                    let world = &mut *run.world.borrow_mut();
+                    world.away = Away { partitions: vec![0, 1, 2], until: away_until, silent_for };
+                    world.insert(0, std::iter::once(key_of(1)));
+                    world.enlarge_last(0, HELD_BYTES_MAX / 2);
+                }
+                run.until(Duration::from_secs(3));
+                run.world.borrow_mut().drop_column();
+                run.announce();
+                run.until(END);
+                assert_eq!(run.relay.summary().unsure, 1, "{kind:?}, {seed}");
+                run.check();
+            }
+        }
     }
 }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// What the storm has hurt is well by then: a stopped topic is tried every 30 s, and each record in it that is bad by itself is
 /// found by a try of its own.
 const WELL_AFTER: Duration = Duration::from_secs(40);
+/// Records that a topic rejects just after it has accepted others are theirs to answer for, up to a hundred of them: they are held for
+/// so long, and here leave no room for others.
+const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// What is committed later is published so soon. A commit that nobody announced is noticed once a second, and one that became visible
 /// just after the database was let go when every promise would have been kept: after two.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(4);
@@ -21,7 +24,8 @@ impl Run {
     /// Every version that was to be published and deleted since the faults have ended was so in time.
     pub fn check_liveness(&self) {
         let world = self.world.borrow();
-        let (seed, well) = (self.seed, world.calm + WELL_AFTER);
+        let doubted = if world.closed_for_itself { DOUBTED_FOR } else { Duration::ZERO };
+        let (seed, well) = (self.seed, world.calm + WELL_AFTER + doubted);
         let mut stored: HashMap<u64, Duration> = HashMap::new();
         for entry in world.logs.values().flat_map(|log| &log.entries) {
             for uid in entry.uids.iter().filter(|uid| **uid != crate::STRANGER) {

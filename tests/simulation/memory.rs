@@ -6,6 +6,7 @@ use crate::world::{Away, Kind};
 use outboxd::kafka::partitioner::partition_for_key;
 use outboxd::model::{Action, OutboxIx, Request, Wake};
 use outboxd::relay::Event;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Seeds of runs with a pot of 9,000 bytes and of 3,000.
@@ -271,7 +272,7 @@ fn the_oldest_row_of_a_well_outbox_is_not_that_of_another() {
     }
     wake(&mut run);
     run.until(Duration::from_secs(33));
-    let oldest = |at: usize| run.figures.outboxes[at].oldest_seen_ms.load(std::sync::atomic::Ordering::Relaxed);
+    let oldest = |at: usize| run.figures.outboxes[at].oldest_seen_ms.load(Relaxed);
     assert!(oldest(0) > 25_000, "{}", oldest(0));
     assert!(oldest(1) < 5_000, "{}", oldest(1));
 }
@@ -354,5 +355,87 @@ fn bad_rows_in_a_row_do_not_stop_their_topic_for_good() {
         run.until(Duration::from_secs(60));
         assert_eq!(waiting(&run, 1), 30, "seed {seed}");
         assert_eq!(run.world.borrow().state.quarantine.len(), 30, "seed {seed}");
+    }
+}
+
+/// Rows of the first table, in one partition: the keys, and whether the broker rejects them.
+fn insert_keys(run: &Run, rows: impl IntoIterator<Item = (usize, bool)>) {
+    let world = &mut *run.world.borrow_mut();
+    world.partitions = 1;
+    for (key, bad) in rows {
+        world.insert(0, std::iter::once(format!("k{key}")));
+        if bad {
+            world.poison_last();
+        }
+    }
+}
+
+/// Once the broker takes them, rows of a stopped topic go in the order of their keys: what was tried in vain just before that is neither
+/// overtaken nor, while there are others to be tried, in quarantine.
+#[test]
+fn a_topic_that_is_mended_while_its_records_are_tried_gets_them_in_order() {
+    for (keys, rows) in [(1, 40), (3, 60), (60, 120)] {
+        for seed in 0..20 {
+            let mut run = calm(seed, Kind::Sure);
+            {
+                let weather = &mut run.world.borrow_mut().weather;
+                (weather.closed_until, weather.closed_code) = (Some(Duration::MAX), 87);
+            }
+            insert_keys(&run, (0..rows).map(|at| (at % keys, false)));
+            run.until(Duration::from_secs(25));
+            let rejected = |run: &Run| run.figures.rejected.load(Relaxed);
+            let before = rejected(&run);
+            while rejected(&run) == before {
+                let next = run.world.borrow().elapsed + Duration::from_millis(1);
+                assert!(next < Duration::from_secs(40), "it is tried every 30 s (seed {seed})");
+                run.until(next);
+            }
+            let mended = run.world.borrow().elapsed + Duration::from_millis(7 * seed);
+            run.world.borrow_mut().weather.closed_until = Some(mended);
+            run.until(mended + Duration::from_secs(120));
+            let aside = run.world.borrow().state.quarantine.len();
+            assert!(aside < 32 && (keys < 60 || aside == 0), "{aside} rows of {keys} keys (seed {seed})");
+            run.check();
+        }
+    }
+}
+
+/// So many records are tried every 30 s, the first one among them.
+#[test]
+fn a_stopped_topic_finds_its_way_back_whatever_its_keys_begin_with() {
+    let cases: [&[(usize, bool)]; 4] = [
+        // Bad ones at the head of every key.
+        &[(0, true), (1, true), (2, true)].repeat(12),
+        // More of one key than are tried in a row.
+        &[[(0, true)].repeat(40), [(1, true)].repeat(2)].concat(),
+        &[(0, true), (1, true), (2, true), (3, true), (4, true), (5, true)].repeat(10),
+        // More than that at the head of every key.
+        &[(0, true), (1, true), (2, true), (3, true), (4, true), (5, true)].repeat(40),
+    ];
+    for bad in cases {
+        for seed in SEEDS {
+            let mut run = calm(seed, Kind::Sure);
+            insert_keys(&run, bad.iter().copied().chain((0..60).map(|at| (at % 6, false))));
+            run.until(Duration::from_secs(30 * (bad.len() as u64 / 31 + 2)));
+            let world = run.world.borrow();
+            assert_eq!(world.db.tables[0].len(), bad.len(), "{} bad ones, seed {seed}", bad.len());
+            assert_eq!(world.state.quarantine.len(), bad.len(), "{} bad ones, seed {seed}", bad.len());
+        }
+    }
+}
+
+/// One bad record at the head of each key, and too many of them to be tried in one round.
+#[test]
+fn a_stopped_topic_finds_its_way_back_past_the_first_records_of_many_keys_and_lanes() {
+    for (keys, partitions) in [(168, 4), (40, 40)] {
+        for seed in SEEDS {
+            let mut run = calm(seed, Kind::Sure);
+            insert_keys(&run, (0..keys).map(|key| (key, true)).chain((0..keys).map(|key| (key, false))));
+            run.world.borrow_mut().partitions = partitions;
+            run.until(Duration::from_secs(600));
+            let world = run.world.borrow();
+            let left = (world.db.tables[0].len(), world.state.quarantine.len());
+            assert_eq!(left, (keys, keys), "{partitions} partitions, seed {seed}");
+        }
     }
 }

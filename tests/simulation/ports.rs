@@ -45,6 +45,8 @@ pub struct SimSource {
 impl SimSource {
     pub fn new(world: Shared) -> Self {
         let traits = world.borrow().traits.clone();
+        // Its first read is of the schema as it is.
+        world.borrow_mut().reshaped = false;
         SimSource { world, traits, known: true }
     }
 
@@ -86,6 +88,7 @@ impl SimSource {
 
     fn renumbered(&mut self) -> Result<(), SourceError> {
         let renumbered = std::mem::take(&mut self.world.borrow_mut().renumbered);
+        let reshaped = std::mem::take(&mut self.world.borrow_mut().reshaped);
         self.traits = self.world.borrow().traits.clone();
         if std::mem::take(&mut self.world.borrow_mut().another) {
             self.known = false;
@@ -93,6 +96,8 @@ impl SimSource {
         }
         if renumbered {
             Err(SourceError::Replaced { text: "renumbered".to_owned(), another: Another::None })
+        } else if reshaped {
+            Err(SourceError::Replaced { text: "lost a column".to_owned(), another: Another::None })
         } else {
             Ok(())
         }
@@ -616,7 +621,8 @@ fn outcome(world: &mut World, parcel: &Parcel, contents: &[(u64, bool)]) -> Outc
     }
     if world.weather.closed_until.is_some_and(|until| world.elapsed < until) {
         world.closed_out.extend(contents.iter().map(|(uid, _)| *uid));
-        return Outcome::Rejected { why: Why::new("the clock").code(32), records: None };
+        let why = Why::new("the clock, or whatever").code(world.weather.closed_code);
+        return Outcome::Rejected { why, records: None };
     }
     append(world, parcel, contents)
 }

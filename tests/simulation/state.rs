@@ -1,8 +1,10 @@
 //! The state file, as data: what was recorded, what of it a power cut would leave.
 
-use outboxd::model::{Left, LeftPlan, LeftResend, LeftRow, PlanId, PlanState, Quarantined, Resend, RowKey};
+use outboxd::model::{
+    KnownTable, Left, LeftPlan, LeftResend, LeftRow, OutboxIx, PlanId, PlanState, Quarantined, Resend, RowKey,
+};
 use outboxd::ports::Change;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 #[derive(Clone, Debug, Default)]
@@ -12,6 +14,7 @@ pub struct State {
     pub notes: BTreeMap<u64, Vec<PlanId>>,
     pub quarantine: BTreeMap<RowKey, Quarantined>,
     pub resends: BTreeMap<RowKey, Resend>,
+    pub tables: BTreeMap<OutboxIx, KnownTable>,
     pub last_plan: u64,
     /// The highest number that a delete was noted under.
     pub last_delete: u64,
@@ -54,16 +57,19 @@ impl State {
             }
             Change::Quarantined(row) => drop(self.quarantine.insert(row.key, row.clone())),
             Change::Released { key } => drop(self.quarantine.remove(&key)),
-            Change::Renumbered { key, rowid } => {
+            Change::Renumbered { key, rowid, print } => {
                 if let Some(row) = self.quarantine.remove(&key) {
                     let key = RowKey { rowid, ..key };
-                    self.quarantine.insert(key, Quarantined { key, ..row });
+                    self.quarantine.insert(key, Quarantined { key, print, ..row });
                 }
             }
             Change::ToResend { key, resend } => drop(self.resends.insert(key, resend)),
             Change::NotToResend { key } => drop(self.resends.remove(&key)),
             Change::Stamped { at } => self.stamp = Some(at),
-            Change::Table { .. } | Change::Answered { .. } => {}
+            Change::Table { outbox, guard, .. } => {
+                self.tables.insert(outbox, KnownTable { guard: guard.clone(), identity: None });
+            }
+            Change::Answered { .. } => {}
         }
     }
 
@@ -102,6 +108,13 @@ impl State {
         for plan in self.plans.values_mut() {
             plan.other_boot |= !same_boot;
         }
+        let rows = self.plans.values().flat_map(|plan| &plan.rows).map(|row| row.key);
+        let used: BTreeSet<OutboxIx> = rows
+            .chain(self.quarantine.keys().copied())
+            .chain(self.resends.keys().copied())
+            .map(|key| key.outbox)
+            .collect();
+        self.tables.retain(|outbox, _| used.contains(outbox));
         let noted = |plan: &PlanId| self.notes.iter().rev().find(|(_, plans)| plans.contains(plan));
         let plans = self.plans.values().filter(|plan| !plan.rows.is_empty()).cloned().map(|mut plan| {
             if let Some((delete, _)) = noted(&plan.id) {
@@ -113,7 +126,7 @@ impl State {
             plans: plans.collect(),
             quarantine: self.quarantine.values().cloned().collect(),
             resends: self.resends.iter().map(|(key, resend)| LeftResend { key: *key, resend: *resend }).collect(),
-            tables: vec![None; 2],
+            tables: (0..2).map(|at| self.tables.get(&OutboxIx(at)).cloned()).collect(),
             newest_stamp: self.stamp,
         }
     }

@@ -4,7 +4,8 @@ use crate::broker::{Log, Question};
 use crate::cost::Meter;
 use crate::state::State;
 use outboxd::model::{
-    Booked, Fingerprint, JournalMode, PlanId, Request, RowKey, Rows, RunId, SinkEvent, TableIdentity, TableTraits,
+    Booked, Fingerprint, Guard, JournalMode, PlanId, Request, RowKey, Rows, RunId, SinkEvent, TableIdentity,
+    TableTraits,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -43,10 +44,11 @@ impl Version {
         self.poison || self.too_large
     }
 
-    /// `rowid`: of a table whose rows come back alike, where the content follows from the place.
-    pub fn print(&self, alike: Option<i64>) -> Fingerprint {
-        let content = alike.map_or(u128::from(self.uid), |rowid| 1 << 80 | rowid as u128 & u128::from(u64::MAX));
-        Fingerprint(content << 1 | u128::from(self.poison))
+    /// `alike`: the rowid in a table whose rows come back alike, where the content follows from the place, and what else guards it.
+    pub fn print(&self, alike: Option<(i64, u64)>) -> Fingerprint {
+        let content = alike.map_or(self.uid, |(rowid, _)| 1 << 62 | rowid as u64 & (u64::MAX >> 2));
+        let others = alike.map_or(0, |(_, others)| others);
+        Fingerprint::of(u128::from(content << 1 | u64::from(self.poison)) << 64, others)
     }
 }
 
@@ -102,8 +104,9 @@ pub enum Happening {
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
     pub faults: bool,
-    /// A topic that rejects everything until then.
+    /// Topics that reject everything until then, with this code.
     pub closed_until: Option<Duration>,
+    pub closed_code: i16,
     /// A partition (of either topic) that answers nothing until then.
     pub silent: Option<(i32, Duration)>,
     /// A partition whose leader refuses every sequence until then.
@@ -210,11 +213,19 @@ pub struct World {
     pub dead: bool,
     /// Rejected while their topic rejected everything: the breaker may have set aside the last few of them.
     pub closed_out: BTreeSet<u64>,
+    /// A topic rejected everything, and it was not the clock's fault.
+    pub closed_for_itself: bool,
     pub deletes: u64,
     /// Rowids have changed (VACUUM), and the source has not said so yet.
     pub renumbered: bool,
     /// It is another file, and the source has not said so yet.
     pub another: bool,
+    /// So many columns are gone that guarded rows of tables whose rows come back alike, and were in no record.
+    pub dropped_columns: u64,
+    /// The source has not said so yet of the last.
+    pub reshaped: bool,
+    /// Whether columns are dropped now and then, by dice of their own: schedules that were found stay what they were.
+    drops: Option<fastrand::Rng>,
     pub mode: JournalMode,
     /// The versions of each batch that was handed over.
     pub sent: HashMap<PlanId, Vec<u64>>,
@@ -278,6 +289,7 @@ impl World {
             _ => Kind::Sure,
         };
         let mode = if random.u32(0..4) == 0 { JournalMode::Rollback } else { JournalMode::Wal };
+        let drops = (kind != Kind::Sure && matches!(seed % 8, 0 | 5 | 7)).then(|| fastrand::Rng::with_seed(!seed));
         World {
             random,
             start: Instant::now(),
@@ -291,6 +303,7 @@ impl World {
                 bare: kind != Kind::Sure,
                 rowid_is_key: true,
                 identity: TableIdentity { sequence: Some((1, i64::MAX)), ..TableIdentity::default() },
+                guard: Guard { columns: vec!["sent".to_owned(), "other".to_owned()], sent: 1, by_value: true },
                 ..TableTraits::default()
             },
             fates: HashMap::new(),
@@ -311,6 +324,7 @@ impl World {
             weather: Weather {
                 faults: true,
                 closed_until: None,
+                closed_code: 32,
                 silent: None,
                 confused: None,
                 down_until: Duration::ZERO,
@@ -336,9 +350,13 @@ impl World {
             fuse: None,
             dead: false,
             closed_out: BTreeSet::new(),
+            closed_for_itself: false,
             deletes: 0,
             renumbered: false,
             another: false,
+            dropped_columns: 0,
+            reshaped: false,
+            drops,
             message_ids: HashMap::new(),
             renamed: Vec::new(),
             locked_until: Duration::ZERO,
@@ -428,7 +446,7 @@ impl World {
     }
 
     pub fn print(&self, rowid: i64, row: &Version) -> Fingerprint {
-        row.print((self.kind != Kind::Sure).then_some(rowid))
+        row.print((self.kind != Kind::Sure).then_some((rowid, self.dropped_columns)))
     }
 
     /// The database has changed: what it was is one of the things a power cut can leave.
@@ -522,6 +540,14 @@ impl World {
         self.weather.faults && self.random.u32(0..one_in) == 0
     }
 
+    /// Every topic rejects everything for so long: for the clock's sake, or for its own.
+    pub fn close(&mut self, time: Duration) {
+        let of_the_topic = self.elapsed.as_micros() % 2 == 1;
+        self.weather.closed_code = if of_the_topic { 87 } else { 32 };
+        self.weather.closed_until = Some(self.elapsed + time);
+        self.closed_for_itself |= of_the_topic;
+    }
+
     pub fn plan(&mut self, after: Duration, what: Happening) {
         self.tickets += 1;
         self.agenda.insert((self.elapsed + after, self.tickets), what);
@@ -553,6 +579,7 @@ impl World {
         if std::env::var_os("OUTBOXD_RENUMBER").is_some() && self.kind == Kind::Sure && self.chance(300) {
             return self.renumber(table);
         }
+        self.may_drop_column(60);
         // Where rows come back alike nobody but us may remove or rewrite one: that is what nobody can see.
         match self.random.u32(if self.kind == Kind::Sure { 0..20 } else { 10..20 }) {
             0 => self.rewrite(table),
@@ -679,6 +706,24 @@ impl World {
         self.committed();
         self.excuse_all();
         self.renumbered = true;
+    }
+
+    /// ALTER TABLE DROP COLUMN: all tables lose one that is in no record and in all fingerprints, where there are such.
+    pub fn drop_column(&mut self) {
+        self.dropped_columns += 1;
+        self.traits.guard.columns[1] = format!("other {}", self.dropped_columns);
+        self.reshaped = true;
+        // What is left of a row that comes back alike does not prove that it is the one that was sent.
+        let uids: Vec<u64> = self.db.tables.iter().flat_map(|table| table.values()).map(|row| row.uid).collect();
+        self.excuse(uids);
+        self.committed();
+    }
+
+    /// The same, now and then.
+    pub fn may_drop_column(&mut self, one_in: u32) {
+        if self.weather.faults && self.drops.as_mut().is_some_and(|dice| dice.u32(0..one_in) == 0) {
+            self.drop_column();
+        }
     }
 
     pub fn rewrite(&mut self, table: usize) {

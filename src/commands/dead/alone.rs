@@ -77,8 +77,8 @@ fn delete(
         source.keep_books(id);
     }
     for (row, outbox) in rows {
-        if let Some(columns) = visitor.columns(&row.entry).map_err(state_error)? {
-            source.recognise_by(*outbox, KnownTable { columns, identity: None });
+        if let Some(guard) = visitor.guard(&row.entry).map_err(state_error)? {
+            source.recognise_by(*outbox, KnownTable { guard, identity: None });
         }
     }
     // What is booked of outboxd's own deletes stays booked.

@@ -8,7 +8,7 @@ use super::{CommandError, Place, flags, state_error, text};
 use crate::cli::DeadShowArgs;
 use crate::config::{self, Config, Database as Configured};
 use crate::daemon::wiring;
-use crate::model::{Budget, Flow, KnownTable, OutboxIx, RowView, Start, field};
+use crate::model::{Budget, Flow, Guard, KnownTable, OutboxIx, RowView, Start, field};
 use crate::ports::{Source, SourceError};
 use crate::source::Database;
 use crate::state::Visitor;
@@ -27,9 +27,9 @@ pub fn run(arguments: &DeadShowArgs, out: &mut impl Write) -> Result<(), Command
     let rows = place.rows(&visitor)?;
     let of_outbox = choose::of_outbox(&rows, arguments.outbox.as_deref())?;
     let dead = choose::by_rowid(&of_outbox, &[arguments.rowid])?[0];
-    let columns = visitor.columns(&dead.entry).map_err(state_error)?;
+    let guard = visitor.guard(&dead.entry).map_err(state_error)?;
     let mut lines = described(dead);
-    lines.extend(now(dead, place.config.as_ref(), columns));
+    lines.extend(now(dead, place.config.as_ref(), guard));
     let mut shown = String::new();
     for (name, value) in lines {
         // Writing to a String can't fail.
@@ -65,7 +65,7 @@ fn described(dead: &Dead) -> Vec<Line> {
 }
 
 /// The row as it is in its table.
-fn now(dead: &Dead, config: Option<&Config>, columns: Option<Vec<String>>) -> Vec<Line> {
+fn now(dead: &Dead, config: Option<&Config>, guard: Option<Guard>) -> Vec<Line> {
     let (database, outbox) = match configured(dead, config) {
         Ok(found) => found,
         Err(error) => return vec![("row", format!("can't be shown: {error}"))],
@@ -77,8 +77,8 @@ fn now(dead: &Dead, config: Option<&Config>, columns: Option<Vec<String>>) -> Ve
     source.read_at_most(
         config.map_or_else(|| config::Kafka::default().max_request_size, |config| config.kafka.max_request_size),
     );
-    if let Some(columns) = columns {
-        source.recognise_by(outbox, KnownTable { columns, identity: None });
+    if let Some(guard) = guard {
+        source.recognise_by(outbox, KnownTable { guard, identity: None });
     }
     let rowid = dead.entry.rowid;
     let mut found = None;

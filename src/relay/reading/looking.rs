@@ -6,7 +6,7 @@ use super::{RETRY_EVERY, SWEEP_EVERY};
 use crate::failpoint;
 use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
-use crate::relay::intake::{Behind, Intake, Outbox};
+use crate::relay::intake::{Behind, Intake, Outbox, Unsendable};
 use crate::relay::{Fatal, Relay};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -61,6 +61,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             && outbox.noted.as_ref() != Some(traits)
         {
             outbox.noted = Some(traits.clone());
+            outbox.made_of.get_or_insert_with(|| traits.guard.clone());
             self.quarantine.table(ix, traits.clone());
         }
         let outbox = self.intake.outbox(ix);
@@ -91,7 +92,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         } else {
             self.intake.outbox(ix).behind_since.get_or_insert(self.reading.seen.unwrap_or(now));
         }
-        self.log_unroutable();
+        self.set_unsendable_aside();
         Ok(true)
     }
 
@@ -198,10 +199,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.source_trouble.over(now);
     }
 
-    fn log_unroutable(&mut self) {
-        for (ix, mark, reason) in std::mem::take(&mut self.intake.unroutable) {
+    fn set_unsendable_aside(&mut self) {
+        for (ix, mark, reason) in std::mem::take(&mut self.intake.unsendable) {
             let key = RowKey { outbox: ix, rowid: mark.rowid };
-            self.quarantine(key, mark, Fault::Unroutable, &Why::new(reason.to_string()), 0);
+            match reason {
+                Unsendable::Unroutable(reason) => {
+                    self.quarantine(key, mark, Fault::Unroutable, &Why::new(reason.to_string()), 0);
+                }
+                Unsendable::Overtaken(why) => {
+                    let attempts = self.intake.outbox(ix).route.max_attempts;
+                    self.quarantine(key, mark, Fault::Rejected, &why, attempts);
+                }
+            }
         }
     }
 
@@ -293,7 +302,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
         let (result, last) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
         self.intake.leave_skipped(ix, false, now);
-        self.log_unroutable();
+        self.set_unsendable_aside();
         match result {
             Ok(look) => {
                 self.reading.sweep.spent += look.held;

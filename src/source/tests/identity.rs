@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Another, KnownTable, Sameness};
+use crate::model::{Another, Guard, KnownTable, Sameness};
 
 #[test]
 fn nothing_there_yet_is_waited_for() {
@@ -215,7 +215,7 @@ fn columns(names: &[&str]) -> Vec<String> {
 }
 
 fn told(columns: &[String]) -> KnownTable {
-    KnownTable { columns: columns.to_vec(), identity: None }
+    KnownTable { guard: Guard { columns: columns.to_vec(), sent: columns.len(), by_value: false }, identity: None }
 }
 
 /// As the next run: its first read may find other columns than the last run's did.
@@ -232,20 +232,20 @@ fn a_column_added_while_nobody_ran_changes_no_fingerprint() {
         app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'b','t','p');");
         let mut database = world.database();
         let seen = all(&mut database);
-        let known = database.traits(OUTBOX).unwrap().columns.clone();
-        assert_eq!(known, columns(&["id", "aggregateId", "eventType", "payload"]));
+        let known = database.traits(OUTBOX).unwrap().guard.clone();
+        assert_eq!(known.columns, columns(&["id", "aggregateId", "eventType", "payload"]));
         drop(database);
         app.exec("ALTER TABLE users_outbox ADD COLUMN note TEXT DEFAULT 'x';");
         let mut database = next_run(&world);
         if closed {
             database.let_go();
         }
-        database.recognise_by(OUTBOX, told(&known));
+        database.recognise_by(OUTBOX, KnownTable { guard: known.clone(), identity: None });
         if !closed {
-            assert_eq!(database.traits(OUTBOX).unwrap().columns, known, "known at once while it is open");
+            assert_eq!(database.traits(OUTBOX).unwrap().guard, known, "known at once while it is open");
         }
         assert_eq!(all(&mut database), seen, "and it is no replacement");
-        assert_eq!(database.traits(OUTBOX).unwrap().columns, known);
+        assert_eq!(database.traits(OUTBOX).unwrap().guard, known);
         assert_eq!(delete(&mut database, &seen[..1]).unwrap().deleted, 1);
         app.exec("ALTER TABLE users_outbox ADD COLUMN more;");
         assert_eq!(all(&mut database), seen[1..]);
@@ -261,12 +261,12 @@ fn a_column_removed_while_nobody_ran_is_not_waited_for() {
     let mut database = next_run(&world);
     database.recognise_by(OUTBOX, told(&columns(&["id", "aggregateId", "eventType", "payload", "note"])));
     assert_eq!(rowids(&all(&mut database)), [1]);
-    let known = database.traits(OUTBOX).unwrap().columns.clone();
+    let known = database.traits(OUTBOX).unwrap().guard.columns.clone();
     assert_eq!(known, columns(&["id", "aggregateId", "eventType", "payload"]));
     // Told once: a column of that name that comes later is a new one.
     app.exec("ALTER TABLE users_outbox ADD COLUMN note;");
     all(&mut database);
-    assert_eq!(database.traits(OUTBOX).unwrap().columns, known);
+    assert_eq!(database.traits(OUTBOX).unwrap().guard.columns, known);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn columns_told_of_before_the_table_is_there_are_heeded_when_it_comes() {
     app.exec(SCHEMA);
     app.exec("ALTER TABLE users_outbox ADD COLUMN note; INSERT INTO users_outbox VALUES (1,'a','t','p','n');");
     let before = all(&mut database);
-    assert_eq!(database.traits(OUTBOX).unwrap().columns, first);
+    assert_eq!(database.traits(OUTBOX).unwrap().guard.columns, first);
     app.exec("UPDATE users_outbox SET note = 'other';");
     assert_eq!(all(&mut database)[0].print, before[0].print, "not among them");
     app.exec("UPDATE users_outbox SET payload = 'other';");
@@ -457,6 +457,55 @@ fn what_sqlite_rewrites_is_still_the_same_table() {
 }
 
 #[test]
+fn half_of_a_fingerprint_says_what_was_sent_whatever_else_guards_the_row() {
+    let (_world, mut app, mut database, seen) = three_seen(true);
+    let sends = |rows: &[Seen]| rows.iter().map(|row| row.print.sent()).collect::<Vec<_>>();
+    let first = database.traits(OUTBOX).unwrap().guard.clone();
+    assert_eq!((first.sent, first.columns.len()), (4, 8), "{first:?}");
+    for sql in [
+        "ALTER TABLE users_outbox RENAME COLUMN user TO owner;",
+        "ALTER TABLE users_outbox DROP COLUMN extra; ALTER TABLE users_outbox ADD COLUMN more;",
+    ] {
+        assert_eq!(after(&mut database, &mut app, sql), Some(Another::None), "{sql}");
+        let now = all(&mut database);
+        assert_eq!(sends(&now), sends(&seen), "{sql}");
+        let guard = &database.traits(OUTBOX).unwrap().guard;
+        assert!(guard.sends_as(&first) && *guard != first, "{guard:?}");
+    }
+    let before = all(&mut database);
+    app.exec("UPDATE users_outbox SET attempts = 1 WHERE id = 1; UPDATE users_outbox SET payload = 'q' WHERE id = 2;");
+    let now = all(&mut database);
+    assert_eq!((sends(&now)[0], sends(&now)[2]), (sends(&before)[0], sends(&before)[2]));
+    assert_ne!(now[0].print, before[0].print);
+    assert_ne!(sends(&now)[1], sends(&before)[1]);
+    app.exec("UPDATE users_outbox SET payload = hex(zeroblob(600000));");
+    let large = all(&mut database);
+    let last = "UPDATE users_outbox SET attempts = 2 WHERE id = 3; ALTER TABLE users_outbox DROP COLUMN more;";
+    assert_eq!(after(&mut database, &mut app, last), Some(Another::None));
+    let now = all(&mut database);
+    assert_eq!(sends(&now), sends(&large));
+    assert_ne!(now[2].print, large[2].print);
+}
+
+#[test]
+fn the_key_of_a_bare_table_is_in_the_half_that_says_what_was_sent() {
+    for (key, sent) in [
+        ("id INTEGER PRIMARY KEY, note", vec!["id", "aggregateId", "eventType", "payload"]),
+        ("id, serial INTEGER PRIMARY KEY, note", vec!["id", "aggregateId", "eventType", "payload", "serial"]),
+        ("id, a, note, b, PRIMARY KEY (b, a)", vec!["id", "aggregateId", "eventType", "payload", "a", "b"]),
+        ("id, serial UNIQUE, note", vec!["id", "aggregateId", "eventType", "payload", "serial"]),
+    ] {
+        let schema = format!("CREATE TABLE users_outbox (aggregateId, eventType, payload, {key});");
+        let (world, _app) = World::with("WAL", &schema);
+        let mut database = world.database();
+        all(&mut database);
+        let guard = &database.traits(OUTBOX).unwrap().guard;
+        assert_eq!(guard.columns[..guard.sent], sent, "{schema}");
+        assert_eq!(guard.columns[guard.sent..], ["note"], "{schema}");
+    }
+}
+
+#[test]
 fn what_tools_rebuild_is_another_table() {
     // As Alembic, Django, Prisma and EF Core do it, and as Rails and Sequelize do.
     let new_first = "CREATE TABLE n (id INTEGER PRIMARY KEY AUTOINCREMENT, aggregateId TEXT, eventType TEXT, payload TEXT); \
@@ -518,7 +567,7 @@ fn what_an_earlier_run_noted_tells_its_table_from_another() {
         let mut database = world.database();
         all(&mut database);
         let traits = database.traits(OUTBOX).unwrap();
-        let known = KnownTable { columns: traits.columns.clone(), identity: Some(traits.identity) };
+        let known = KnownTable { guard: traits.guard.clone(), identity: Some(traits.identity) };
         drop(database);
         app.exec(sql);
         let mut database = next_run(&world);

@@ -1,7 +1,7 @@
 //! What a start is told of earlier runs; the quarantine; files of the first version.
 
 use super::*;
-use crate::model::{KnownTable, TableIdentity};
+use crate::model::{Guard, KnownTable, TableIdentity};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
@@ -16,7 +16,7 @@ fn a_start_is_told_everything_of_its_database() {
         let file = place.open();
         let mut journal = file.journal(&database, &TABLES).unwrap();
         journal.reads_from(origin(&database));
-        let columns = ["id".to_owned(), "payload".to_owned()];
+        let guard = Guard { columns: vec!["id".to_owned(), "payload".to_owned()], sent: 1, by_value: true };
         let other = file.journal(&place.path(), &TABLES).unwrap();
         let mut others = other;
         others.record(&[Change::Planned(&plan(1, 1))], false).unwrap();
@@ -30,7 +30,7 @@ fn a_start_is_told_everything_of_its_database() {
                     Change::Deleting { delete: 4, plans: &[PlanId(8)] },
                     Change::Quarantined(&quarantined(1, 5, Fault::Undeletable)),
                     Change::Quarantined(&quarantined(0, -9, Fault::Rejected)),
-                    Change::Table { outbox: OutboxIx(0), columns: &columns, identity: &IDENTITY },
+                    Change::Table { outbox: OutboxIx(0), guard: &guard, identity: &IDENTITY },
                     Change::ToResend { key: resend(1, 3).key, resend: resend(1, 2).resend },
                     Change::ToResend { key: resend(1, 3).key, resend: resend(1, 3).resend },
                     Change::ToResend { key: resend(0, 8).key, resend: resend(0, 8).resend },
@@ -58,7 +58,8 @@ fn a_start_is_told_everything_of_its_database() {
     assert_eq!(rows, meta);
     assert_eq!(left.plans[1].state, PlanState::Deleting { delete: 4 });
     assert_eq!(left.quarantine, [quarantined(0, -9, Fault::Rejected), quarantined(1, 5, Fault::Undeletable)]);
-    let known = KnownTable { columns: vec!["id".to_owned(), "payload".to_owned()], identity: Some(IDENTITY) };
+    let guard = Guard { columns: vec!["id".to_owned(), "payload".to_owned()], sent: 1, by_value: true };
+    let known = KnownTable { guard, identity: Some(IDENTITY) };
     assert_eq!(left.tables, [Some(known), None]);
     assert_eq!(left.resends, [resend(0, 8), resend(1, 3)]);
     // Asked again, the same: nothing was used up.
@@ -199,14 +200,15 @@ fn what_a_table_was_is_kept_as_long_as_a_fingerprint_is() {
     journal.reads_from(origin(&database));
     let mut note = |changes: &[Change<'_>]| journal.record(changes, false).unwrap();
     let read = || file.left(&database, &TABLES, identity(&database)).unwrap().tables;
-    let (old, new) = (["a".to_owned(), "b".to_owned()], ["b".to_owned()]);
+    let old = Guard { columns: vec!["a".to_owned(), "b".to_owned()], sent: 2, by_value: false };
+    let new = Guard { columns: vec!["b".to_owned()], sent: 1, by_value: true };
     let outbox = OutboxIx(0);
     let uncounted = TableIdentity { sequence: None, ..IDENTITY };
-    let of_old = Change::Table { outbox, columns: &old, identity: &IDENTITY };
-    note(&[of_old, Change::Table { outbox, columns: &new, identity: &uncounted }]);
+    let of_old = Change::Table { outbox, guard: &old, identity: &IDENTITY };
+    note(&[of_old, Change::Table { outbox, guard: &new, identity: &uncounted }]);
     assert_eq!(read(), [None, None], "nothing was made of them");
     note(&[of_old, Change::Quarantined(&quarantined(0, 1, Fault::Rejected))]);
-    let known = || [Some(KnownTable { columns: old.to_vec(), identity: Some(IDENTITY) }), None];
+    let known = || [Some(KnownTable { guard: old.clone(), identity: Some(IDENTITY) }), None];
     assert_eq!(read(), known());
     note(&[Change::Released { key: RowKey { outbox, rowid: 1 } }, Change::Planned(&plan(1, 1))]);
     assert_eq!(read(), known());
@@ -238,6 +240,20 @@ fn a_file_of_every_version_moves_forward() {
         let left = file.left(&database, &TABLES, identity(&database)).unwrap();
         assert_eq!(left.resends, [resend(1, 3)], "from version {version}");
     }
+}
+
+#[test]
+fn older_fingerprints_have_no_half_for_what_was_sent() {
+    let place = Place::new();
+    let connection = Connection::open(place.path()).unwrap();
+    schema::steps_to(&connection, 2).unwrap();
+    connection.pragma_update(None, "foreign_keys", false).unwrap();
+    connection.execute_batch("INSERT INTO fingerprint_column VALUES (5, 0, 'id'), (5, 1, 'note')").unwrap();
+    let whole = Guard { columns: vec!["id".to_owned(), "note".to_owned()], sent: 2, by_value: false };
+    assert_eq!(tables::guard(&connection, 5, 2).unwrap(), Some(whole.clone()), "as a visitor reads it");
+    drop(connection);
+    let file = place.open();
+    assert_eq!(tables::guard(&file.shared().connection, 5, schema::VERSION).unwrap(), Some(whole));
 }
 
 /// As the first release made it. Never changed.
