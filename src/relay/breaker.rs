@@ -1,12 +1,12 @@
 //! The breaker of one topic: tells a bad record from a bad topic.
 //!
 //! Promises: a record is set aside only after a later record of its topic was accepted, or after a minute in which fewer than ten
-//! were rejected, or at once for a size that its topic rejects while it accepts smaller ones; a topic (or a clock) that rejects
-//! everything costs no record anything. A stopped topic finds the records that it
-//! would accept by itself, in bounded time. Does not know: lanes' queues, SQL, sockets.
+//! were rejected, or at once for a size that its topic rejects while it accepts smaller ones, or when it was rejected before and after
+//! its stopped topic accepted another one; a topic (or a clock) that rejects everything costs no record anything. A stopped topic
+//! finds the records that it would accept by itself, in bounded time. Does not know: lanes' queues, SQL, sockets.
 
 use super::lanes::Lane;
-use super::planted::{self, Bug};
+use super::trials::Trials;
 use crate::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Rows, Why};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -17,8 +17,6 @@ pub const SUSPECTS_MAX: usize = 10;
 /// tells. Not for the time stamp, which is the clock's fault and never a record's.
 const SUSPECTS_MAX_RECENT: usize = 100;
 const RECENT: Duration = Duration::from_secs(60);
-/// So many rows that were tried in a stopped topic are known: what more is learned of them is learned again.
-const TRIED_MAX: usize = 10_000;
 /// So many suspects are held at most.
 const SUSPECTS_HELD_MAX: usize = 1_000;
 /// Records tried one after the other when it is time to try one: the first may be bad by itself.
@@ -44,34 +42,6 @@ pub struct Suspect {
     large: bool,
 }
 
-/// The record of a stopped topic that was taken to be tried.
-#[derive(Debug)]
-struct Trial {
-    row: RowKey,
-    /// Its record's. Nothing is out of order behind one without a key.
-    key: Option<Box<[u8]>>,
-    /// It was the first of its lane, or smaller than this, or behind all that were tried.
-    sieve: Sieve,
-}
-
-/// A time in which everything is rejected, or was.
-#[derive(Debug)]
-struct Stop {
-    why: Why,
-    /// Rows that were rejected, up to [`TRIED_MAX`].
-    tried: BTreeMap<RowKey, Fingerprint>,
-}
-
-/// Records of one key that were passed over in a stopped topic, before one behind them was accepted: sent now they would be out of
-/// order.
-#[derive(Debug)]
-struct Overtaken {
-    lane: u32,
-    /// The one that was accepted.
-    by: Trial,
-    why: Why,
-}
-
 #[derive(Debug)]
 struct Tripped {
     /// What the broker said when it rejected everything. A probe that is rejected for another reason is at fault itself.
@@ -85,8 +55,7 @@ struct Tripped {
     /// Which record is tried.
     sieve: Sieve,
     in_a_row: u32,
-    /// Smaller records are tried at once, before the first one is tried again.
-    fresh: bool,
+    round: Round,
     /// By lane and outbox: the rowid of the furthest record that was tried in vain.
     behind: BTreeMap<(u32, OutboxIx), i64>,
     /// Outboxes that have none for the lane that passes the sieve.
@@ -94,6 +63,17 @@ struct Tripped {
     /// Lanes that had their turn since `probe_at` was set last, and whether another one's is next.
     tried: BTreeSet<u32>,
     goes_on: bool,
+}
+
+/// Which records of a stopped topic are tried in the course of one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// The first one of each lane before others of it: once people have mended the topic, nothing is overtaken.
+    FirstFirst,
+    /// Smaller ones alone, as soon as the topic is stopped for a size.
+    Smaller,
+    /// The next round is one of those.
+    SmallerNext,
 }
 
 /// Which record of a stopped topic is tried next.
@@ -124,11 +104,9 @@ pub struct Breaker {
     smallest_rejected: Option<usize>,
     /// Records of this size and above are rejected for it, and smaller ones were accepted.
     too_large: Option<usize>,
-    /// By lane: what was tried of a stopped topic and has no answer yet.
-    trials: BTreeMap<u32, Trial>,
-    overtaken: Vec<Overtaken>,
-    /// The last time that the topic was stopped.
-    stop: Option<Stop>,
+    trials: Trials,
+    /// When it accepted a record after it had been stopped.
+    reopened_at: Option<Instant>,
 }
 
 /// What a rejection means for the topic.
@@ -156,55 +134,32 @@ impl Breaker {
     pub fn admits(&self, ix: u32, lane: &Lane) -> bool {
         match &self.tripped {
             // What lies before the record that is being tried waits for its answer, also when another lane's was accepted.
-            None => lane.is_idle() || !self.trials.contains_key(&ix),
+            None => lane.is_idle() || !self.trials.is_under_way(ix),
             Some(tripped) => (tripped.open || tripped.probing == Some(ix)) && lane.is_idle(),
         }
     }
 
     /// The lane has taken a record with this key.
     pub fn took(&mut self, ix: u32, row: RowKey, key: Option<&[u8]>) {
-        if !self.overtaken.is_empty() {
-            let is_over =
-                |is: &Overtaken| is.lane == ix && is.by.row.outbox == row.outbox && is.by.row.rowid < row.rowid;
-            self.overtaken.retain(|overtaken| !is_over(overtaken));
-        }
-        let Some(tripped) = &mut self.tripped else {
-            self.trials.remove(&ix);
-            return;
+        self.trials.took(ix, row);
+        let Some(tripped) = &mut self.tripped else { return };
+        let passed_over = match tripped.sieve {
+            Sieve::Any => None,
+            Sieve::Below(limit) => Some(limit),
+            Sieve::Behind => Some(usize::MAX),
         };
-        self.trials.insert(ix, Trial { row, key: key.map(Box::from), sieve: tripped.sieve });
+        self.trials.begin(ix, row, key, passed_over);
         if tripped.open {
             (tripped.open, tripped.probing, tripped.last) = (false, Some(ix), Some(ix));
         }
     }
 
-    /// Why the row of this lane is not to be sent any more. `bytes`: its record's.
-    pub fn overtaken(
-        &self,
-        lane: u32,
-        (row, print): (RowKey, Fingerprint),
-        key: Option<&[u8]>,
-        bytes: impl FnOnce() -> usize,
-    ) -> Option<&Why> {
-        let is_before = |of: &&Overtaken| {
-            of.lane == lane
-                && of.by.row.outbox == row.outbox
-                && row.rowid < of.by.row.rowid
-                && of.by.key.as_deref() == key
-        };
-        let overtaken = self.overtaken.iter().find(is_before).filter(|_| !planted::is(Bug::OvertakenAndSent))?;
-        let was_too_large = || matches!(overtaken.by.sieve, Sieve::Below(limit) if bytes() >= limit);
-        (self.was_tried(row, print) || was_too_large()).then_some(&overtaken.why)
+    pub fn trials(&self) -> &Trials {
+        &self.trials
     }
 
-    /// Whether rows of this lane may be [overtaken](Breaker::overtaken).
-    pub fn has_overtaken(&self) -> bool {
-        !self.overtaken.is_empty()
-    }
-
-    /// The lane has no more rows of this outbox that it knows; or rowids are others.
-    pub fn forget_overtaken(&mut self, over: impl Fn(u32, OutboxIx) -> bool) {
-        self.overtaken.retain(|overtaken| !over(overtaken.lane, overtaken.by.row.outbox));
+    pub fn trials_mut(&mut self) -> &mut Trials {
+        &mut self.trials
     }
 
     /// One record of so many bytes was rejected. In a tripped topic: for another reason than everything else, so the next one is tried
@@ -219,7 +174,7 @@ impl Breaker {
             self.rejected_for_size(bytes);
         }
         let recent = self.accepted_at.is_some_and(|at| now.duration_since(at) < RECENT);
-        if recent && self.was_rejected(&row.meta[0], code) {
+        if self.reopened_at.is_some_and(|at| now.duration_since(at) < RECENT) && self.was_rejected(&row.meta[0], code) {
             return Verdict::Condemned;
         }
         let row = row.clone();
@@ -247,13 +202,7 @@ impl Breaker {
         self.tripped.is_none()
             && code != Some(INVALID_TIMESTAMP)
             && !is_about_size(code)
-            && self.stop.as_ref().is_some_and(|stop| stop.why.code == code)
-            && self.was_tried(row.key, row.print)
-    }
-
-    fn was_tried(&self, row: RowKey, print: Fingerprint) -> bool {
-        let tried = self.stop.as_ref().and_then(|stop| stop.tried.get(&row));
-        tried.is_some_and(|tried| tried.sent() == print.sent())
+            && self.trials.was_rejected(row.key, row.print, code)
     }
 
     fn rejected_for_size(&mut self, bytes: usize) {
@@ -267,17 +216,14 @@ impl Breaker {
         if lately.is_none_or(|(largest, _)| bytes >= largest) {
             self.largest_accepted = Some((bytes, now));
         }
-        if let (Some(by), Some(stop)) = (self.trials.remove(&lane), &self.stop)
-            && by.key.is_some()
-            && by.sieve != Sieve::Any
-        {
-            let text = format!("{}; one of its key behind it was accepted, which it would follow", stop.why.text);
-            self.overtaken.push(Overtaken { lane, by, why: Why { text, ..stop.why.clone() } });
-        }
+        self.trials.accepted(lane);
         // The limit may have been raised.
         self.too_large = self.too_large.into_iter().chain(self.smallest_rejected.take()).min();
         self.too_large = self.too_large.filter(|too_large| bytes < *too_large);
         let reopened = self.tripped.take().is_some();
+        if reopened {
+            self.reopened_at = Some(now);
+        }
         if self.suspects.is_empty() {
             return (Vec::new(), reopened);
         }
@@ -296,9 +242,10 @@ impl Breaker {
         let code = why.code;
         // A smaller record may be accepted right away.
         let at_once = is_about_size(code) && self.tripped.is_none();
-        let goes_on = self.tripped.is_some() || !self.overtaken.is_empty() || !self.trials.is_empty();
-        let tried = self.stop.take().filter(|_| goes_on).map(|stop| stop.tried);
-        self.stop = Some(Stop { why: why.clone(), tried: tried.unwrap_or_default() });
+        if self.tripped.is_none() {
+            self.trials.stopped();
+        }
+        self.trials.why(why);
         let probe_at = if at_once { now } else { now + PROBE_EVERY };
         let sieve = self.smallest_rejected.filter(|_| at_once).map_or(Sieve::Any, Sieve::Below);
         self.tripped = Some(match self.tripped.take() {
@@ -311,7 +258,7 @@ impl Breaker {
                 last: None,
                 sieve,
                 in_a_row: 0,
-                fresh: at_once,
+                round: if at_once { Round::SmallerNext } else { Round::FirstFirst },
                 behind: BTreeMap::new(),
                 exhausted: BTreeSet::new(),
                 tried: BTreeSet::new(),
@@ -320,7 +267,7 @@ impl Breaker {
         });
         let suspects = std::mem::take(&mut self.suspects);
         for suspect in &suspects {
-            self.tried_in_vain(&suspect.row.meta[0]);
+            self.trials.in_vain(&suspect.row.meta[0], suspect.why.code);
         }
         let (stay, back) = suspects.into_iter().partition(|suspect| in_flight(suspect.lane));
         self.suspects = stay;
@@ -355,15 +302,6 @@ impl Breaker {
         gone
     }
 
-    fn tried_in_vain(&mut self, row: &RowMeta) {
-        if let Some(stop) = &mut self.stop {
-            if stop.tried.len() >= TRIED_MAX {
-                stop.tried.pop_first();
-            }
-            stop.tried.insert(row.key, row.print);
-        }
-    }
-
     /// The one record that was tried was rejected like everything before: the next one that may be accepted is tried at once, so many
     /// in a row.
     pub fn probed_in_vain(&mut self, lane: u32, row: &RowMeta, bytes: usize) {
@@ -371,8 +309,8 @@ impl Breaker {
         if size {
             self.rejected_for_size(bytes);
         }
-        self.trials.remove(&lane);
-        self.tried_in_vain(row);
+        self.trials.end(lane);
+        self.trials.in_vain(row, self.tripped.as_ref().and_then(|tripped| tripped.code));
         let key = row.key;
         let smallest = self.smallest_rejected;
         let Some(tripped) = &mut self.tripped else { return };
@@ -380,6 +318,10 @@ impl Breaker {
         // Others have been tried in this lane before: those behind them are next.
         let behind = tripped.behind.entry((lane, key.outbox)).or_insert(key.rowid);
         *behind = key.rowid.max(*behind);
+        if self.trials.is_full() {
+            // What is passed over has to be known: from the first on again.
+            tripped.behind.clear();
+        }
         tripped.exhausted.clear();
         if tripped.in_a_row >= PROBES_IN_A_ROW || tripped.code == Some(INVALID_TIMESTAMP) {
             tripped.probing = None;
@@ -412,6 +354,9 @@ impl Breaker {
     pub fn next_lane(&mut self, now: Instant) {
         if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.code != Some(INVALID_TIMESTAMP)) {
             (tripped.probe_at, tripped.goes_on, tripped.probing) = (now, true, None);
+            if tripped.round == Round::FirstFirst {
+                tripped.sieve = Sieve::Any;
+            }
         }
     }
 
@@ -464,9 +409,10 @@ impl Breaker {
                     return true;
                 }
                 tripped.tried.clear();
-                // The first one first, so that nothing is overtaken by what is smaller once people have mended the topic.
-                if !std::mem::take(&mut tripped.fresh) {
-                    tripped.sieve = Sieve::Any;
+                if tripped.round == Round::SmallerNext {
+                    tripped.round = Round::Smaller;
+                } else {
+                    (tripped.round, tripped.sieve) = (Round::FirstFirst, Sieve::Any);
                 }
                 tripped.in_a_row = 0;
                 true
@@ -673,33 +619,6 @@ mod tests {
     }
 
     #[test]
-    fn of_the_key_of_a_record_that_was_tried_and_accepted_those_before_it_are_overtaken() {
-        let now = Instant::now();
-        let mut breaker = Breaker::default();
-        let key = |rowid| row(rowid).meta[0].key;
-        breaker.trip(&why(87), now, |_| false);
-        assert!(breaker.probe_due(now + PROBE_EVERY));
-        breaker.probe(&[0]);
-        breaker.took(0, key(1), Some(b"a"));
-        breaker.probed_in_vain(0, &row(1).meta[0], 9);
-        breaker.took(0, key(2), Some(b"b"));
-        breaker.probed_in_vain(0, &row(2).meta[0], 9);
-        breaker.took(0, key(5), Some(b"a"));
-        let overtaken = |breaker: &Breaker, lane, rowid, of: &[u8]| {
-            breaker.overtaken(lane, (key(rowid), Fingerprint(0)), Some(of), || 9).map(|why| why.code)
-        };
-        assert_eq!(overtaken(&breaker, 0, 1, b"a"), None, "nobody knows");
-        assert!(breaker.accepted(0, 9, now).1);
-        assert_eq!(overtaken(&breaker, 0, 1, b"a"), Some(Some(87)));
-        assert_eq!(overtaken(&breaker, 0, 2, b"b"), None, "of another key");
-        assert_eq!(overtaken(&breaker, 1, 1, b"a"), None, "of another partition");
-        assert_eq!(overtaken(&breaker, 0, 3, b"a"), None, "committed since, and never tried");
-        assert_eq!(overtaken(&breaker, 0, 6, b"a"), None, "behind it");
-        breaker.took(0, key(6), Some(b"c"));
-        assert_eq!(overtaken(&breaker, 0, 1, b"a"), None, "the lane has come by");
-    }
-
-    #[test]
     fn a_record_that_is_rejected_before_and_after_another_is_accepted_is_at_fault_itself() {
         let now = Instant::now();
         for code in [87, INVALID_TIMESTAMP] {
@@ -707,11 +626,11 @@ mod tests {
             breaker.trip(&why(code), now, |_| false);
             breaker.probed_in_vain(0, &row(1).meta[0], 9);
             breaker.accepted(0, 9, now);
-            let suspect = |breaker: &mut Breaker, lane, rowid| breaker.suspect(lane, &row(rowid), 9, &why(code), now);
+            let suspect = |breaker: &mut Breaker, rowid, at| breaker.suspect(0, &row(rowid), 9, &why(code), at);
             let believed = if code == INVALID_TIMESTAMP { Verdict::Wait } else { Verdict::Condemned };
-            assert_eq!(suspect(&mut breaker, 0, 1), believed);
-            assert_eq!(suspect(&mut breaker, 0, 2), Verdict::Wait, "it was not tried");
-            assert_eq!(suspect(&mut breaker, 1, 1), Verdict::Wait, "nor was this one");
+            assert_eq!(suspect(&mut breaker, 1, now), believed);
+            assert_eq!(suspect(&mut breaker, 2, now), Verdict::Wait, "it was not tried");
+            assert_eq!(suspect(&mut breaker, 1, now + RECENT), Verdict::Wait, "the topic may be stopped again");
         }
     }
 

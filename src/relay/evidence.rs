@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// of what may be stored is not certain to be recognised.
 pub(super) const KNOWN_FOR: Duration = Duration::from_secs(12 * 60 * 60);
 
+/// How many epochs of an earlier run's producer id are left out at most.
+const EPOCHS_SKIPPED_MAX: i16 = 1_000;
+
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// What became of the batch can't be told from answers alone: nothing is sent to its lane before the leader has said.
     pub(super) fn ask(&mut self, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
@@ -148,7 +151,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    /// The rows in a batch of their own, one epoch higher: its append fences late copies of the old one.
+    /// The rows in a batch of their own, under a higher epoch: its append fences late copies of the old one.
     pub(super) fn next_epoch(&mut self, ix: u32, mut flight: Flight) {
         self.intake.well_again(&mut flight);
         let Flight { plan, seen, next_epoch, disowned, doubt, .. } = flight;
@@ -185,11 +188,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.nothing_owned(ix);
             return;
         }
-        // An earlier run's producer id: fenced by one epoch more, and used for nothing else.
+        // An earlier run's producer id: fenced by a higher epoch, and used for nothing else.
         let triple = Triple { producer_id: old_triple.producer_id, epoch: next_epoch, first_sequence: 0 };
         let first_attempt = self.clock.wall();
         let plan = self.new_plan(ix, triple, cluster, run, first_attempt, rows);
-        self.fly(ix, Flight { again: true, ..Flight::new(plan, seen) });
+        let next_epoch = self.epoch_after(triple.epoch);
+        self.fly(ix, Flight { again: true, next_epoch, ..Flight::new(plan, seen) });
+    }
+
+    /// Of an earlier run's producer id: some are left out, for a state file that was put back does not know of those that were used after
+    /// the copy was made, and a triple stands for the same bytes, for ever.
+    pub(super) fn epoch_after(&mut self, epoch: i16) -> i16 {
+        epoch.saturating_add(self.random.i16(1..=EPOCHS_SKIPPED_MAX))
     }
 
     /// Its triple can be a stranger's here: it is neither sent nor asked about.

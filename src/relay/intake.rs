@@ -453,7 +453,9 @@ impl Intake {
         let breaker = &self.topics[topic as usize].breaker;
         let route = &self.outboxes[usize::from(ix.0)].route;
         let mut bytes_of = || self.encoder.record_bytes(ix, route, row);
-        if !alone && let Some(why) = breaker.overtaken(lane, (key, row.print), row.fields[field::KEY], &mut bytes_of) {
+        if !alone
+            && let Some(why) = breaker.trials().overtaken(lane, (key, row.print), row.fields[field::KEY], &mut bytes_of)
+        {
             return Place::Unsendable(Unsendable::Overtaken(why.clone()));
         }
         if is_tried && !breaker.passes(lane, key, bytes_of) {
@@ -480,10 +482,9 @@ impl Intake {
     /// A look has ended: what it passed over stays its lanes'. `all`: there is no other row.
     pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool, now: Instant) {
         if all {
-            let Intake { topics, outboxes, .. } = self;
-            let ledger = &outboxes[usize::from(ix.0)].ledger;
-            for topic in topics.iter_mut().filter(|topic| topic.breaker.has_overtaken()) {
-                topic.breaker.forget_overtaken(|lane, of| of == ix && !ledger.is_marked(Leaver::Lane(lane)));
+            let ledger = &self.outboxes[usize::from(ix.0)].ledger;
+            for topic in &mut self.topics {
+                topic.breaker.trials_mut().come_to_all(ix, |lane| ledger.is_marked(Leaver::Lane(lane)));
             }
         }
         for ((outbox, lane), (first, last)) in std::mem::take(&mut self.skipped) {

@@ -9,7 +9,7 @@ use super::planted::{self, Bug};
 use super::reading::RETRY_EVERY;
 use super::{Fatal, Relay};
 use crate::model::{
-    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Start,
+    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Sameness, Start,
 };
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use std::collections::{HashMap, HashSet};
@@ -57,7 +57,7 @@ pub(super) struct Matching {
     pub found: HashMap<(RowKey, Fingerprint), (i64, Fingerprint)>,
     /// Where a row lies under a sought rowid that is none of them, as far as can be told.
     pub others: HashSet<RowKey>,
-    /// By outbox, where fingerprints may be made of other columns than they were: those sought, by what they say was sent.
+    /// By outbox, where fingerprints are made of other columns than they were: those sought, by what they say was sent.
     sent: Vec<Option<HashMap<u64, Vec<Fingerprint>>>>,
     /// Which batch a row belongs to whose record is wanted, its place there, and the number of its message.
     records: HashMap<(RowKey, Fingerprint), (usize, usize, u64)>,
@@ -293,15 +293,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.source.at_disk().look(ix, Start::From(i64::MAX), budget, &mut |_| Flow::Stop)?;
         }
         let columns = self.columns_of(ix);
+        let told = self.source.traits(ix).map_or(Sameness::Same, |traits| traits.told);
         if let Some(matching) = &mut self.reading.matching {
-            let may_be_others = match &matching.cause {
-                // In another table whatever else guards a row may have been filled in anew.
-                Cause::Replaced { another, .. } => columns == Columns::Others || another.is(ix),
-                // An earlier run may have noted what its rows are made of now after a batch that it left.
-                Cause::Start | Cause::Back(_) => true,
-                Cause::CommitUnknown { .. } => columns == Columns::Others,
+            // In another table nothing is deleted of what was on its way, and whatever else it guards may have been filled in anew.
+            let is_another = match &matching.cause {
+                Cause::Replaced { another, .. } => another.is(ix),
+                Cause::Start | Cause::Back(_) => told != Sameness::Same,
+                Cause::CommitUnknown { .. } => false,
             };
-            if may_be_others && columns != Columns::Unlike {
+            if columns == Columns::Others || (columns == Columns::Same && is_another) {
                 matching.by_what_was_sent(ix);
             }
         }

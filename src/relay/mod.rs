@@ -6,7 +6,8 @@
 //! The life of an event through the files here: `reading` (looks, the sweep) feeds `intake` (route, encode, which lane has room),
 //! `sending` plans and hands over, `answers` takes outcomes, `settling` deletes what was acknowledged. `ledger` is the memory of
 //! which rows are ours, `lanes` that of who is in flight, `notes` that of deletes about to commit, `resends` that of message ids,
-//! `memory` what all of it may take. `breaker` tells a bad record from a bad topic, `quarantine` keeps the bad. `gauges` looks at all of it once a second.
+//! `memory` what all of it may take. `breaker` tells a bad record from a bad topic (`trials`: the records it tries), `quarantine` keeps
+//! the bad. `gauges` looks at all of it once a second.
 //! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges, and
 //! what can't be judged yet is in `waiting`.
 
@@ -33,6 +34,7 @@ mod run;
 mod sending;
 mod settling;
 mod told;
+mod trials;
 mod verdict;
 mod waiting;
 mod wall;

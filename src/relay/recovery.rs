@@ -23,10 +23,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-/// How many epochs of an earlier run's producer id are left out at most before the one under which rows of its batch go: a state file
-/// that was put back does not know of those that were used after the copy was made, and a triple stands for the same bytes, for ever.
-const EPOCHS_SKIPPED_MAX: i16 = 1_000;
-
 /// What recovery has to remember.
 #[derive(Debug)]
 pub(super) struct Recovery {
@@ -264,9 +260,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     .collect();
                 let comes_back = |row: &LeftRow| plan.guessed || self.comes_back(row.key.outbox, plan.other_file);
                 let surely = there.iter().any(|(at, ..)| !comes_back(&plan.rows[*at]));
-                let resembles = |(at, _, print): &(usize, i64, Fingerprint)| {
-                    *print != plan.rows[*at].print && self.bare_outbox(plan.rows[*at].key.outbox)
-                };
+                let resembles = |(at, _, print): &(usize, i64, Fingerprint)| *print != plan.rows[*at].print;
                 let whole = there.len() == mine && mine == plan.rows.len();
                 let facts = Facts {
                     state: plan.state,
@@ -381,7 +375,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let asked = Arc::new(plan_of(left, Rows { bytes: Vec::new(), meta: all_rows(left) }));
         let plan = Arc::new(plan_of(left, rows));
         self.plans.insert(plan.id, ix);
-        let next_epoch = highest_epoch.saturating_add(self.random.i16(1..=EPOCHS_SKIPPED_MAX));
+        let next_epoch = self.epoch_after(highest_epoch);
         let flight = Flight { unsure: true, next_epoch, ..Flight::new(plan, now) };
         self.ask_about(&asked, ix, flight, Doubt::Left { whole: sought == Sought::Resend }, sought);
     }
@@ -471,7 +465,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.quarantine.release(row.key);
                 }
                 // It may be another, and would never be sent.
-                Some((_, print)) if published && *print != row.print && self.bare_outbox(row.key.outbox) => {
+                Some((_, print)) if published && *print != row.print => {
                     doubled += 1;
                     self.quarantine.release(row.key);
                 }

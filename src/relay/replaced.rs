@@ -105,9 +105,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// What is collected and not in a plan is read again.
     fn forget_unplanned(&mut self) {
-        for topic in &mut self.intake.topics {
-            topic.breaker.forget_overtaken(|_, _| true);
-        }
         for ix in 0..self.intake.lanes.len() as u32 {
             self.intake.give_back(ix);
         }
@@ -146,8 +143,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let Some(mut flight) = self.intake.lanes[ix].flight.take() else { continue };
             // In another table rows that look alike may be other rows, and so may those of which only what was sent tells, where rows
             // can come back alike: sent again, and nothing is deleted of them for this batch.
-            let alike: Vec<OutboxIx> = self.resembling(&flight.plan, matching).collect();
+            let alike: Vec<OutboxIx> = Self::resembling(&flight.plan, matching).collect();
             let is_lost = |outbox| lost.contains(&outbox) || alike.contains(&outbox);
+            if !alike.is_empty() {
+                // It may be recorded, or recorded again, with the fingerprints of now: so that they are proof to nobody.
+                self.settling.doubt(flight.plan.id);
+            }
             for meta in flight.plan.rows.meta.iter().filter(|meta| is_lost(meta.key.outbox)) {
                 if !flight.disowned.contains(&meta.key.outbox) {
                     flight.disowned.push(meta.key.outbox);
@@ -184,7 +185,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         self.settling.renumber_errands(|plan| {
-            let plan = renumbered(plan, matching);
+            // What an operator has seen is not what is there now, if only what was sent of it is.
+            let plan = if Self::resembling(plan, matching).next().is_some() {
+                plan.clone()
+            } else {
+                renumbered(plan, matching)
+            };
             hold(&mut held, &plan.rows.meta);
             plan
         });
@@ -239,8 +245,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         match there {
             Some(traits) if outbox.made_of.as_ref().is_some_and(|then| *then != traits.guard) => {
                 outbox.made_of = Some(traits.guard.clone());
-                outbox.noted = Some(traits.clone());
-                self.quarantine.table(ix, traits);
+                // What a drain has dropped stays in the state file as it was, and so does what tells it from the rows of now.
+                if self.draining.is_none() {
+                    outbox.noted = Some(traits.clone());
+                    self.quarantine.table(ix, traits);
+                }
             }
             None if lost => outbox.made_of = None,
             _ => {}
@@ -309,15 +318,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             booked: None,
             delete_whole: there == plan.rows.len(),
             delete_disproved: plan.rows.meta.iter().any(disproved),
-            resembles: self.resembling(plan, matching).next().is_some(),
+            resembles: Self::resembling(plan, matching).next().is_some(),
         }
     }
 
-    /// The outboxes whose rows can come back alike, of each row of the plan that is known by what was sent of it alone.
-    fn resembling<'a>(&'a self, plan: &'a Plan, matching: &'a Matching) -> impl Iterator<Item = OutboxIx> + 'a {
-        let resembles = |meta: &&RowMeta| {
-            matching.now(meta).is_some_and(|(_, print)| print != meta.print) && self.bare_outbox(meta.key.outbox)
-        };
+    /// The outbox of each row of the plan that is known by what was sent of it alone.
+    fn resembling<'a>(plan: &'a Plan, matching: &'a Matching) -> impl Iterator<Item = OutboxIx> + 'a {
+        let resembles = |meta: &&RowMeta| matching.now(meta).is_some_and(|(_, print)| print != meta.print);
         plan.rows.meta.iter().filter(resembles).map(|meta| meta.key.outbox)
     }
 
@@ -416,10 +423,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             for (rowid, aside) in before {
                 let key = RowKey { outbox, rowid };
                 match matching.now_at(key, aside.print) {
-                    Some((_, print))
-                        if aside.published
-                            && (another.is(outbox) || (print != aside.print && self.bare_outbox(outbox))) =>
-                    {
+                    Some((_, print)) if aside.published && (another.is(outbox) || print != aside.print) => {
                         self.quarantine.release(key);
                         doubled += 1;
                     }

@@ -25,8 +25,8 @@ pub(super) struct Facts {
     pub delete_whole: bool,
     /// Of all batches of the same delete: a row that can't come back alike is there, so the delete did not happen.
     pub delete_disproved: bool,
-    /// A row of a table whose rows can come back alike is there that is known by what was sent of it alone: what else there was has
-    /// changed, or its columns are gone. It may be another row, which was never sent.
+    /// A row is there that is known by what was sent of it alone: what else there was has changed, or its columns are gone. It may be
+    /// another row, which was never sent.
     pub resembles: bool,
 }
 

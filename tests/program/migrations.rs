@@ -196,7 +196,7 @@ fn published_rows_whose_table_loses_a_column_before_their_delete_are_sent_again_
 #[test]
 fn a_row_that_took_the_place_of_a_published_one_is_sent_though_a_column_is_gone() {
     use std::os::unix::process::ExitStatusExt as _;
-    for change in [DROP, "CREATE INDEX i ON users_outbox (id); CREATE INDEX j ON users_outbox (id);"] {
+    for change in ["", DROP, "CREATE INDEX i ON users_outbox (id); CREATE INDEX j ON users_outbox (id);"] {
         for schema in bare_with_a_note() {
             let schema = schema.replace("note,", "note, at INTEGER,");
             let kafka = FakeKafka::builder().topic("users", 1).start();
@@ -213,8 +213,9 @@ fn a_row_that_took_the_place_of_a_published_one_is_sent_though_a_column_is_gone(
                 ),
             );
             let daemon = start(&kafka, &place, &["users_outbox"], None);
-            let (records, _, said) = drained(daemon, &kafka, &place, 0);
-            assert_eq!(records, 2, "{change}\n{said}");
+            let (records, ids, said) = drained(daemon, &kafka, &place, 0);
+            // In the same table the one is known to be another.
+            assert_eq!((records, ids), (2, if change.is_empty() { 2 } else { 1 }), "{change}\n{said}");
         }
     }
 }

@@ -400,6 +400,30 @@ fn a_topic_that_is_mended_while_its_records_are_tried_gets_them_in_order() {
     }
 }
 
+/// One partition begins with a bad row, so that the other one's turn is always second: its first row is tried first all the same.
+#[test]
+fn a_topic_that_is_mended_between_two_rounds_gets_the_rows_of_each_partition_in_order() {
+    let (bad, good) = (0..9).map(|at| (at, partition_for_key(format!("k{at}").as_bytes(), 2))).fold(
+        (None, None),
+        |(zero, one), (at, partition)| if partition == 0 { (zero.or(Some(at)), one) } else { (zero, one.or(Some(at))) },
+    );
+    for seed in 0..10 {
+        let mut run = calm(seed, Kind::Sure);
+        {
+            let weather = &mut run.world.borrow_mut().weather;
+            (weather.closed_until, weather.closed_code) = (Some(Duration::MAX), 87);
+        }
+        let rows = std::iter::once((bad.unwrap(), true)).chain((0..60).map(|_| (good.unwrap(), false)));
+        insert_keys(&run, rows);
+        run.world.borrow_mut().partitions = 2;
+        run.until(Duration::from_secs(110 + seed));
+        run.world.borrow_mut().weather.closed_until = None;
+        run.until(Duration::from_secs(300));
+        assert_eq!(run.world.borrow().state.quarantine.len(), 1, "seed {seed}");
+        run.check();
+    }
+}
+
 /// So many records are tried every 30 s, the first one among them.
 #[test]
 fn a_stopped_topic_finds_its_way_back_whatever_its_keys_begin_with() {
