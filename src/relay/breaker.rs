@@ -173,13 +173,14 @@ impl Breaker {
             }
             self.rejected_for_size(bytes);
         }
-        let recent = self.accepted_at.is_some_and(|at| now.duration_since(at) < RECENT);
-        if self.reopened_at.is_some_and(|at| now.duration_since(at) < RECENT) && self.was_rejected(&row.meta[0], code) {
+        let is_recent = |at: Instant| now.duration_since(at) < RECENT;
+        if self.reopened_at.is_some_and(is_recent) && self.was_rejected(&row.meta[0], code) {
             return Verdict::Condemned;
         }
         let row = row.clone();
-        let lately = self.largest_accepted.filter(|(_, at)| now.duration_since(*at) < RECENT);
-        let large = is_about_size(code) && lately.is_some_and(|(largest, _)| bytes > largest);
+        let large =
+            is_about_size(code) && self.largest_accepted.is_some_and(|(largest, at)| is_recent(at) && bytes > largest);
+        let recent = self.accepted_at.is_some_and(is_recent);
         self.suspects.push(Suspect { lane, row, why: why.clone(), since: now, doubtful: false, large });
         let max = if recent && code != Some(INVALID_TIMESTAMP) { SUSPECTS_MAX_RECENT } else { SUSPECTS_MAX };
         let says_it = |suspect: &&Suspect| suspect.why.code == code && !suspect.large;

@@ -657,7 +657,8 @@ impl Intake {
 
     fn put(&mut self, ix: OutboxIx, lane_ix: u32, row: &RowView<'_>, seen: Instant) {
         let again = self.resent_as(ix, row);
-        let alone = self.is_retried(RowKey { outbox: ix, rowid: row.rowid }, row.print);
+        let key = RowKey { outbox: ix, rowid: row.rowid };
+        let alone = self.is_retried(key, row.print);
         let lane = &mut self.lanes[lane_ix as usize];
         let batch = lane.collecting.get_or_insert_with(|| {
             let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_STEP_BYTES));
@@ -678,7 +679,6 @@ impl Intake {
         }
         outbox.ledger.hold(RowMark { rowid: row.rowid, print: row.print });
         self.memory.take(1, batch.rows.bytes.len() - before);
-        let key = RowKey { outbox: ix, rowid: row.rowid };
         self.topics[lane.topic as usize].breaker.took(lane_ix, key, row.fields[field::KEY]);
         // What is taken now leaves before long, and its memory is free again.
         self.soon = None;

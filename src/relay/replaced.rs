@@ -153,10 +153,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 if !flight.disowned.contains(&meta.key.outbox) {
                     flight.disowned.push(meta.key.outbox);
                 }
-                if let Some((rowid, print)) = matching.now(meta) {
-                    let resend = Resend { print, run: flight.plan.run, message: meta.message };
-                    disowned.push((RowKey { rowid, ..meta.key }, resend));
-                }
+                disowned.extend(goes_again(&flight.plan, meta, matching));
             }
             unlike += self.unlike_rows(known(&flight.plan), matching);
             flight.plan = renumbered(&flight.plan, matching);
@@ -291,11 +288,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if gone == 0 || gone == rows.len() {
             return plan;
         }
-        let now = rows.iter().filter(is_lost).filter_map(|meta| {
-            let (rowid, print) = matching.now(meta)?;
-            Some((RowKey { rowid, ..meta.key }, Resend { print, run: plan.run, message: meta.message }))
-        });
-        let now: Vec<_> = now.collect();
+        let now: Vec<_> = rows.iter().filter(is_lost).filter_map(|meta| goes_again(&plan, meta, matching)).collect();
         if !doubtful || now.len() == gone {
             again.extend(now);
         }
@@ -333,8 +326,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.memory.give(plan.rows.len(), 0);
         if verdict == Verdict::SendAnew {
             let rows = plan.rows.meta.iter().filter_map(|meta| {
-                let (rowid, print) = matching.now(meta)?;
-                Some((RowKey { rowid, ..meta.key }, print, meta.message))
+                let (key, resend) = goes_again(plan, meta, matching)?;
+                Some((key, resend.print, resend.message))
             });
             self.send_anew(plan.id, plan.run, &plan.target, rows.collect(), why);
         } else {
@@ -456,6 +449,12 @@ impl Matching {
     fn now(&self, meta: &RowMeta) -> Option<(i64, Fingerprint)> {
         self.now_at(meta.key, meta.print)
     }
+}
+
+/// Where a plan's row is now, if it is there, and as what it is sent again.
+fn goes_again(plan: &Plan, meta: &RowMeta, matching: &Matching) -> Option<(RowKey, Resend)> {
+    let (rowid, print) = matching.now(meta)?;
+    Some((RowKey { rowid, ..meta.key }, Resend { print, run: plan.run, message: meta.message }))
 }
 
 /// A plan's rows, as it knows them.

@@ -99,11 +99,11 @@ impl Trials {
 
     /// Whether the row's record was rejected with this code while the topic was stopped last.
     pub fn was_rejected(&self, row: RowKey, print: Fingerprint, code: Option<i16>) -> bool {
-        self.rejected.get(&row).is_some_and(|(then, with)| then.sent() == print.sent() && *with == code)
+        self.rejection(row, print).is_some_and(|(_, with)| *with == code)
     }
 
-    fn is_rejected(&self, row: RowKey, print: Fingerprint) -> bool {
-        self.rejected.get(&row).is_some_and(|(then, _)| then.sent() == print.sent())
+    fn rejection(&self, row: RowKey, print: Fingerprint) -> Option<&(Fingerprint, Option<i16>)> {
+        self.rejected.get(&row).filter(|(then, _)| then.sent() == print.sent())
     }
 
     /// Why the row of this lane is not to be sent any more. `bytes`: its record's.
@@ -118,7 +118,7 @@ impl Trials {
             is.lane == lane && is.by.outbox == row.outbox && row.rowid < is.by.rowid && Some(&*is.key) == key
         };
         let overtaken = self.overtaken.iter().find(is_before).filter(|_| !planted::is(Bug::OvertakenAndSent))?;
-        (self.is_rejected(row, print) || bytes() >= overtaken.from_size).then_some(&overtaken.why)
+        (self.rejection(row, print).is_some() || bytes() >= overtaken.from_size).then_some(&overtaken.why)
     }
 
     /// The lane has left no row of this outbox in the table.

@@ -54,6 +54,19 @@ fn drained(mut daemon: Running, kafka: &FakeKafka, place: &Place, left: i64) -> 
     daemon.drained(kafka)
 }
 
+/// A daemon that was killed at this step of its first rows.
+#[cfg(feature = "testing")]
+fn killed(schema: &str, payloads: &[&str], at: &str) -> (FakeKafka, Place) {
+    use std::os::unix::process::ExitStatusExt as _;
+    let kafka = FakeKafka::builder().topic("users", 1).start();
+    let place = Place::new();
+    place.database("db", &format!("PRAGMA journal_mode = WAL; {OTHERS} {schema}"));
+    insert(&place, "users_outbox", "k", payloads);
+    let daemon = start(&kafka, &place, &["users_outbox"], Some(at)).finish();
+    assert_eq!(daemon.status.signal(), Some(9), "{}", daemon.everything());
+    (kafka, place)
+}
+
 /// A key for each partition.
 fn key_of(partition: i32) -> String {
     let there = |key: &String| partition_for_key(key.as_bytes(), 2) == partition;
@@ -195,16 +208,10 @@ fn published_rows_whose_table_loses_a_column_before_their_delete_are_sent_again_
 #[cfg(feature = "testing")]
 #[test]
 fn a_row_that_took_the_place_of_a_published_one_is_sent_though_a_column_is_gone() {
-    use std::os::unix::process::ExitStatusExt as _;
     for change in ["", DROP, "CREATE INDEX i ON users_outbox (id); CREATE INDEX j ON users_outbox (id);"] {
         for schema in bare_with_a_note() {
             let schema = schema.replace("note,", "note, at INTEGER,");
-            let kafka = FakeKafka::builder().topic("users", 1).start();
-            let place = Place::new();
-            place.database("db", &format!("PRAGMA journal_mode = WAL; {OTHERS} {schema}"));
-            insert(&place, "users_outbox", "k", &["x"]);
-            let daemon = start(&kafka, &place, &["users_outbox"], Some("acknowledged")).finish();
-            assert_eq!(daemon.status.signal(), Some(9), "{}", daemon.everything());
+            let (kafka, place) = killed(&schema, &["x"], "acknowledged");
             sql(
                 &place,
                 &format!(
@@ -226,12 +233,7 @@ fn rows_in_flight_at_a_kill_are_known_when_their_bare_table_loses_a_column_befor
     use std::os::unix::process::ExitStatusExt as _;
     for killed_at in ["planned", "sent", "acknowledged"] {
         for schema in bare_with_a_note() {
-            let kafka = FakeKafka::builder().topic("users", 1).start();
-            let place = Place::new();
-            place.database("db", &format!("PRAGMA journal_mode = WAL; {OTHERS} {schema}"));
-            insert(&place, "users_outbox", "k", &["x", "y", "z"]);
-            let daemon = start(&kafka, &place, &["users_outbox"], Some(killed_at)).finish();
-            assert_eq!(daemon.status.signal(), Some(9), "{}", daemon.everything());
+            let (kafka, place) = killed(&schema, &["x", "y", "z"], killed_at);
             sql(&place, DROP);
             // Killed again with what it made of them, and once more a column less.
             let daemon = start(&kafka, &place, &["users_outbox"], Some("deleting")).finish();
@@ -314,7 +316,6 @@ fn a_row_that_a_trigger_keeps_is_not_published_again_by_a_migration() {
 #[cfg(feature = "testing")]
 #[test]
 fn after_a_kill_ids_that_may_have_come_back_are_no_proof() {
-    use std::os::unix::process::ExitStatusExt as _;
     for (killed_at, change, again, records, unsure) in [
         // Deleted by then; what is there next looks the same.
         ("deleted", REBUILD, ["x", "y", "z"].as_slice(), 6, 3),
@@ -325,12 +326,7 @@ fn after_a_kill_ids_that_may_have_come_back_are_no_proof() {
         ("acknowledged", "UPDATE users_outbox SET attempts = 7;", &[], 3, 0),
         ("acknowledged", REBUILD, &[], 6, 3),
     ] {
-        let kafka = FakeKafka::builder().topic("users", 1).start();
-        let place = Place::new();
-        place.database("db", &format!("PRAGMA journal_mode = WAL; {OTHERS} {COUNTED}"));
-        insert(&place, "users_outbox", "k", &["x", "y", "z"]);
-        let daemon = start(&kafka, &place, &["users_outbox"], Some(killed_at)).finish();
-        assert_eq!(daemon.status.signal(), Some(9), "{}", daemon.everything());
+        let (kafka, place) = killed(COUNTED, &["x", "y", "z"], killed_at);
         sql(&place, change);
         if !again.is_empty() {
             insert(&place, "users_outbox", "k", again);

@@ -61,14 +61,20 @@ fn come_back_alike(seed: u64) -> Run {
     run
 }
 
+/// The next daemon, beside an application that does nothing more.
+fn again_alone(run: Run) -> Run {
+    let run = run.again(true);
+    run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+    run
+}
+
 #[test]
 fn the_doubt_about_a_delete_outlives_a_crash() {
     for steps in 1..30 {
         let mut run = come_back_alike(u64::from(steps));
         run.world.borrow_mut().fuse_then = Some(steps);
         run.ends_by(Duration::from_secs(3));
-        let mut run = run.again(true);
-        run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+        let mut run = again_alone(run);
         run.until(END);
         run.check();
     }
@@ -165,8 +171,7 @@ fn message_ids_outlive_a_crash_and_a_dropped_column() {
                 run.world.borrow_mut().drop_column();
             }
             run.world.borrow_mut().dead = true;
-            let mut run = run.again(true);
-            run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+            let mut run = again_alone(run);
             run.until(END);
             run.check();
         }
@@ -345,8 +350,7 @@ fn what_was_dealt_with_beside_an_outbox_no_longer_configured_deletes_nothing_lat
         world.insert(0, std::iter::once(key_of(0)));
         world.dead = true;
     }
-    let mut run = run.again(true);
-    run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+    let mut run = again_alone(run);
     run.until(END);
     assert!(run.world.borrow_mut().state.plans.remove(&plan).is_some());
     run.check();
@@ -551,8 +555,7 @@ fn what_was_to_be_sent_again_after_a_power_cut_is_in_doubt_as_long_as_it_is_plan
         let mut run = run.again(false);
         run.world.borrow_mut().fuse = Some(steps);
         run.ends_by(Duration::from_secs(6));
-        let mut run = run.again(true);
-        run.world.borrow_mut().agenda.retain(|_, what| !matches!(what, Happening::App));
+        let mut run = again_alone(run);
         run.until(END);
         run.check();
     }
