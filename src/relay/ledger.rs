@@ -46,6 +46,8 @@ pub struct Ledger {
     released: Vec<i64>,
     /// The last row the looks have come to.
     cursor: Option<RowMark>,
+    /// The cursor's row was removed, and no look has begun at the lower one that took its place.
+    fell: bool,
     /// Low marks. A leaver with one takes no row above it, except in a look that started at or below it: that keeps order.
     marks: BTreeMap<Leaver, Left>,
     /// Marks that the running look has passed or will pass.
@@ -207,6 +209,7 @@ impl Ledger {
         };
         debug_assert!(self.covered.is_empty());
         self.below = matches!(start, Start::From(_));
+        self.fell &= self.below;
         // A look that goes on where one ended covers no row below; that one is due afterwards.
         self.revisits = self.revisit.is_some_and(|(low, _)| covers(low));
         let covered = &mut self.covered;
@@ -229,7 +232,7 @@ impl Ledger {
     }
 
     /// The look ended after this row (`None`: it came to no row; `i64::MAX`: it saw everything). What it did not reach stays marked.
-    /// `goes_on`: only its budget ended it.
+    /// `goes_on`: it ended, and the next one goes on there.
     pub fn end_look(&mut self, last: Option<i64>, goes_on: bool) {
         self.below = false;
         let below = |last: i64| self.cursor.is_some_and(|cursor| last < cursor.rowid);
@@ -253,6 +256,7 @@ impl Ledger {
     /// The cursor's row was not where it was: begin from the lowest row.
     pub fn forget_cursor(&mut self) {
         self.cursor = None;
+        self.fell = false;
         self.revisit = None;
         self.resume = None;
     }
@@ -267,7 +271,18 @@ impl Ledger {
             && rowids.binary_search(&cursor.rowid).is_ok()
         {
             self.cursor = self.fallback(cursor.rowid);
+            self.fell = true;
         }
+    }
+
+    /// Whether rows that were inserted below the cursor may lie above it by now, where no sweep finds them.
+    pub fn fell(&self) -> bool {
+        self.fell
+    }
+
+    /// Nothing is above the cursor: it was looked for.
+    pub fn nothing_above(&mut self) {
+        self.fell = false;
     }
 
     /// Held rows go back to the table, unchanged, to be taken by `leaver` later. `rows` is sorted.

@@ -27,6 +27,7 @@ pub enum Bug {
     GoneWhileAway,
     OtherColumnsOtherRows,
     OvertakenAndSent,
+    PassedOverBelowIsAll,
     /// A signal that somebody must give is not given at this place: rows wait until something else happens.
     Forgotten {
         file: &'static str,
@@ -59,6 +60,7 @@ impl Bug {
         Bug::GoneWhileAway,
         Bug::OtherColumnsOtherRows,
         Bug::OvertakenAndSent,
+        Bug::PassedOverBelowIsAll,
     ];
 }
 

@@ -141,6 +141,33 @@ fn a_backlog_that_nobody_else_looks_at_is_drained_without_opening_the_database_a
     assert!(opened <= deletes + 5, "opened {opened} times for {deletes} deletes");
 }
 
+/// The rows above it are deleted before the sweep has come to it: the cursor falls to below it, or to nothing.
+#[test]
+fn a_row_below_the_others_is_found_when_they_are_deleted_meanwhile() {
+    for at in 0..30 {
+        for stays in [false, true] {
+            let mut run = backlog(1, 0);
+            run.until(Duration::from_secs(2));
+            if stays {
+                run.world.borrow_mut().insert(0, ["k1".to_owned()]);
+                run.world.borrow_mut().poison_last();
+                run.announce();
+                run.until(Duration::from_secs(70));
+            }
+            let begun = run.world.borrow().elapsed;
+            // Something else has just been swept for.
+            run.world.borrow_mut().insert(0, (0..4).map(|key| format!("k{key}")));
+            run.foreign_commit();
+            run.until(begun + Duration::from_micros(500) * at);
+            run.world.borrow_mut().insert_low(0);
+            run.foreign_commit();
+            run.until(begun + PUBLISHED_WITHIN);
+            let left = run.world.borrow().db.tables[0].len();
+            assert_eq!(left, usize::from(stays), "inserted {at} half milliseconds later");
+        }
+    }
+}
+
 #[test]
 fn a_commit_that_is_nobodys_costs_one_read_transaction_for_all_outboxes() {
     let mut run = backlog(1, 20);

@@ -743,7 +743,7 @@ impl World {
     }
 
     /// An explicit id below what is there: order is then that of discovery.
-    fn insert_low(&mut self, table: usize) {
+    pub fn insert_low(&mut self, table: usize) {
         let Some(lowest) = self.db.tables[table].keys().next().copied() else { return };
         let rowid = lowest - self.random.i64(1..5);
         let version = self.version(table, Some("low".to_owned()));

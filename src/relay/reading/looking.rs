@@ -7,6 +7,7 @@ use crate::failpoint;
 use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::intake::{Behind, Intake, Outbox, Unsendable};
+use crate::relay::planted::{self, Bug};
 use crate::relay::{Fatal, Relay};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -41,7 +42,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             _ => last,
         };
         let jumps = std::mem::take(&mut self.intake.jumps);
-        let goes_on = matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
+        // Behind the cursor there may be rows that no look has come to: what is passed over below is not all that there is.
+        let more = self.intake.outboxes[usize::from(ix.0)].more;
+        let jumps_on = jumps && more != Behind::No && !planted::is(Bug::PassedOverBelowIsAll);
+        let goes_on = jumps_on || matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
         self.intake.outbox(ix).ledger.end_look(seen_to, goes_on);
         if goes_on {
             self.intake.leave_skipped_by_takers();
@@ -129,6 +133,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     continue;
                 }
                 outbox.version = Some(glance.version);
+                outbox.ledger.nothing_above();
                 outbox.again = false;
                 outbox.unstirred = true;
             }
@@ -279,6 +284,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             None => (self.intake.outboxes.len(), i64::MIN),
         };
         let Some(outbox) = self.intake.outboxes.get(at) else {
+            // What lay below a cursor that has fallen since is a look's to find.
+            for outbox in &mut self.intake.outboxes {
+                if outbox.ledger.fell() && outbox.more == Behind::No {
+                    outbox.more = Behind::Ready;
+                }
+            }
             let pause = self.reading.sweep.spent.saturating_mul(SWEEP_PAUSE_FACTOR).max(SWEEP_EVERY);
             self.reading.sweep.running = None;
             self.reading.sweep.not_before = now + pause;
