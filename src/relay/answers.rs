@@ -189,8 +189,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if self.intake.is_beyond(ix) {
             self.stranded(ix);
         }
-        // A look that stopped in the hope of this answer passes the lane by now.
-        self.reading.room();
     }
 
     pub(super) fn stored(&mut self, ix: u32, mut flight: Flight, offset: i64, at: Instant, now: Instant) {
@@ -232,7 +230,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             log::warn!("topic {}: a record was accepted again; its lanes go on", self.intake.topics[topic].name);
         }
         self.intake.make_ready(ix);
-        self.reading.room();
     }
 
     /// The topic, the clock or our permissions: every row is kept, the lane stops until a retry is accepted.
@@ -248,7 +245,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.flight = Some(Flight { phase: Phase::Waiting { until: now + REFUSED_RETRY }, ..flight });
         self.waiting.push(ix);
         self.in_trouble(ix);
-        self.reading.room();
     }
 
     /// At the end: nothing is waited for that no broker can have got. Its rows stay in the table.
@@ -314,7 +310,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.intake.give_back_rows(ix, rows);
             self.forget_replaced(ix);
             self.intake.topics[topic].breaker.probed_in_vain(ix, &meta, meta.record.len as usize);
-            self.reading.room();
             return;
         }
         if all || (breaker.is_tripped() && count > 1) {
@@ -369,7 +364,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn nothing_owned(&mut self, ix: u32) {
         self.forget_replaced(ix);
         self.intake.make_ready(ix);
-        self.reading.room();
     }
 
     /// The pieces that remain of a batch whose `bad` records were rejected, and those of them that have no attempt left. One that has
@@ -455,7 +449,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.intake.make_ready(ix);
         self.forget_replaced(ix);
-        self.reading.room();
     }
 
     /// A rejected plan whose lane has nothing to put in its place is simply forgotten.
@@ -487,7 +480,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.intake.give_back(ix);
             self.forget_replaced(ix);
         }
-        self.reading.room();
     }
 
     /// Time-driven decisions of the breakers.
@@ -496,7 +488,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let lanes = &self.intake.lanes;
             for suspect in self.intake.topics[topic].breaker.undoubted(|ix| !lanes[ix as usize].is_idle()) {
                 self.intake.give_back_rows(suspect.lane, suspect.row);
-                self.reading.room();
             }
             let breaker = &mut self.intake.topics[topic].breaker;
             if breaker.deadline().is_none_or(|at| now < at) {
@@ -524,7 +515,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let mut able: Vec<u32> = state.lanes.iter().flatten().copied().filter(able).collect();
             able.sort_unstable();
             state.breaker.probe(&able);
-            self.reading.look_soon(now);
         }
     }
 
@@ -534,9 +524,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let attempts = self.intake.outbox(key.outbox).route.max_attempts;
         self.quarantine_suspect(&row, why, attempts);
         self.intake.retried.remove(&key);
-        // It may have been rewritten while it was held, and no other event may come that leads to a look.
-        self.intake.outbox(key.outbox).ledger.revisit(key.rowid);
-        self.reading.room();
         self.intake.forget_rows(row);
     }
 

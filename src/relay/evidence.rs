@@ -34,7 +34,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.standing = Standing::Asking;
         lane.flight = Some(Flight { phase: Phase::Asking, doubt: Some(doubt), ..flight });
         self.in_trouble(ix);
-        self.reading.room();
     }
 
     /// The leader may have forgotten us since the batch may have been stored: it is asked before the batch goes again.
@@ -226,7 +225,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let lane = &mut self.intake.lanes[ix as usize];
         lane.trouble = false;
         self.intake.give_back_rows(ix, ours);
-        self.reading.room();
     }
 }
 

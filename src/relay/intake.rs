@@ -7,9 +7,9 @@ use super::Limits;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::lanes::{Batch, Digest, Flight, Lane, Standing};
-use super::ledger::{Known, Leaver, Ledger};
+use super::ledger::{Aside, Known, Leaver, Ledger, Obstacle, Wanted};
 use super::memory::Memory;
-use super::planted;
+use super::planted::{self, Bug};
 use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
@@ -17,6 +17,7 @@ use crate::model::{
     TableTraits, Target, Topic, Unreadable, Version, Why, field,
 };
 use crate::telemetry::trouble::Trouble;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,8 +37,10 @@ pub enum Behind {
     No,
     /// Yes, and they can be read now.
     Ready,
-    /// Yes, and there was no room for the next one.
-    Full,
+    /// Yes, and no lane could take any that it has not left before.
+    Unwanted,
+    /// Yes, and this was in the way of the next one.
+    Stopped(Obstacle),
 }
 
 /// One outbox of the database.
@@ -51,8 +54,6 @@ pub struct Outbox {
     pub version: Option<Version>,
     /// The news is not of this one: a glance has just found that.
     pub unstirred: bool,
-    /// There has been room since the last look from the low marks.
-    pub again: bool,
     /// Not looked at before this, because of `trouble`.
     pub retry_at: Option<Instant>,
     pub trouble: Trouble,
@@ -68,10 +69,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// A look from the low marks, or at what is to be revisited, is worth while.
-    #[cfg_attr(feature = "testing", track_caller)]
-    pub fn look_again(&mut self) {
-        self.again |= !planted::forgotten();
+    /// Only these rows are held and set aside, and the table is looked at from the start.
+    pub fn restart(&mut self, held: Vec<RowMark>, aside: BTreeMap<i64, Aside>) {
+        self.ledger.restart(held, aside);
+        self.more = Behind::Ready;
     }
 
     /// The row stays in the table, whatever the reason. At the limit the outbox pauses: memory, state file and log have one.
@@ -92,7 +93,6 @@ impl Outbox {
             );
         } else if self.paused && !self.ledger.is_full() {
             self.paused = false;
-            self.look_again();
             self.more = Behind::Ready;
             log::info!("outbox {}: goes on, the quarantine has room again", self.route.name);
         }
@@ -134,10 +134,10 @@ pub enum Unsendable {
 #[derive(Debug)]
 enum Place {
     Lane(u32),
-    Leave(Leaver),
+    Leave(Leaver, Option<Obstacle>),
     /// Another row of this lane is to be tried.
     Skip(u32),
-    Stop,
+    Stop(Obstacle),
     Unsendable(Unsendable),
 }
 
@@ -172,7 +172,9 @@ pub struct Intake {
     pub encoder: Encoder,
     pub run: RunId,
     /// Whether anybody gives back memory soon, as of this time.
-    soon: Option<(Instant, bool)>,
+    soon: Cell<Option<(Instant, bool)>>,
+    /// The row that the running look stopped at, and what was in its way; with nothing there, nobody wanted it.
+    pub stopped: Option<(i64, Option<Obstacle>)>,
     /// Rows come to, to ask now and then whether it is worth going on.
     come_to: usize,
     /// The running look ended because nobody has an eye on what is left below the cursor.
@@ -193,7 +195,6 @@ impl Intake {
                 more: Behind::Ready,
                 version: None,
                 unstirred: false,
-                again: false,
                 retry_at: None,
                 paused: false,
                 noted: None,
@@ -209,7 +210,8 @@ impl Intake {
             lanes: Vec::new(),
             limits,
             memory: Memory::new(limits.held_rows_max, limits.held_bytes_max),
-            soon: None,
+            soon: Cell::new(None),
+            stopped: None,
             come_to: 0,
             jumps: false,
             taken: 0,
@@ -331,7 +333,7 @@ impl Intake {
             }
             Known::New => self.place(ix, row, now),
             Known::Rewritten => match self.place(ix, row, now) {
-                Place::Lane(lane) => Place::Leave(Leaver::Lane(lane)),
+                Place::Lane(lane) => Place::Leave(Leaver::Lane(lane), Some(Obstacle::Held(row.rowid))),
                 Place::Unsendable(_) => {
                     // It is met again when the version on its way was dealt with. Set aside now, a third version would be
                     // held twice under one rowid.
@@ -342,14 +344,17 @@ impl Intake {
             },
         };
         match place {
-            Place::Stop => return Flow::Stop,
+            Place::Stop(obstacle) => {
+                self.stopped = Some((row.rowid, Some(obstacle)));
+                return Flow::Stop;
+            }
             Place::Skip(lane) => {
                 self.skipped.entry((ix, lane)).and_modify(|(_, last)| *last = mark).or_insert((mark, mark));
             }
-            Place::Leave(leaver) => {
+            Place::Leave(leaver, obstacle) => {
                 let outbox = self.outbox(ix);
                 outbox.behind_since.get_or_insert(seen);
-                outbox.ledger.leave(leaver, mark);
+                outbox.ledger.leave(leaver, mark, obstacle);
             }
             Place::Unsendable(reason) => {
                 if self.outbox(ix).paused {
@@ -368,7 +373,7 @@ impl Intake {
     /// need not wait for the answer.
     fn withdraw_suspect(&mut self, key: RowKey) -> bool {
         let Some(suspect) = self.topics.iter_mut().find_map(|topic| topic.breaker.withdraw(key)) else { return false };
-        self.outbox(key.outbox).ledger.let_go(key.rowid);
+        self.outbox(key.outbox).ledger.forget_held(key.rowid);
         self.forget_rows(suspect.row);
         true
     }
@@ -380,7 +385,41 @@ impl Intake {
             self.jumps = ledger.is_done_below(rowid);
             return !self.jumps;
         }
-        self.has_takers(ix, true)
+        let goes_on = self.has_takers(ix, true);
+        if !goes_on {
+            self.stopped = Some((rowid, None));
+        }
+        goes_on
+    }
+
+    /// Whether it is still in the way of a row of this outbox.
+    pub fn is_there(&self, ix: OutboxIx, obstacle: Obstacle, now: Instant) -> bool {
+        if planted::is(Bug::ObstaclesStay) {
+            return true;
+        }
+        match obstacle {
+            Obstacle::Stops(wanted) => matches!(self.room(wanted, now), Place::Stop(_)),
+            Obstacle::Memory(bytes) => !self.memory.admits(bytes),
+            Obstacle::Held(rowid) => self.outboxes[usize::from(ix.0)].ledger.holds(rowid),
+        }
+    }
+
+    /// The lowest row below the outbox's cursor that a look could do something with now.
+    pub fn lowest(&self, ix: OutboxIx, now: Instant) -> Option<i64> {
+        let ledger = &self.outboxes[usize::from(ix.0)].ledger;
+        ledger.lowest(|leaver| self.has_room_for(ix, leaver), |obstacle| self.is_there(ix, obstacle, now))
+    }
+
+    /// Whether a look could do something with what is left of the outbox, or whether nobody knows what there is.
+    pub fn wants_look(&self, ix: OutboxIx, now: Instant) -> bool {
+        let outbox = &self.outboxes[usize::from(ix.0)];
+        let more = match outbox.more {
+            Behind::No => outbox.ledger.has_marks_above(),
+            Behind::Ready => true,
+            Behind::Unwanted => self.has_takers(ix, true) && !planted::is(Bug::NobodyEverWants),
+            Behind::Stopped(obstacle) => !self.is_there(ix, obstacle, now),
+        };
+        more || self.lowest(ix, now).is_some()
     }
 
     /// Whether some lane could take a row of this outbox. `unmarked`: one that has not left a row before.
@@ -436,16 +475,16 @@ impl Intake {
         }
         let state = &self.topics[topic as usize];
         if !state.is_open() {
-            return Place::Leave(Leaver::Topic(topic));
+            return Place::Leave(Leaver::Topic(topic), None);
         }
         if outbox.ledger.is_marked(Leaver::Topic(topic)) {
-            return Place::Leave(Leaver::Topic(topic));
+            return Place::Leave(Leaver::Topic(topic), None);
         }
         let count = state.starts.len() as i32;
         let partition = route::partition(row, count).unwrap_or_else(|| self.partition_for_null(ix, topic, count));
         let lane = self.lane(topic, partition);
         if self.outboxes[usize::from(ix.0)].ledger.is_marked(Leaver::Lane(lane)) {
-            return Place::Leave(Leaver::Lane(lane));
+            return Place::Leave(Leaver::Lane(lane), None);
         }
         let key = RowKey { outbox: ix, rowid: row.rowid };
         let alone = self.is_retried(key, row.print);
@@ -462,7 +501,7 @@ impl Intake {
             return Place::Skip(lane);
         }
         let run = self.resent_as(ix, row).map_or(self.run, |(run, _)| run);
-        self.room(lane, run, alone, bytes, now)
+        self.room(Wanted { lane, run, alone, bytes }, now)
     }
 
     /// Whether an operator sends the row again.
@@ -479,18 +518,12 @@ impl Intake {
         }
     }
 
-    /// A look has ended: what it passed over stays its lanes'. `all`: there is no other row.
-    pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool, now: Instant) {
-        if all {
-            let ledger = &self.outboxes[usize::from(ix.0)].ledger;
-            for topic in &mut self.topics {
-                topic.breaker.trials_mut().come_to_all(ix, |lane| ledger.is_marked(Leaver::Lane(lane)));
-            }
-        }
+    /// A look has ended: what it passed over stays its lanes'. `all`: there is no other row. `obstacle`: what it stopped at.
+    pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool, obstacle: Option<Obstacle>, now: Instant) {
         for ((outbox, lane), (first, last)) in std::mem::take(&mut self.skipped) {
             let ledger = &mut self.outboxes[usize::from(outbox.0)].ledger;
-            ledger.leave(Leaver::Lane(lane), first);
-            ledger.leave(Leaver::Lane(lane), last);
+            ledger.leave(Leaver::Lane(lane), first, obstacle);
+            ledger.leave(Leaver::Lane(lane), last, obstacle);
             if all && outbox == ix && self.lanes[lane as usize].is_idle() {
                 let topic = self.lanes[lane as usize].topic;
                 let breaker = &mut self.topics[topic as usize].breaker;
@@ -505,6 +538,14 @@ impl Intake {
         }
     }
 
+    /// A look has come to the table's end.
+    pub fn came_to_all(&mut self, ix: OutboxIx) {
+        let ledger = &self.outboxes[usize::from(ix.0)].ledger;
+        for topic in &mut self.topics {
+            topic.breaker.trials_mut().come_to_all(ix, |lane| ledger.is_marked(Leaver::Lane(lane)));
+        }
+    }
+
     /// A look goes on: whoever has taken a row gets nothing of what lies behind it before what was passed over.
     pub fn leave_skipped_by_takers(&mut self) {
         let Intake { skipped, lanes, outboxes, .. } = self;
@@ -512,15 +553,15 @@ impl Intake {
             let idle = lanes[*lane as usize].is_idle();
             if !idle {
                 let ledger = &mut outboxes[usize::from(outbox.0)].ledger;
-                ledger.leave(Leaver::Lane(*lane), *first);
-                ledger.leave(Leaver::Lane(*lane), *last);
+                ledger.leave(Leaver::Lane(*lane), *first, None);
+                ledger.leave(Leaver::Lane(*lane), *last, None);
             }
             idle
         });
     }
 
     /// Whether rows of this outbox that the leaver has left could be taken now.
-    pub fn has_room_for(&self, ix: OutboxIx, leaver: Leaver) -> bool {
+    fn has_room_for(&self, ix: OutboxIx, leaver: Leaver) -> bool {
         let exhausted = match leaver {
             Leaver::Lane(lane) => {
                 let topic = self.lanes[lane as usize].topic;
@@ -603,18 +644,20 @@ impl Intake {
         lane
     }
 
-    fn room(&mut self, ix: u32, run: RunId, alone: bool, bytes: usize, now: Instant) -> Place {
-        let leave = Place::Leave(Leaver::Lane(ix));
+    /// Where a row that would be sent goes.
+    fn room(&self, wanted: Wanted, now: Instant) -> Place {
+        let Wanted { lane: ix, run, alone, bytes } = wanted;
+        let leave = Place::Leave(Leaver::Lane(ix), None);
+        let stop = Place::Stop(Obstacle::Stops(wanted));
         // What a lane collects that waits for its broker would be taken from the others' memory.
         if !self.takes(ix) {
             return leave;
         }
         let lane = &self.lanes[ix as usize];
         let topic = &self.topics[lane.topic as usize];
-        let wait = if lane.room_soon(now) { Place::Stop } else { leave };
         if !self.memory.has_rows_left() {
-            // Nobody can take a row; whoever gives some back says so.
-            return Place::Stop;
+            // Nobody can take a row.
+            return stop;
         }
         let fits = match &lane.collecting {
             None => true,
@@ -629,7 +672,7 @@ impl Intake {
             }
         };
         if !fits {
-            return wait;
+            return if lane.room_soon(now) { stop } else { leave };
         }
         if self.memory.admits(bytes) {
             return Place::Lane(ix);
@@ -637,21 +680,20 @@ impl Intake {
         // Stopping is right only if somebody gives back memory for sure: a row that waits for memory must not hold up those behind it
         // that need less.
         if self.memory.free() == 0 || self.gives_soon(now) {
-            return Place::Stop;
+            return stop;
         }
-        self.lanes[ix as usize].wants = bytes;
-        Place::Leave(Leaver::Lane(ix))
+        Place::Leave(Leaver::Lane(ix), Some(Obstacle::Memory(bytes)))
     }
 
     /// Whether some lane will give back memory soon.
-    fn gives_soon(&mut self, now: Instant) -> bool {
-        if let Some((at, soon)) = self.soon
+    fn gives_soon(&self, now: Instant) -> bool {
+        if let Some((at, soon)) = self.soon.get()
             && at == now
         {
             return soon;
         }
         let soon = self.lanes.iter().any(|lane| lane.gives_soon(now));
-        self.soon = Some((now, soon));
+        self.soon.set(Some((now, soon)));
         soon
     }
 
@@ -681,8 +723,7 @@ impl Intake {
         self.memory.take(1, batch.rows.bytes.len() - before);
         self.topics[lane.topic as usize].breaker.took(lane_ix, key, row.fields[field::KEY]);
         // What is taken now leaves before long, and its memory is free again.
-        self.soon = None;
-        lane.wants = 0;
+        self.soon.set(None);
         self.taken += 1;
         if lane.flight.is_none() && !lane.queued {
             lane.queued = true;
@@ -691,7 +732,7 @@ impl Intake {
     }
 
     /// Whether a leaver could take rows now: its rows are worth a look from its low mark.
-    pub fn has_room(&self, leaver: Leaver) -> bool {
+    fn has_room(&self, leaver: Leaver) -> bool {
         if !self.memory.has_rows_left() {
             return false;
         }
@@ -699,7 +740,7 @@ impl Intake {
             Leaver::Topic(topic) => self.topics[topic as usize].is_open(),
             Leaver::Lane(ix) => {
                 let lane = &self.lanes[ix as usize];
-                self.takes(ix) && lane.collecting.is_none() && self.memory.admits(lane.wants)
+                self.takes(ix) && lane.collecting.is_none()
             }
         }
     }

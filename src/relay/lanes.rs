@@ -196,8 +196,6 @@ pub struct Lane {
     pub epochs_refused: u32,
     /// In the relay's list of lanes to be planned.
     pub queued: bool,
-    /// The size of the row that there was no memory for; 0 when there is none.
-    pub wants: usize,
     identity: Option<Identity>,
 }
 
@@ -217,7 +215,6 @@ impl Lane {
             leader_epoch,
             epochs_refused: 0,
             queued: false,
-            wants: 0,
             identity: None,
         }
     }

@@ -7,7 +7,7 @@
 //! fingerprint) that must still be there when a look starts from it, and with nothing held there is none.
 
 use super::planted::{self, Bug};
-use crate::model::{Fingerprint, RowMark, RowView, Start};
+use crate::model::{Fingerprint, RowMark, RowView, RunId, Start};
 use std::collections::BTreeMap;
 
 /// At most so many rows of one outbox may be set aside; beyond, the outbox pauses.
@@ -20,11 +20,45 @@ pub enum Leaver {
     Topic(u32),
 }
 
-/// The rows someone left: `low` is its low mark, `high` the last one seen.
+/// What a row in the table waits for besides the room of its lane: until it is over, a look that begins there finds nothing new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A row of this lane stops the look: its batch is full, or there is no memory.
+    Stops(Wanted),
+    /// There is no memory for so many bytes.
+    Memory(usize),
+    /// The version before it, which is held under this rowid.
+    Held(i64),
+}
+
+/// What a row would have its lane's batch be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub lane: u32,
+    /// Whose message ids the batch carries.
+    pub run: RunId,
+    /// Nothing else goes with it.
+    pub alone: bool,
+    pub bytes: usize,
+}
+
+/// Rows below the cursor that are to be come to again.
 #[derive(Clone, Copy, Debug)]
 struct Left {
+    /// The lowest one, or a rowid just below it.
     low: i64,
+    /// The last one seen.
     high: RowMark,
+    /// Of the lowest one.
+    obstacle: Option<Obstacle>,
+}
+
+/// Rows that the application has rewritten, or others that are looked at again whoever takes them.
+#[derive(Clone, Copy, Debug)]
+struct Revisit {
+    low: i64,
+    high: i64,
+    obstacle: Option<Obstacle>,
 }
 
 /// A row that stays in the table.
@@ -56,7 +90,7 @@ pub struct Ledger {
     /// leaver leaves its row a second time would never come further.
     resume: Option<i64>,
     /// The range of rows below the cursor that has to be looked at again (rewritten by the application).
-    revisit: Option<(i64, i64)>,
+    revisit: Option<Revisit>,
     /// The running look covers that range.
     revisits: bool,
     /// A look is running that began below the cursor for those that it covers.
@@ -97,6 +131,7 @@ impl Ledger {
         self.cursor
     }
 
+    /// Whether rows were left below the cursor.
     pub fn has_marks(&self) -> bool {
         !self.marks.is_empty()
     }
@@ -149,27 +184,41 @@ impl Ledger {
     }
 
     /// The row was seen and left in the table.
-    pub fn leave(&mut self, leaver: Leaver, row: RowMark) {
-        Self::merge(&mut self.marks, leaver, Left { low: row.rowid, high: row });
+    pub fn leave(&mut self, leaver: Leaver, row: RowMark, obstacle: Option<Obstacle>) {
+        Self::merge(&mut self.marks, leaver, Left { low: row.rowid, high: row, obstacle });
     }
 
     fn merge(marks: &mut BTreeMap<Leaver, Left>, leaver: Leaver, left: Left) {
         let slot = marks.entry(leaver).or_insert(left);
-        slot.low = slot.low.min(left.low);
+        if left.low <= slot.low {
+            (slot.low, slot.obstacle) = (left.low, left.obstacle);
+        }
         if left.high.rowid > slot.high.rowid {
             slot.high = left.high;
         }
     }
 
-    /// The lowest low mark among the leavers that could take rows now.
-    pub fn lowest_mark(&self, mut has_room: impl FnMut(Leaver) -> bool) -> Option<i64> {
-        self.marks.iter().filter(|(leaver, _)| has_room(**leaver)).map(|(_, left)| left.low).min()
+    /// The lowest row below the cursor that a look could do something with: of those that the leavers left which have room now, and of
+    /// those to be looked at again. `is_there`: whether an obstacle still is.
+    pub fn lowest(&self, mut has_room: impl FnMut(Leaver) -> bool, is_there: impl Fn(Obstacle) -> bool) -> Option<i64> {
+        let cursor = self.cursor?.rowid;
+        let is_free = |obstacle: Option<Obstacle>| !obstacle.is_some_and(&is_there);
+        let left = self.marks.iter().filter(|(_, left)| left.low <= cursor);
+        let left = left.filter(|(leaver, left)| has_room(**leaver) && is_free(left.obstacle));
+        let again = self.revisit.filter(|revisit| revisit.low <= cursor && is_free(revisit.obstacle));
+        left.map(|(_, left)| left.low).chain(again.map(|revisit| revisit.low)).min()
     }
 
-    /// Where the next look starts, given the lowest low mark of the leavers that have room.
-    pub fn start(&self, low_mark: Option<i64>) -> Start {
-        let back = self.resume.or_else(|| [self.revisit.map(|(low, _)| low), low_mark].into_iter().flatten().min());
-        match (self.cursor, back) {
+    /// Whether rows that are to be come to again lie above the cursor: it has fallen.
+    pub fn has_marks_above(&self) -> bool {
+        let is_above = |low: i64| self.cursor.is_none_or(|cursor| low > cursor.rowid);
+        let marked = self.marks.values().any(|left| is_above(left.low));
+        marked || self.revisit.is_some_and(|revisit| is_above(revisit.low))
+    }
+
+    /// Where the next look starts. `low`: the lowest row below the cursor that it is to come to.
+    pub fn start(&self, low: Option<i64>) -> Start {
+        match (self.cursor, self.resume.or(low)) {
             (Some(cursor), _) if planted::is(Bug::CursorOnlyGrows) => Start::From(cursor.rowid.saturating_add(1)),
             (None, _) => Start::Lowest,
             (Some(cursor), Some(back)) if back <= cursor.rowid => Start::From(back),
@@ -197,7 +246,9 @@ impl Ledger {
         if planted::forgotten() {
             return;
         }
-        self.revisit = Some(self.revisit.map_or((rowid, rowid), |(low, high)| (low.min(rowid), high.max(rowid))));
+        let (low, high) =
+            self.revisit.map_or((rowid, rowid), |revisit| (revisit.low.min(rowid), revisit.high.max(rowid)));
+        self.revisit = Some(Revisit { low, high, obstacle: None });
     }
 
     /// A look starts: leavers whose low mark lies at or above the start may take rows again.
@@ -211,7 +262,7 @@ impl Ledger {
         self.below = matches!(start, Start::From(_));
         self.fell &= self.below;
         // A look that goes on where one ended covers no row below; that one is due afterwards.
-        self.revisits = self.revisit.is_some_and(|(low, _)| covers(low));
+        self.revisits = self.revisit.is_some_and(|revisit| covers(revisit.low));
         let covered = &mut self.covered;
         self.marks.retain(|leaver, left| {
             let covered_now = covers(left.low);
@@ -228,28 +279,38 @@ impl Ledger {
         let left_again = |leaver: &Leaver, left: &Left| rowid > left.high.rowid || self.marks.contains_key(leaver);
         self.below
             && self.covered.iter().all(|(leaver, left)| left_again(leaver, left))
-            && !(self.revisits && self.revisit.is_some_and(|(_, high)| rowid <= high))
+            && !(self.revisits && self.revisit.is_some_and(|revisit| rowid <= revisit.high))
     }
 
     /// The look ended after this row (`None`: it came to no row; `i64::MAX`: it saw everything). What it did not reach stays marked.
-    /// `goes_on`: it ended, and the next one goes on there.
-    pub fn end_look(&mut self, last: Option<i64>, goes_on: bool) {
+    /// `goes_on`: it ended, and the next one goes on there. `at`: the row that it stopped at, and what
+    /// stopped it.
+    pub fn end_look(&mut self, last: Option<i64>, goes_on: bool, at: Option<(i64, Option<Obstacle>)>) {
         self.below = false;
         let below = |last: i64| self.cursor.is_some_and(|cursor| last < cursor.rowid);
         self.resume = last.filter(|last| goes_on && below(*last)).map(|last| last.saturating_add(1));
+        // The first that it did not come to.
+        let next = at.map(|(rowid, _)| rowid).or(last.map(|last| last.saturating_add(1)));
+        let obstacle = at.and_then(|(_, obstacle)| obstacle);
         for (leaver, mut left) in std::mem::take(&mut self.covered) {
-            if let Some(last) = last {
-                if last >= left.high.rowid {
+            if let Some(next) = next {
+                if last == Some(i64::MAX) || next > left.high.rowid {
                     continue;
                 }
-                left.low = left.low.max(last.saturating_add(1));
+                if next >= left.low {
+                    (left.low, left.obstacle) = (next, obstacle);
+                }
             }
             Self::merge(&mut self.marks, leaver, left);
         }
-        if let (Some(last), Some((low, high))) = (last, self.revisit)
+        if let (Some(next), Some(revisit)) = (next, &mut self.revisit)
             && self.revisits
         {
-            self.revisit = (last < high).then(|| (low.max(last.saturating_add(1)), high));
+            if last == Some(i64::MAX) || next > revisit.high {
+                self.revisit = None;
+            } else if next >= revisit.low {
+                (revisit.low, revisit.obstacle) = (next, obstacle);
+            }
         }
     }
 
@@ -277,7 +338,7 @@ impl Ledger {
 
     /// Whether rows that were inserted below the cursor may lie above it by now, where no sweep finds them.
     pub fn fell(&self) -> bool {
-        self.fell
+        self.fell && !planted::is(Bug::FallenCursorUnseen)
     }
 
     /// Nothing is above the cursor: it was looked for.
@@ -285,17 +346,25 @@ impl Ledger {
         self.fell = false;
     }
 
+    /// Rows that were held are ours no longer, and nobody knows what lies there now: it is looked at. `rowids` is sorted.
+    pub fn let_go(&mut self, rowids: &[i64]) {
+        self.removed(rowids);
+        for rowid in rowids.first().into_iter().chain(rowids.last()) {
+            self.revisit(*rowid);
+        }
+    }
+
     /// Held rows go back to the table, unchanged, to be taken by `leaver` later. `rows` is sorted.
     pub fn give_back(&mut self, leaver: Leaver, rows: &[RowMark]) {
         let rowids: Vec<i64> = rows.iter().map(|row| row.rowid).collect();
         self.release(&rowids);
         if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
-            Self::merge(&mut self.marks, leaver, Left { low: first.rowid, high: *last });
+            Self::merge(&mut self.marks, leaver, Left { low: first.rowid, high: *last, obstacle: None });
         }
     }
 
-    /// The row that was held under this rowid is no longer there.
-    pub fn let_go(&mut self, rowid: i64) {
+    /// The row that was held under this rowid is no longer there: a look has come to what took its place.
+    pub fn forget_held(&mut self, rowid: i64) {
         self.release(&[rowid]);
     }
 
@@ -322,7 +391,11 @@ impl Ledger {
 
     /// The row stays in the table and is passed over from now on.
     pub fn set_aside(&mut self, mark: RowMark, published: bool) {
-        self.release(&[mark.rowid]);
+        if self.holds(mark.rowid) {
+            // It may have been rewritten while it was held, and no other event may come that leads to a look.
+            self.release(&[mark.rowid]);
+            self.revisit(mark.rowid);
+        }
         self.set_aside.insert(mark.rowid, Aside { print: mark.print, published });
     }
 
@@ -336,7 +409,13 @@ impl Ledger {
         self.set_aside.range(from..).map(|(rowid, aside)| (*rowid, *aside))
     }
 
-    /// The row is not passed over any more: it is to be looked at again, was removed, or is held for its delete.
+    /// The row is not passed over any more: what lies there is looked at again.
+    pub fn release_aside(&mut self, rowid: i64) {
+        self.set_aside.remove(&rowid);
+        self.revisit(rowid);
+    }
+
+    /// The row is not passed over any more: it was removed, or is held for its delete.
     pub fn forget_aside(&mut self, rowid: i64) -> Option<Aside> {
         self.set_aside.remove(&rowid)
     }
@@ -403,15 +482,15 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.begin_look(Start::Lowest);
         for rowid in 3..=7 {
-            ledger.leave(stopped, mark(rowid));
+            ledger.leave(stopped, mark(rowid), None);
             ledger.came_to(mark(rowid));
         }
         take(&mut ledger, &[8, 9]);
-        ledger.end_look(Some(i64::MAX), false);
+        ledger.end_look(Some(i64::MAX), false, None);
         ledger.removed(&[8, 9]);
-        let low = ledger.lowest_mark(|_| false);
+        let low = ledger.lowest(|_| false, |_| true);
         assert_eq!(ledger.start(low), Start::After(mark(7)), "a million rows of a stopped lane are not read again");
-        let low = ledger.lowest_mark(|leaver| leaver == stopped);
+        let low = ledger.lowest(|leaver| leaver == stopped, |_| true);
         assert_eq!(ledger.start(low), Start::From(3), "its low mark brings the look back");
     }
 
@@ -422,32 +501,32 @@ mod tests {
         ledger.begin_look(Start::Lowest);
         take(&mut ledger, &[1]);
         for rowid in 2..=9 {
-            ledger.leave(lane, mark(rowid));
+            ledger.leave(lane, mark(rowid), None);
             ledger.came_to(mark(rowid));
         }
-        ledger.end_look(Some(9), true);
+        ledger.end_look(Some(9), true, None);
         ledger.begin_look(Start::After(mark(9)));
         assert!(ledger.is_marked(lane));
-        ledger.end_look(None, false);
+        ledger.end_look(None, false, None);
 
         ledger.begin_look(Start::From(2));
         assert!(!ledger.is_marked(lane));
         take(&mut ledger, &[2, 3]);
-        ledger.end_look(Some(3), true);
-        assert_eq!(ledger.lowest_mark(|_| true), Some(4), "what the look did not reach stays marked");
+        ledger.end_look(Some(3), true, None);
+        assert_eq!(ledger.lowest(|_| true, |_| true), Some(4), "what the look did not reach stays marked");
         ledger.begin_look(Start::From(4));
-        ledger.end_look(Some(i64::MAX), false);
+        ledger.end_look(Some(i64::MAX), false, None);
         assert!(!ledger.has_marks());
     }
 
     #[test]
     fn a_row_that_was_left_and_is_the_cursor_stays_marked_in_a_look_that_starts_after_it() {
         let mut ledger = Ledger::default();
-        ledger.leave(Leaver::Lane(0), mark(5));
+        ledger.leave(Leaver::Lane(0), mark(5), None);
         ledger.came_to(mark(5));
         ledger.begin_look(Start::After(mark(5)));
-        ledger.end_look(Some(i64::MAX), false);
-        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(5));
+        ledger.end_look(Some(i64::MAX), false, None);
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(5));
     }
 
     #[test]
@@ -455,17 +534,17 @@ mod tests {
         let lane = Leaver::Lane(0);
         let mut ledger = Ledger::default();
         take(&mut ledger, &[1]);
-        ledger.leave(lane, mark(2));
+        ledger.leave(lane, mark(2), None);
         for rowid in 3..=9 {
             take(&mut ledger, &[rowid]);
         }
-        ledger.begin_look(ledger.start(ledger.lowest_mark(|_| true)));
-        ledger.leave(lane, mark(2));
-        ledger.end_look(Some(4), true);
-        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(5));
+        ledger.begin_look(ledger.start(ledger.lowest(|_| true, |_| true)));
+        ledger.leave(lane, mark(2), None);
+        ledger.end_look(Some(4), true, None);
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(5));
         ledger.begin_look(Start::From(5));
-        ledger.end_look(Some(i64::MAX), false);
-        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(2));
+        ledger.end_look(Some(i64::MAX), false, None);
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(2));
     }
 
     #[test]
@@ -473,19 +552,19 @@ mod tests {
         let (full, well) = (Leaver::Lane(0), Leaver::Lane(1));
         let mut ledger = Ledger::default();
         for (leaver, rowid) in [(full, 1), (well, 2), (well, 4)] {
-            ledger.leave(leaver, mark(rowid));
+            ledger.leave(leaver, mark(rowid), None);
         }
         take(&mut ledger, &[900]);
         ledger.begin_look(Start::From(1));
-        ledger.leave(full, mark(1));
+        ledger.leave(full, mark(1), None);
         assert!(!ledger.is_done_below(3), "the other one's rows reach to 4");
         assert!(ledger.is_done_below(5));
-        ledger.end_look(Some(4), false);
+        ledger.end_look(Some(4), false, None);
         ledger.jump();
-        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::After(mark(900)));
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::After(mark(900)));
         ledger.begin_look(Start::After(mark(900)));
-        ledger.end_look(Some(i64::MAX), false);
-        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(1));
+        ledger.end_look(Some(i64::MAX), false, None);
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(1));
     }
 
     #[test]
@@ -518,8 +597,39 @@ mod tests {
         take(&mut ledger, &[1, 2, 3]);
         ledger.give_back(Leaver::Lane(0), &[mark(2), mark(3)]);
         assert_eq!(ledger.cursor(), Some(mark(3)));
-        assert_eq!(ledger.start(ledger.lowest_mark(|_| true)), Start::From(2));
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(2));
         assert_eq!(ledger.recognise(&view(3)), Known::New);
+    }
+
+    #[test]
+    fn what_was_rewritten_above_a_cursor_that_fell_is_not_forgotten() {
+        let mut ledger = Ledger::default();
+        take(&mut ledger, &[1, 2, 3]);
+        ledger.removed(&[2, 3]);
+        assert!(!ledger.has_marks_above());
+        ledger.revisit(3);
+        assert_eq!(ledger.lowest(|_| true, |_| false), None, "it is not below the cursor");
+        assert!(ledger.has_marks_above());
+        ledger.begin_look(ledger.start(None));
+        ledger.end_look(Some(i64::MAX), false, None);
+        assert!(!ledger.has_marks_above());
+    }
+
+    #[test]
+    fn what_a_look_stopped_at_is_not_come_back_to_before_the_obstacle_is_gone() {
+        let (lane, other) = (Leaver::Lane(0), Leaver::Lane(1));
+        let mut ledger = Ledger::default();
+        for (leaver, rowid) in [(lane, 2), (other, 5), (lane, 6)] {
+            ledger.leave(leaver, mark(rowid), None);
+            ledger.came_to(mark(rowid));
+        }
+        let memory = Obstacle::Memory(9);
+        ledger.begin_look(Start::From(2));
+        take(&mut ledger, &[2]);
+        ledger.end_look(Some(2), false, Some((4, Some(memory))));
+        assert_eq!(ledger.lowest(|_| true, |_| true), Some(5), "the other's row lies behind the obstacle");
+        assert_eq!(ledger.lowest(|leaver| leaver == lane, |_| true), None);
+        assert_eq!(ledger.lowest(|leaver| leaver == lane, |obstacle| obstacle != memory), Some(4));
     }
 
     #[test]
@@ -529,12 +639,12 @@ mod tests {
         ledger.removed(&[1, 2, 3]);
         ledger.revisit(2);
         ledger.revisit(3);
-        assert_eq!(ledger.start(None), Start::From(2));
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(2));
         ledger.begin_look(Start::From(2));
-        ledger.end_look(Some(2), true);
-        assert_eq!(ledger.start(None), Start::From(3));
+        ledger.end_look(Some(2), true, None);
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(3));
         ledger.begin_look(Start::From(3));
-        ledger.end_look(Some(4), true);
-        assert_eq!(ledger.start(None), Start::After(mark(4)));
+        ledger.end_look(Some(4), true, None);
+        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::After(mark(4)));
     }
 }

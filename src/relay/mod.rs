@@ -359,13 +359,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.stranded(lane);
             }
         }
-        for outbox in &mut self.intake.outboxes {
-            if outbox.route.literal().is_some_and(|literal| literal == &**name) {
-                outbox.more = intake::Behind::Ready;
-            }
-        }
-        self.reading.room();
-        self.reading.look_soon(now);
     }
 
     fn begin_drain(&mut self, until: Instant) {

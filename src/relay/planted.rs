@@ -27,7 +27,10 @@ pub enum Bug {
     GoneWhileAway,
     OtherColumnsOtherRows,
     OvertakenAndSent,
-    PassedOverBelowIsAll,
+    ObstaclesStay,
+    NobodyEverWants,
+    FallenCursorUnseen,
+    SweepStaysStuck,
     /// A signal that somebody must give is not given at this place: rows wait until something else happens.
     Forgotten {
         file: &'static str,
@@ -60,7 +63,10 @@ impl Bug {
         Bug::GoneWhileAway,
         Bug::OtherColumnsOtherRows,
         Bug::OvertakenAndSent,
-        Bug::PassedOverBelowIsAll,
+        Bug::ObstaclesStay,
+        Bug::NobodyEverWants,
+        Bug::FallenCursorUnseen,
+        Bug::SweepStaysStuck,
     ];
 }
 

@@ -199,12 +199,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             });
             (at, from) = next.map_or((at + 1, i64::MIN), |next| (at, next));
             if look.is_ok() && !there {
-                let outbox = self.intake.outbox(ix);
-                outbox.ledger.forget_aside(rowid);
-                outbox.ledger.revisit(rowid);
-                outbox.look_again();
+                self.intake.outbox(ix).ledger.release_aside(rowid);
                 self.quarantine.release(RowKey { outbox: ix, rowid });
-                self.reading.look_soon(now);
             }
             match look {
                 Ok(_) => {}
@@ -246,13 +242,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for rowid in wanted {
             let key = RowKey { outbox: request.outbox, rowid };
             let outbox = self.intake.outbox(request.outbox);
-            let Some(aside) = outbox.ledger.forget_aside(rowid) else { continue };
+            let Some(aside) = outbox.ledger.aside(rowid) else { continue };
             if aside.published || request.action == Action::Discard {
+                outbox.ledger.forget_aside(rowid);
                 outbox.ledger.hold(RowMark { rowid, print: aside.print });
                 errand.push((key, aside));
             } else {
-                outbox.ledger.revisit(rowid);
-                outbox.look_again();
+                outbox.ledger.release_aside(rowid);
                 self.intake.retried.insert(key, aside.print);
                 self.quarantine.release(key);
                 again += 1;
@@ -324,9 +320,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let RowKey { outbox, rowid } = meta.key;
             let outbox = self.intake.outbox(outbox);
             if errand.published.get(&meta.key).copied().unwrap_or(true) {
-                outbox.ledger.removed(&[rowid]);
-                outbox.ledger.revisit(rowid);
-                outbox.look_again();
+                outbox.ledger.let_go(&[rowid]);
                 self.quarantine.release(meta.key);
                 again += 1;
             } else {

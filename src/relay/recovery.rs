@@ -186,7 +186,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for (ix, (held, aside)) in self.outboxes().zip(held.into_iter().zip(aside)) {
             if back.is_none_or(|back| back == ix) {
                 let outbox = self.intake.outbox(ix);
-                outbox.ledger.restart(held, aside);
+                outbox.restart(held, aside);
                 outbox.pause_if_full();
                 self.made_anew(ix, &matching, false);
             }

@@ -4,7 +4,7 @@
 //! not published a second time without being counted. Does not know: why it was replaced.
 
 use super::answers::take_rows;
-use super::intake::{Behind, by_outbox};
+use super::intake::by_outbox;
 use super::ledger::Aside;
 use super::matching::{Cause, Columns, Matching};
 use super::reading::RETRY_EVERY;
@@ -54,7 +54,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for outbox in &mut self.intake.outboxes {
             outbox.noted = None;
         }
-        self.reading.look_soon(now);
     }
 
     /// Whether the COMMIT of this delete happened is not known. Where rows come back alike, that has to be told from all of its rows
@@ -129,7 +128,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             Cause::CommitUnknown { delete, plans } => self.settle_unknown(&matching, delete, plans, now),
         }
-        self.reading.room();
         Ok(())
     }
 
@@ -225,8 +223,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let aside = self.aside_again(matching, another);
         for (outbox, (held, aside)) in self.intake.outboxes.iter_mut().zip(held.into_iter().zip(aside)) {
-            outbox.ledger.restart(held, aside);
-            outbox.more = Behind::Ready;
+            outbox.restart(held, aside);
         }
         for outbox in self.outboxes().filter(|outbox| !self.recovery.waiting.contains(*outbox)).collect::<Vec<_>>() {
             self.made_anew(outbox, matching, lost.contains(&outbox));
@@ -393,12 +390,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn let_be(&mut self, plan: &Plan) {
         for (ix, marks) in by_outbox(&plan.rows.meta) {
             let rowids: Vec<i64> = marks.iter().map(|mark| mark.rowid).collect();
-            let outbox = self.intake.outbox(ix);
-            outbox.ledger.removed(&rowids);
-            for rowid in rowids.first().into_iter().chain(rowids.last()) {
-                outbox.ledger.revisit(*rowid);
-            }
-            outbox.look_again();
+            self.intake.outbox(ix).ledger.let_go(&rowids);
         }
     }
 

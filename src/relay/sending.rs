@@ -4,7 +4,7 @@
 //! Promises: nothing is sent that is not in the state file; a batch once planned keeps its rows and its triple. Does not know: rows.
 
 use super::evidence::KNOWN_FOR;
-use super::lanes::{Flight, LATE_AFTER, Phase, SOON, Standing};
+use super::lanes::{Flight, LATE_AFTER, Phase, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::failpoint;
 use crate::model::{ClusterId, OutboxIx, Plan, PlanId, Rows, RunId, Triple};
@@ -96,8 +96,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn plan_ready(&mut self) {
         let Producer::Known(producer_id) = self.producer else { return };
         let first_attempt = self.clock.wall();
-        // Batches that leave make room for the next look.
-        self.reading.room();
         // In the order in which rows were taken: of plans with the same rows the later one counts after a crash.
         for ix in std::mem::take(&mut self.intake.ready) {
             let lane = &mut self.intake.lanes[ix as usize];
@@ -278,17 +276,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if now < self.late_check_at + LATE_CHECK_EVERY {
             return;
         }
-        let since = std::mem::replace(&mut self.late_check_at, now);
+        self.late_check_at = now;
         let mut late: Vec<u32> = Vec::new();
         for ix in self.plans.values() {
             let lane = &self.intake.lanes[*ix as usize];
             let Some(Phase::Sent { at }) = lane.flight.as_ref().map(|flight| flight.phase) else { continue };
             if !lane.trouble && now.duration_since(at) >= LATE_AFTER {
                 late.push(*ix);
-            }
-            // A look that stopped because this lane would have room soon waits no longer: no answer may come for half a minute.
-            if at + SOON > since && at + SOON <= now {
-                self.reading.room();
             }
         }
         for ix in late {
@@ -300,7 +294,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn in_trouble(&mut self, ix: u32) {
         self.intake.lanes[ix as usize].trouble = true;
         self.intake.set_apart(ix);
-        self.reading.room();
     }
 
     pub(super) fn lane_deadline(&self, ix: u32, now: Instant) -> Option<Instant> {

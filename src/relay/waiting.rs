@@ -190,10 +190,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if matching.away[usize::from(ix.0)] {
             return Ok(());
         }
-        self.judge_left(matching, Some(ix), now)?;
-        if !self.recovery.waiting.contains(ix) {
-            self.reading.look_soon(now);
-        }
-        Ok(())
+        self.judge_left(matching, Some(ix), now)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::Run;
 use crate::cost::{BESIDE_A_READER, HUNG};
+use crate::world::Kind;
 use outboxd::model::JournalMode;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,6 +16,8 @@ const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// What is committed later is published so soon. A commit that nobody announced is noticed once a second, and one that became visible
 /// just after the database was let go when every promise would have been kept: after two.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(4);
+/// What is told of is published so soon.
+const PROMPTLY: Duration = Duration::from_millis(200);
 /// A published row is deleted so soon, beside nobody.
 const DELETED_WITHIN: Duration = Duration::from_secs(1);
 /// Rows that wait for a sink that hangs.
@@ -141,12 +144,88 @@ fn a_backlog_that_nobody_else_looks_at_is_drained_without_opening_the_database_a
     assert!(opened <= deletes + 5, "opened {opened} times for {deletes} deletes");
 }
 
-/// The rows above it are deleted before the sweep has come to it: the cursor falls to below it, or to nothing.
+/// How a commit of an application comes to be known of.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// It is visible when the watch sees the write.
+    Visible,
+    /// The watch sees the write, a sync takes its time.
+    BeforeVisible,
+    /// By nobody: the net below the watch is asked once a second.
+    Not,
+    /// Its row takes the place of one that is on its way.
+    ByADelete,
+}
+
+/// Beside a sink and an application that are well, nothing waits for longer than what tells of it.
+pub fn nothing_waits_that_is_told_of(seed: u64) {
+    let mut run = backlog(seed, 0);
+    run.world.borrow_mut().kind = Kind::Sure;
+    run.until(Duration::from_secs(2));
+    for round in 0..24 {
+        let told = [Told::Visible, Told::BeforeVisible, Told::Not, Told::ByADelete][round % 4];
+        let (key, pause, late) = {
+            let random = &mut run.world.borrow_mut().random;
+            let pause = if random.bool() { random.u64(1..200) } else { random.u64(1..8_000) };
+            (
+                format!("k{}", random.u32(0..12)),
+                Duration::from_millis(pause),
+                Duration::from_micros(random.u64(1..30_000)),
+            )
+        };
+        let begun = run.world.borrow().elapsed + pause;
+        run.until(begun);
+        let within = match told {
+            Told::Visible => {
+                run.world.borrow_mut().insert(0, [key]);
+                run.announce();
+                PROMPTLY
+            }
+            Told::BeforeVisible => {
+                run.announce();
+                run.until(begun + late);
+                run.world.borrow_mut().insert(0, [key]);
+                late + PROMPTLY
+            }
+            Told::Not => {
+                run.world.borrow_mut().insert(0, [key]);
+                Duration::from_secs(1) + PROMPTLY
+            }
+            Told::ByADelete => {
+                run.world.borrow_mut().insert(0, [key]);
+                run.announce();
+                run.until(begun + late / 20);
+                run.world.borrow_mut().rewrite(0);
+                run.foreign_commit();
+                // It follows the delete, which may wait for a moment in which it disturbs nobody.
+                2 * PROMPTLY
+            }
+        };
+        run.until(begun + within);
+        let world = run.world.borrow();
+        let published =
+            world.logs.values().flat_map(|log| &log.entries).any(|entry| entry.uids.contains(&(world.next_uid - 1)));
+        assert!(
+            published,
+            "not in {within:?} ({told:?}, {late:?} after a pause of {pause:?}, round {round}, seed {seed})"
+        );
+    }
+    run.check();
+}
+
 #[test]
-fn a_row_below_the_others_is_found_when_they_are_deleted_meanwhile() {
+fn nothing_waits_that_somebody_tells_of() {
+    for seed in 0..40 {
+        nothing_waits_that_is_told_of(seed);
+    }
+}
+
+/// The rows above it are deleted before the sweep has come to it: the cursor falls to below it, or to nothing.
+pub fn rows_below_are_found(seed: u64) {
     for at in 0..30 {
         for stays in [false, true] {
-            let mut run = backlog(1, 0);
+            let mut run = backlog(seed, 0);
+            run.world.borrow_mut().kind = Kind::Sure;
             run.until(Duration::from_secs(2));
             if stays {
                 run.world.borrow_mut().insert(0, ["k1".to_owned()]);
@@ -163,8 +242,15 @@ fn a_row_below_the_others_is_found_when_they_are_deleted_meanwhile() {
             run.foreign_commit();
             run.until(begun + PUBLISHED_WITHIN);
             let left = run.world.borrow().db.tables[0].len();
-            assert_eq!(left, usize::from(stays), "inserted {at} half milliseconds later");
+            assert_eq!(left, usize::from(stays), "inserted {at} half milliseconds later (seed {seed})");
         }
+    }
+}
+
+#[test]
+fn a_row_below_the_others_is_found_when_they_are_deleted_meanwhile() {
+    for seed in 0..4 {
+        rows_below_are_found(seed);
     }
 }
 

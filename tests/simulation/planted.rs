@@ -3,6 +3,7 @@
 
 use crate::crashes::crash_and_recover;
 use crate::episodes::one_fault_at_a_time;
+use crate::liveness::{nothing_waits_that_is_told_of, rows_below_are_found};
 use crate::schedule_count;
 use outboxd::relay::planted::{self, Bug};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,8 +13,7 @@ use std::path::{Path, PathBuf};
 const SCHEDULES_MAX: u64 = 600;
 
 /// Where the search begins for bugs that show rarely: a schedule that finds them.
-const BEGINNINGS: &[(Bug, u64)] =
-    &[(Bug::ReusedRowidUnderTheTriple, 459), (Bug::PassedOverBelowIsAll, 457_774_868_552)];
+const BEGINNINGS: &[(Bug, u64)] = &[(Bug::ReusedRowidUnderTheTriple, 459)];
 
 /// The first schedule from `base` on that finds the bug.
 fn found_by(bug: Bug, base: u64) -> Option<u64> {
@@ -21,7 +21,11 @@ fn found_by(bug: Bug, base: u64) -> Option<u64> {
     let found = (base..base + SCHEDULES_MAX).find(|seed| {
         // Each is cheap when it fails, and a death of the daemon does not hide a bug of its life.
         let broken = |run: fn(u64)| catch_unwind(AssertUnwindSafe(|| run(*seed))).is_err();
-        broken(crash_and_recover) || broken(crate::run)
+        broken(crash_and_recover)
+            || broken(crate::run)
+            || broken(one_fault_at_a_time)
+            || broken(nothing_waits_that_is_told_of)
+            || broken(rows_below_are_found)
     });
     planted::plant(None);
     found
@@ -51,14 +55,14 @@ fn every_planted_bug_is_found() {
 }
 
 /// What gives a signal to whoever decides when to look: each must be given at every place where it is.
-const SIGNALS: &[&str] = &[".room();", ".look_soon(now)", ".look_again();", ".revisit("];
+const SIGNALS: &[&str] = &[".look_soon(now)", ".revisit("];
 /// Schedules in which one is forgotten, until one stands still.
 const FORGOTTEN_MAX: u64 = 40;
 
 /// Those whose omission the schedules find, and where the search begins: a schedule that finds it. Of the others another signal
 /// follows within the time that is allowed (an answer, a delete, the sweep), or no schedule comes there: `OUTBOXD_BUG=all` tries them.
 const FOUND_BY: &[(&str, u64)] =
-    &[("answers breakers 2", 42), ("quarantine requested 1", 8), ("settling/deleting deleted 4", 1)];
+    &[("ledger release_aside 1", 16), ("reading/mod look_for_news 1", 1), ("reading/mod ask_version 1", 1)];
 
 /// A place in the relay where a signal is given: as the compiler names it, and as people do.
 #[derive(Debug)]
@@ -131,7 +135,8 @@ fn every_forgotten_signal_is_found() {
 
 fn forgotten_is_found(file: &'static str, line: u32, seed: u64) -> bool {
     planted::plant(Some(Bug::Forgotten { file, line }));
-    let found = catch_unwind(AssertUnwindSafe(|| one_fault_at_a_time(seed))).is_err();
+    let broken = |run: fn(u64)| catch_unwind(AssertUnwindSafe(|| run(seed))).is_err();
+    let found = broken(nothing_waits_that_is_told_of) || broken(one_fault_at_a_time);
     planted::plant(None);
     found
 }

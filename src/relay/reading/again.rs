@@ -181,7 +181,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     fn give_up_search(&mut self, search: &Search) {
         self.intake.memory.give_apart(0, search.reserved_bytes);
-        self.reading.room();
     }
 
     fn search_slice(&mut self, search: &mut Search) -> Result<(), SourceError> {
@@ -280,10 +279,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Rows that the application changed or removed while their batch was under way: what lies there is looked at anew.
     fn let_go_of(&mut self, gone: &[RowMeta]) {
         for meta in gone {
-            let outbox = self.intake.outbox(meta.key.outbox);
-            outbox.ledger.removed(&[meta.key.rowid]);
-            outbox.ledger.revisit(meta.key.rowid);
-            outbox.look_again();
+            self.intake.outbox(meta.key.outbox).ledger.let_go(&[meta.key.rowid]);
         }
     }
 
@@ -322,7 +318,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.give_back_rows(ix, rows);
         self.forget_replaced(ix);
         self.intake.make_ready(ix);
-        self.reading.room();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Promises: a look is short; a row is given to the intake or stays marked. Does not know: when a look is due.
 
-use super::{RETRY_EVERY, SWEEP_EVERY};
+use super::{RETRY_EVERY, SWEEP_EVERY, Stuck};
 use crate::failpoint;
 use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
@@ -26,40 +26,32 @@ const BUSY_MENTIONED_AFTER: Duration = Duration::from_secs(5);
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// One slice of one outbox. False: the database can't be read at the moment.
     pub(super) fn look(&mut self, ix: OutboxIx, now: Instant) -> Result<bool, Fatal> {
-        let low = {
-            let ledger = &self.intake.outboxes[usize::from(ix.0)].ledger;
-            ledger.lowest_mark(|leaver| self.intake.has_room_for(ix, leaver))
-        };
-        let start = self.intake.outboxes[usize::from(ix.0)].ledger.start(low);
-        let outbox = self.intake.outbox(ix);
-        if !outbox.ledger.resumes() {
-            outbox.again = false;
-        }
-        outbox.ledger.begin_look(start);
+        let start = self.intake.outboxes[usize::from(ix.0)].ledger.start(self.intake.lowest(ix, now));
+        self.intake.outbox(ix).ledger.begin_look(start);
         let (result, last) = self.slice(ix, start, LOOK_ROWS, None, now);
         let seen_to = match &result {
             Ok(Look { end: LookEnd::End, .. }) => Some(i64::MAX),
             _ => last,
         };
-        let jumps = std::mem::take(&mut self.intake.jumps);
+        let (jumps, stopped) = (std::mem::take(&mut self.intake.jumps), self.intake.stopped.take());
+        let ended = seen_to == Some(i64::MAX);
         // Behind the cursor there may be rows that no look has come to: what is passed over below is not all that there is.
-        let more = self.intake.outboxes[usize::from(ix.0)].more;
-        let jumps_on = jumps && more != Behind::No && !planted::is(Bug::PassedOverBelowIsAll);
+        let jumps_on = jumps && self.intake.outboxes[usize::from(ix.0)].more != Behind::No;
         let goes_on = jumps_on || matches!(&result, Ok(Look { end: LookEnd::Budget { .. }, .. }));
-        self.intake.outbox(ix).ledger.end_look(seen_to, goes_on);
+        self.intake.outbox(ix).ledger.end_look(seen_to, goes_on, stopped);
+        if ended {
+            self.intake.came_to_all(ix);
+        }
         if goes_on {
             self.intake.leave_skipped_by_takers();
         } else {
-            self.intake.leave_skipped(ix, jumps || seen_to == Some(i64::MAX), now);
+            self.intake.leave_skipped(ix, jumps || ended, stopped.and_then(|(_, obstacle)| obstacle), now);
         }
-        let outbox = self.intake.outbox(ix);
         let look = match result {
             Ok(look) => look,
-            Err(error) => {
-                outbox.look_again();
-                return self.look_failed(ix, error, now).map(|()| false);
-            }
+            Err(error) => return self.look_failed(ix, error, now).map(|()| false),
         };
+        let outbox = self.intake.outbox(ix);
         outbox.retry_at = None;
         if let Some(traits) = self.source.traits(ix)
             && outbox.noted.as_ref() != Some(traits)
@@ -80,7 +72,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 outbox.ledger.jump();
                 Behind::Ready
             }
-            LookEnd::Stopped => Behind::Full,
+            LookEnd::Stopped => match stopped {
+                // Above the cursor all is as it was.
+                Some((rowid, _)) if outbox.ledger.cursor().is_some_and(|cursor| rowid <= cursor.rowid) => outbox.more,
+                Some((_, obstacle)) => obstacle.map_or(Behind::Unwanted, Behind::Stopped),
+                // Too many are in quarantine: it is not looked at before there are fewer.
+                None => Behind::Ready,
+            },
             LookEnd::MarkGone => {
                 outbox.ledger.forget_cursor();
                 Behind::Ready
@@ -107,7 +105,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             outbox.unstirred = false;
         }
         let mut starts: Vec<(OutboxIx, Start)> = (0..self.intake.outboxes.len())
-            .filter(|at| self.may_glance(*at) && self.wants_look(*at, true, now))
+            .filter(|at| self.may_glance(*at) && self.may_look(*at))
             .map(|at| (OutboxIx(at as u16), self.intake.outboxes[at].ledger.start(None)))
             .collect();
         // Where rows are found the look at them comes on top.
@@ -120,7 +118,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Ok(glance) => glance,
                 Err(error) => {
                     let first = starts[0].0;
-                    self.intake.outbox(first).look_again();
                     return self.look_failed(first, error, now).map(|()| None);
                 }
             };
@@ -134,7 +131,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 }
                 outbox.version = Some(glance.version);
                 outbox.ledger.nothing_above();
-                outbox.again = false;
                 outbox.unstirred = true;
             }
         }
@@ -263,10 +259,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// A slice of the sweep from the lowest row to the cursor: it finds rows that were inserted below the cursor.
     pub(super) fn sweep(&mut self, now: Instant) -> Result<(), Fatal> {
         let sweep = &mut self.reading.sweep;
-        if sweep.stuck_until.is_some_and(|until| now < until) {
+        if planted::is(Bug::SweepStaysStuck) && sweep.stuck.is_some() {
             return Ok(());
         }
-        sweep.stuck_until = None;
+        if sweep.stuck.is_some_and(|stuck| now < stuck.until && self.intake.is_there(stuck.outbox, stuck.obstacle, now))
+        {
+            return Ok(());
+        }
+        sweep.stuck = None;
         let (at, from) = match sweep.running {
             Some(position) => position,
             None if sweep.wanted && sweep.not_before <= now => {
@@ -312,7 +312,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
         let (result, last) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
-        self.intake.leave_skipped(ix, false, now);
+        let obstacle = self.intake.stopped.take().and_then(|(_, obstacle)| obstacle);
+        self.intake.leave_skipped(ix, false, obstacle, now);
         self.set_unsendable_aside();
         match result {
             Ok(look) => {
@@ -323,7 +324,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     LookEnd::Stopped => {
                         let sweep = &mut self.reading.sweep;
                         sweep.running = Some((at, last.map_or(from, |last| last.saturating_add(1))));
-                        sweep.stuck_until = Some(now + SWEEP_EVERY);
+                        let until = now + SWEEP_EVERY;
+                        sweep.stuck = obstacle.map(|obstacle| Stuck { outbox: ix, obstacle, until });
                     }
                     LookEnd::End | LookEnd::MarkGone => {}
                 }

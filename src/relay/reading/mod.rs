@@ -10,6 +10,7 @@ use crate::model::{Origin, OutboxIx, Version, Wake};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::backoff::Knocking;
 use crate::relay::intake::Behind;
+use crate::relay::ledger::Obstacle;
 use crate::relay::matching::Matching;
 use crate::relay::planted;
 use crate::relay::{Fatal, Limits, Relay};
@@ -64,10 +65,18 @@ struct Promise {
 struct Sweep {
     wanted: bool,
     running: Option<(usize, i64)>,
-    /// There was no room for a row that it came to: it goes on there when there is, or then.
-    stuck_until: Option<Instant>,
+    /// It waits at a row that it came to.
+    stuck: Option<Stuck>,
     not_before: Instant,
     spent: Duration,
+}
+
+/// What the sweep waits for at a row, and for how long: it may have been removed.
+#[derive(Clone, Copy, Debug)]
+struct Stuck {
+    outbox: OutboxIx,
+    obstacle: Obstacle,
+    until: Instant,
 }
 
 impl Sweep {
@@ -112,7 +121,6 @@ pub(super) struct Reading {
     /// It was opened for that alone.
     rechecking: bool,
     knocking: Knocking,
-    room: bool,
     sweep: Sweep,
     pub(super) matching: Option<Matching>,
     again: Again,
@@ -142,8 +150,7 @@ impl Reading {
             recheck_at: None,
             rechecking: false,
             knocking: Knocking::default(),
-            room: false,
-            sweep: Sweep { wanted: false, running: None, stuck_until: None, not_before: now, spent: Duration::ZERO },
+            sweep: Sweep { wanted: false, running: None, stuck: None, not_before: now, spent: Duration::ZERO },
             matching: None,
             again: Again::new(limits, now),
             first: 0,
@@ -210,12 +217,6 @@ impl Reading {
             self.spacing *= 2;
         }
         self.spacing = self.spacing.clamp(dear, longest);
-    }
-
-    /// Some lane, topic or memory has room again.
-    #[cfg_attr(feature = "testing", track_caller)]
-    pub(super) fn room(&mut self) {
-        self.room |= !planted::forgotten();
     }
 
     /// A batch that had waited for its broker was stored.
@@ -295,12 +296,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         let news = self.reading.look_at.is_some_and(|at| at <= now);
-        if std::mem::take(&mut self.reading.room) {
-            self.reading.sweep.stuck_until = None;
-            for outbox in &mut self.intake.outboxes {
-                outbox.again = true;
-            }
-        }
         let count = self.intake.outboxes.len();
         let (mut looked, taken) = (false, self.intake.taken);
         if news {
@@ -312,8 +307,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             if news && !self.may_look(at) {
                 self.miss(at, self.reading.seen.unwrap_or(now));
             }
-            let news = news && !std::mem::take(&mut self.intake.outboxes[at].unstirred);
-            if self.wants_look(at, news, now) {
+            let outbox = &mut self.intake.outboxes[at];
+            if news && !std::mem::take(&mut outbox.unstirred) && outbox.more == Behind::No {
+                outbox.more = Behind::Ready;
+            }
+            if self.wants_look(at, now) {
                 looked = true;
                 if !self.look(OutboxIx(at as u16), now)? {
                     return Ok(());
@@ -376,23 +374,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         outbox.behind_since.get_or_insert(seen);
     }
 
-    fn wants_look(&self, at: usize, news: bool, now: Instant) -> bool {
+    fn wants_look(&self, at: usize, now: Instant) -> bool {
         let outbox = &self.intake.outboxes[at];
         if outbox.retry_at.is_some_and(|at| now < at) || !self.may_look(at) {
             return false;
         }
-        news || outbox.retry_at.is_some()
-            || match outbox.more {
-                Behind::Ready => true,
-                Behind::Full => outbox.again,
-                Behind::No => false,
-            }
-            || (outbox.again
-                && (outbox.ledger.wants_revisit()
-                    || outbox
-                        .ledger
-                        .lowest_mark(|leaver| self.intake.has_room_for(OutboxIx(at as u16), leaver))
-                        .is_some()))
+        outbox.retry_at.is_some() || self.intake.wants_look(OutboxIx(at as u16), now)
     }
 
     /// Cheap questions that may lead to a look: a promise to be kept, the net once a second.
@@ -576,11 +563,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             earliest = earliest.min(at.max(now + PROMISE_STEP));
         }
         let sweep = &reading.sweep;
-        if reading.room {
-            return now;
-        }
         if sweep.running.is_some() {
-            earliest = earliest.min(sweep.stuck_until.unwrap_or(now));
+            let is_stuck = |stuck: &Stuck| self.intake.is_there(stuck.outbox, stuck.obstacle, now);
+            earliest = earliest.min(sweep.stuck.filter(is_stuck).map_or(now, |stuck| stuck.until));
         } else if sweep.wanted {
             earliest = earliest.min(sweep.not_before);
         }
@@ -594,7 +579,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             if let Some(retry) = outbox.retry_at {
                 earliest = earliest.min(retry);
-            } else if self.wants_look(at, false, now) {
+            } else if self.wants_look(at, now) {
                 return now;
             }
         }

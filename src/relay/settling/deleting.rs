@@ -258,12 +258,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         // Our own commits wake nobody.
         for key in &deletion.written {
-            let outbox = self.intake.outbox(key.outbox);
-            outbox.ledger.revisit(key.rowid);
-            outbox.look_again();
-            self.reading.look_soon(now);
+            self.intake.outbox(key.outbox).ledger.revisit(key.rowid);
         }
-        self.reading.room();
         Ok(())
     }
 
