@@ -5,8 +5,6 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod exit;
-pub mod failpoint;
-pub mod kafka;
 mod locks;
 pub mod model;
 pub mod ports;
@@ -16,3 +14,5 @@ pub mod source;
 pub mod state;
 pub mod telemetry;
 mod uri;
+
+pub use failpoint;

@@ -1,4 +1,5 @@
-//! The borders between the rooms of the house, as docs/architecture.md draws them: every path a file under src/ names is looked at.
+//! The borders between the rooms of the house, as docs/architecture.md draws them: every path that a file names is looked at. A crate
+//! of the workspace is a room like those under src/: what it may depend on Cargo sees to, and here is what its parts may know.
 //!
 //! Code only for tests (`#[cfg(test)]` modules, `tests.rs`, `tests/`) may do what it likes. Comments and strings don't count.
 
@@ -11,13 +12,16 @@ use std::path::{Path, PathBuf};
 
 /// What the code of one room may name, and what not. The most specific room of a file is the one that counts.
 struct Room {
-    /// Below src/: a folder (with the file of the same name) or a file.
+    /// Below src/ or crates/: a folder (with the file of the same name) or a file.
     path: &'static str,
-    /// Prefixes of paths in this crate, outside the room.
+    /// Prefixes of paths in this workspace, outside the room.
     knows: &'static [&'static str],
     /// Lists of prefixes of other crates' paths.
     without: &'static [&'static [&'static str]],
 }
+
+/// The crates whose parts have rules: the room, and what its library is called.
+const CRATES: &[(&str, &str)] = &[("kafka", "outboxd_kafka")];
 
 const FILES: &[&str] = &["std::fs", "std::os", "rustix::fs", "tempfile"];
 const FILES_BUT_TEMPORARY: &[&str] = &["std::fs", "std::os", "rustix::fs"];
@@ -51,7 +55,6 @@ const ROOMS: &[Room] = &[
         knows: &["cli", "commands", "config", "daemon", "exit", "kafka"],
         without: &[FILES_BUT_TEMPORARY, SOCKETS],
     },
-    Room { path: "failpoint.rs", knows: &[], without: &[FILES, SOCKETS, CHANNELS, SQL] },
     Room { path: "config", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
     Room {
         path: "daemon",
@@ -85,7 +88,7 @@ const ROOMS: &[Room] = &[
         without: &[SOCKETS, THREADS, CHANNELS, PROCESSES],
     },
     Room { path: "sink", knows: &["kafka", "model", "ports"], without: &[FILES, SOCKETS, SQL, PROCESSES] },
-    Room { path: "kafka", knows: &["failpoint"], without: &[FILES, SQL, PROCESSES] },
+    Room { path: "kafka", knows: &[], without: &[FILES, PROCESSES] },
     Room {
         path: "kafka/protocol",
         knows: &["kafka::error", "kafka::record_batch"],
@@ -111,7 +114,7 @@ const ONLY_IN: &[(&str, &[&str])] =
 #[test]
 fn no_room_knows_what_it_must_not_know() {
     let files = sources();
-    assert!(files.len() > 60, "only {} files under src/: looked at the wrong place?", files.len());
+    assert!(files.len() > 60, "only {} files: looked at the wrong place?", files.len());
     let complaints: Vec<String> = files.iter().flat_map(|(path, text)| complaints(path, text)).collect();
     assert!(
         complaints.is_empty(),
@@ -126,8 +129,8 @@ fn every_room_has_its_rules_and_every_rule_its_room() {
         assert!(ROOMS.iter().any(|room| stem(room.path) == stem(&name)), "src/{name} has no rules in this test");
     }
     for room in ROOMS {
-        let at = root().join("src").join(room.path);
-        assert!(at.exists() || at.with_extension("rs").exists(), "src/{} is gone: remove its rules", room.path);
+        let at = root().join(place(room.path));
+        assert!(at.exists() || at.with_extension("rs").exists(), "{} is gone: remove its rules", at.display());
     }
 }
 
@@ -140,7 +143,9 @@ fn the_map_names_every_room_and_no_other() {
         .filter_map(|line| line.split(" | ").next())
         .flat_map(|cell| backticked(&format!("`{cell}")))
         .collect();
-    let there: BTreeSet<String> = top_level_rooms().iter().map(|name| format!("src/{name}")).collect();
+    let crates = fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().file_name());
+    let crates = crates.map(|name| format!("crates/{}", name.into_string().unwrap()));
+    let there: BTreeSet<String> = top_level_rooms().iter().map(|name| format!("src/{name}")).chain(crates).collect();
     let rooms: BTreeSet<&str> = named.iter().map(|path| path.trim_end_matches('/')).collect();
     for room in &there {
         assert!(rooms.contains(room.as_str()), "docs/architecture.md has no line for `{room}`; it has {rooms:?}");
@@ -159,7 +164,8 @@ fn what_documents_and_comments_point_at_exists() {
             assert!(line.matches('`').count() % 2 == 0, "{document}: code between backticks ends in its line: {line}");
         }
         for path in backticked(&text) {
-            let is_ours = ["src/", "docs/", "tests/", "testing/", "benches/", "fuzz/", "systemd/", "scripts/", ".ci/"];
+            let is_ours =
+                ["src/", "crates/", "docs/", "tests/", "testing/", "benches/", "fuzz/", "systemd/", "scripts/", ".ci/"];
             let first = path.split_whitespace().next().unwrap_or_default();
             if is_ours.iter().any(|prefix| first.starts_with(prefix)) && !first.contains(['*', '<']) {
                 assert!(root().join(first).exists(), "{document} points at `{first}`, which does not exist");
@@ -171,7 +177,7 @@ fn what_documents_and_comments_point_at_exists() {
             let name: String =
                 text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || "/._-".contains(*c)).collect();
             let name = name.trim_end_matches('.');
-            assert!(root().join(name).exists(), "src/{path} points at {name}, which does not exist");
+            assert!(root().join(name).exists(), "{} points at {name}, which does not exist", place(&path));
         }
     }
 }
@@ -260,12 +266,13 @@ fn a_breach_is_seen() {
         ("relay/route.rs", "use crate::{model::Rows, source::Database};", "crate::source::Database"),
         ("relay/route.rs", "fn f() -> crate::state::StateFile { todo!() }", "crate::state::StateFile"),
         ("relay/route.rs", "use super::super::sink;", "crate::sink"),
-        ("relay/route.rs", "use crate::kafka::producer::Producer;", "crate::kafka::producer::Producer"),
+        ("relay/route.rs", "use outboxd_kafka::producer::Producer;", "crate::kafka::producer::Producer"),
         ("relay/mod.rs", "pub(crate) use std::{fmt, thread::{self, sleep}};", "std::thread"),
         ("relay/reading.rs", "use std::time::Instant; fn f() { Instant::now(); }", "Instant::now"),
         ("relay/reading.rs", "use crossbeam_channel::Receiver;", "crossbeam_channel::Receiver"),
         ("sink/kafka.rs", "use rusqlite as sql;", "rusqlite"),
-        ("kafka/error.rs", "use crate::model::Why;", "crate::model::Why"),
+        ("kafka/partitioner.rs", "use crate::connection::Connection;", "crate::kafka::connection::Connection"),
+        ("kafka/lib.rs", "use std::fs;", "std::fs"),
         ("kafka/protocol/fetch.rs", "fn f(_: &std::net::TcpStream) {}", "std::net::TcpStream"),
         ("source/wal/mod.rs", "use std::fs::File;", "std::fs::File"),
         ("source/wal.rs", "use super::database::Database;", "crate::source::database::Database"),
@@ -279,10 +286,11 @@ fn a_breach_is_seen() {
         assert!(seen.iter().any(|line| line.contains(&format!("names {culprit}"))), "{path}: {code}\n{seen:?}");
     }
     let fine = [
-        ("relay/route.rs", "use crate::kafka::record_batch::{self, RecordHeader};"),
+        ("relay/route.rs", "use outboxd_kafka::record_batch::{self, RecordHeader};"),
         ("relay/route.rs", "// use rusqlite::Connection;\nconst A: &str = \"std::fs::read\"; /* unsafe */"),
         ("relay/route.rs", "#[cfg(test)]\nmod tests {\n    use std::fs;\n    fn f() { if true { } }\n}\n"),
         ("relay/run.rs", "use crossbeam_channel::select;"),
+        ("kafka/protocol/fetch.rs", "use crate::error::ErrorCode; use super::{Reader, Writer};"),
         ("source/wal/header.rs", "use super::checksum; use crate::source::wal::Frame;"),
         ("source/handle.rs", "fn f() { unsafe { g() } }"),
         ("main.rs", "use std::process::ExitCode;"),
@@ -296,24 +304,25 @@ fn a_breach_is_seen() {
 fn complaints(path: &str, text: &str) -> Vec<String> {
     let within = ROOMS.iter().filter(|room| is_within(path, room.path));
     let Some(room) = within.max_by_key(|room| room.path.len()) else {
-        return vec![format!("src/{path} is in no room that this test has rules for")];
+        return vec![format!("{} is in no room that this test has rules for", place(path))];
     };
     let tokens = without_tests(&tokens(text));
     let own = format!("crate::{}", stem(room.path).replace('/', "::"));
+    let at = place(path);
     let mut out = Vec::new();
     for named in paths(&tokens, &module_of(path)) {
         if let Some(inside) = named.strip_prefix("crate::") {
             let known = starts_with_path(&named, &own) || room.knows.iter().any(|it| starts_with_path(inside, it));
             if !known {
-                out.push(format!("src/{path} names {named}; {} may know {:?}", room.path, room.knows));
+                out.push(format!("{at} names {named}; {} may know {:?}", room.path, room.knows));
             }
         }
         for it in room.without.iter().copied().flatten().filter(|it| starts_with_path(&named, it)) {
-            out.push(format!("src/{path} names {named}; nothing of {it} belongs there"));
+            out.push(format!("{at} names {named}; nothing of {it} belongs there"));
         }
         for (what, files) in ONLY_IN {
             if starts_with_path(&named, what) && !files.contains(&path) {
-                out.push(format!("src/{path} names {what}; only {files:?} may"));
+                out.push(format!("{at} names {what}; only {files:?} may"));
             }
         }
     }
@@ -327,6 +336,20 @@ fn starts_with_path(named: &str, prefix: &str) -> bool {
 /// Whether a file belongs to the room: the file itself, the folder's file, or anything in the folder.
 fn is_within(path: &str, room: &str) -> bool {
     path == room || stem(path) == room || path.strip_prefix(room).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Where a file or a room lies.
+fn place(path: &str) -> String {
+    match path.split_once('/').unwrap_or((path, "")) {
+        (room, "") if library(room).is_some() => format!("crates/{room}/src"),
+        (room, within) if library(room).is_some() => format!("crates/{room}/src/{within}"),
+        _ => format!("src/{path}"),
+    }
+}
+
+/// What the crate that is this room calls its library.
+fn library(room: &str) -> Option<&'static str> {
+    CRATES.iter().find(|(name, _)| *name == room).map(|(_, library)| *library)
 }
 
 fn stem(path: &str) -> &str {
@@ -437,7 +460,7 @@ fn without_tests(tokens: &[String]) -> Vec<String> {
     out
 }
 
-/// Every path in the code, in `use` lines or elsewhere, from `crate::` where it leads into this one; `unsafe` as itself.
+/// Every path in the code, in `use` lines or elsewhere, from `crate::` where it leads into this workspace; `unsafe` as itself.
 fn paths(tokens: &[String], module: &[String]) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
     let mut at = 0;
@@ -505,14 +528,17 @@ fn resolve(path: &[String], module: &[String]) -> String {
     let mut base: Option<Vec<String>> = None;
     while let Some((first, more)) = rest.split_first() {
         match first.as_str() {
-            "crate" => base = Some(Vec::new()),
+            "crate" => base = Some(module.iter().take(1).filter(|room| library(room).is_some()).cloned().collect()),
             "self" => base = Some(base.unwrap_or_else(|| module.to_vec())),
             "super" => {
                 let mut up = base.unwrap_or_else(|| module.to_vec());
                 up.pop();
                 base = Some(up);
             }
-            _ => break,
+            other => match CRATES.iter().find(|(_, library)| *library == other) {
+                Some((room, _)) if base.is_none() => base = Some(vec![(*room).to_owned()]),
+                _ => break,
+            },
         }
         rest = more;
     }
@@ -567,7 +593,7 @@ fn top_level_rooms() -> Vec<String> {
     names.iter().filter(|name| !is_folders_file(name)).map(|name| name.trim_end_matches('/').to_owned()).collect()
 }
 
-/// The code of the product by its path below src/; files of tests are left out.
+/// The code of the product by its path below src/ or its room's name; files of tests are left out.
 fn sources() -> BTreeMap<String, String> {
     fn walk(folder: &Path, below: &str, out: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -585,6 +611,9 @@ fn sources() -> BTreeMap<String, String> {
     }
     let mut out = BTreeMap::new();
     walk(&root().join("src"), "", &mut out);
+    for (room, _) in CRATES {
+        walk(&root().join(place(room)), &format!("{room}/"), &mut out);
+    }
     out
 }
 

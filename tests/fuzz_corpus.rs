@@ -3,17 +3,17 @@
 #[path = "../fuzz/src/lib.rs"]
 mod bodies;
 #[allow(dead_code)]
-#[path = "kafka_wire/samples.rs"]
+#[path = "../crates/kafka/tests/wire/samples.rs"]
 mod samples;
 
 use bodies::{TARGETS, Target};
 use kafka_protocol::messages::{self, create_topics_response::CreatableTopicResult};
-use outboxd::kafka::protocol::header::is_flexible;
-use outboxd::kafka::protocol::{ApiKey, SPOKEN};
-use outboxd::kafka::record_batch::{BatchFields, RecordHeader, append_record, encode_header};
 use outboxd::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Rows, Span};
 use outboxd::source::wal::{FRAME_HEADER_SIZE, HEADER_SIZE};
 use outboxd::state::codec;
+use outboxd_kafka::protocol::header::is_flexible;
+use outboxd_kafka::protocol::{ApiKey, SPOKEN};
+use outboxd_kafka::record_batch::{BatchFields, RecordHeader, append_record, encode_header};
 use rusqlite::Connection;
 use samples::{encoded, text, topic};
 use std::collections::BTreeSet;

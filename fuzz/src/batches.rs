@@ -5,8 +5,8 @@
 
 use super::cuts;
 use super::kafka::check_error;
-use outboxd::kafka::protocol::Writer;
-use outboxd::kafka::record_batch::{
+use outboxd_kafka::protocol::Writer;
+use outboxd_kafka::record_batch::{
     Batch, BatchFields, BatchHeader, BatchReader, HEADER_BYTES, Piece, Record, append_record, encode_header,
     renumber_record,
 };

@@ -4,8 +4,8 @@
 //! bytes justify, and is read the same after it was written again. Does not know: what an answer means.
 
 use super::cuts;
-use outboxd::kafka::protocol::header::{decode_response_header, is_flexible};
-use outboxd::kafka::protocol::{
+use outboxd_kafka::protocol::header::{decode_response_header, is_flexible};
+use outboxd_kafka::protocol::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse, DecodeError,
     DescribeProducersRequest, DescribeProducersResponse, DescribedPartition, FetchRequest, FetchResponse,
     FetchedPartition, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse,

@@ -4,8 +4,8 @@
 //! appended sticks until it is acknowledged (I3). Does not know: SQL, sockets, other lanes.
 
 use super::backoff::Backoff;
-use crate::kafka::record_batch::sequence_after;
 use crate::model::{Evidence, OutboxIx, Plan, PlanId, Rows, RunId, Target, Triple, Why};
+use outboxd_kafka::record_batch::sequence_after;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -2,9 +2,9 @@
 //!
 //! Promises: pure; a row's bytes are copied once, from SQLite's column pointers into the lane's buffer. Does not know: lanes, SQL.
 
-use crate::kafka::partitioner;
-use crate::kafka::record_batch::{self, RecordHeader};
 use crate::model::{OutboxIx, RowKey, RowMeta, RowView, Rows, RunId, Span, field};
+use outboxd_kafka::partitioner;
+use outboxd_kafka::record_batch::{self, RecordHeader};
 
 /// Kafka's longest topic name, in bytes.
 const TOPIC_NAME_BYTES_MAX: usize = 249;

@@ -2,18 +2,18 @@
 //!
 //! Promises: translates and nothing else; rows are shared with the producer, never copied. Does not know: the wire, decisions.
 
-use crate::kafka::look_up::{Finding, Search};
-use crate::kafka::producer::{Batch, Delivery, Failure, Handle, Producer, Report, Travel};
 use crate::model::{Evidence, Outcome, PartitionStart, Plan, SinkEvent, Sought, Topic, Why};
 use crate::ports::{Full, Manner, Sink};
 use crossbeam_channel::Sender;
+use outboxd_kafka::look_up::{Finding, Search};
+use outboxd_kafka::producer::{Batch, Delivery, Failure, Handle, Producer, Report, Travel};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use crate::kafka::producer::{KafkaOptions, StartError};
+pub use outboxd_kafka::producer::{KafkaOptions, StartError};
 
 /// The threads that talk to Kafka, shared by the relays of all databases.
-pub struct KafkaSink(Producer<Arc<Plan>, SinkEvent>);
+pub struct KafkaSink(Producer<Shared, SinkEvent>);
 
 impl KafkaSink {
     /// Checks the options and starts. Reaches no broker: one that is away is weather, told by events.
@@ -35,7 +35,7 @@ impl KafkaSink {
 }
 
 /// One relay's end of a [`KafkaSink`].
-pub struct KafkaHandle(Handle<Arc<Plan>, SinkEvent>);
+pub struct KafkaHandle(Handle<Shared, SinkEvent>);
 
 impl Sink for KafkaHandle {
     fn producer(&mut self) {
@@ -51,7 +51,7 @@ impl Sink for KafkaHandle {
             Manner::Merged => Travel::Merged,
             Manner::Alone => Travel::Alone,
         };
-        self.0.send(Arc::clone(plan), travel).map_err(|_| Full)
+        self.0.send(Shared(Arc::clone(plan)), travel).map_err(|_| Full)
     }
 
     fn look_up(&mut self, plan: &Arc<Plan>, sought: Sought) {
@@ -63,7 +63,7 @@ impl Sink for KafkaHandle {
                 Sought::Stored => false,
             },
         };
-        self.0.look_up(Arc::clone(plan), search);
+        self.0.look_up(Shared(Arc::clone(plan)), search);
     }
 
     fn drain(&mut self) {
@@ -71,37 +71,41 @@ impl Sink for KafkaHandle {
     }
 }
 
-impl Batch for Arc<Plan> {
+/// A plan as a batch.
+#[derive(Clone)]
+struct Shared(Arc<Plan>);
+
+impl Batch for Shared {
     fn topic(&self) -> &str {
-        &self.target.topic
+        &self.0.target.topic
     }
 
     fn partition(&self) -> i32 {
-        self.target.partition
+        self.0.target.partition
     }
 
     fn cluster(&self) -> Option<&str> {
-        self.cluster.as_deref()
+        self.0.cluster.as_deref()
     }
 
     fn producer_id(&self) -> i64 {
-        self.triple.producer_id
+        self.0.triple.producer_id
     }
 
     fn producer_epoch(&self) -> i16 {
-        self.triple.epoch
+        self.0.triple.epoch
     }
 
     fn base_sequence(&self) -> i32 {
-        self.triple.first_sequence
+        self.0.triple.first_sequence
     }
 
     fn record_count(&self) -> usize {
-        self.rows.len()
+        self.0.rows.len()
     }
 
     fn records(&self) -> &[u8] {
-        &self.rows.bytes
+        &self.0.rows.bytes
     }
 }
 
@@ -111,8 +115,8 @@ impl From<Failure> for Why {
     }
 }
 
-impl From<Report<Arc<Plan>>> for SinkEvent {
-    fn from(report: Report<Arc<Plan>>) -> SinkEvent {
+impl From<Report<Shared>> for SinkEvent {
+    fn from(report: Report<Shared>) -> SinkEvent {
         match report {
             Report::ProducerId { id, cluster } => SinkEvent::Producer { id, cluster },
             Report::NoProducerId(failure) => SinkEvent::NoProducer { why: failure.into() },
@@ -137,7 +141,7 @@ impl From<Report<Arc<Plan>>> for SinkEvent {
                     Delivery::Refused(failure) => Outcome::Refused(failure.into()),
                     Delivery::OutOfSequence(failure) => Outcome::OutOfSequence(failure.into()),
                 };
-                SinkEvent::Outcome { plan: batch.id, outcome, at }
+                SinkEvent::Outcome { plan: batch.0.id, outcome, at }
             }
             Report::LookedUp { batch, finding } => {
                 let evidence = match finding {
@@ -149,9 +153,9 @@ impl From<Report<Arc<Plan>>> for SinkEvent {
                     Finding::PartitionGone(failure) => Evidence::PartitionGone(failure.into()),
                     Finding::OtherCluster(failure) => Evidence::OtherCluster(failure.into()),
                 };
-                SinkEvent::Evidence { plan: batch.id, evidence }
+                SinkEvent::Evidence { plan: batch.0.id, evidence }
             }
-            Report::NotLookedUp { batch, failure } => SinkEvent::NoEvidence { plan: batch.id, why: failure.into() },
+            Report::NotLookedUp { batch, failure } => SinkEvent::NoEvidence { plan: batch.0.id, why: failure.into() },
         }
     }
 }

@@ -6,11 +6,11 @@
 //! pairs, because a name may come twice. Key, value and header values are strings where they are UTF-8, `{"base64":"..."}` where they are
 //! not, and `null` where they are null. There is no timestamp: a record is stamped when Kafka gets it.
 
-use crate::kafka::record_batch::{BatchFields, BatchReader, Piece, Record, encode_header};
 use crate::model::{Evidence, Outcome, PartitionStart, Plan, SinkEvent, Sought, Topic, Why};
 use crate::ports::{Full, Manner, Sink};
 use base64::Engine;
 use crossbeam_channel::{Sender, TrySendError, unbounded};
+use outboxd_kafka::record_batch::{BatchFields, BatchReader, Piece, Record, encode_header};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -253,9 +253,9 @@ impl Serialize for Bytes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::record_batch::{RecordHeader, append_record};
     use crate::model::{PlanId, Rows, RunId, Target, Triple};
     use crossbeam_channel::{Receiver, bounded};
+    use outboxd_kafka::record_batch::{RecordHeader, append_record};
     use std::sync::Mutex;
     use std::time::{Duration, SystemTime};
 

@@ -23,7 +23,7 @@ STALE_EVENTS = 1_000
 
 
 def labels():
-    text = (ROOT / "src" / "failpoint.rs").read_text(encoding="utf-8")
+    text = (ROOT / "crates" / "failpoint" / "src" / "lib.rs").read_text(encoding="utf-8")
     return re.findall(r'"(\w+)"', re.search(r"LABELS[^=]*= &\[(.*?)\];", text, re.DOTALL)[1])
 
 

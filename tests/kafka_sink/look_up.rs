@@ -2,10 +2,10 @@
 
 use super::rig::{PATIENCE, Rig, class, options, wait_until};
 use fake_kafka::{Access, ApiKey, FakeKafka, Fault};
-use outboxd::kafka::record_batch::append_record;
 use outboxd::model::{Evidence, Plan, Rows, SinkEvent, Sought, Why};
 use outboxd::ports::{Manner, Sink};
 use outboxd::sink::kafka::KafkaOptions;
+use outboxd_kafka::record_batch::append_record;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -2,13 +2,13 @@
 
 use crossbeam_channel::{Receiver, bounded};
 use fake_kafka::FakeKafka;
-use outboxd::kafka::record_batch::{RecordHeader, append_record};
 use outboxd::model::{
     Evidence, Fingerprint, OutboxIx, Outcome, PartitionStart, Plan, PlanId, RowKey, RowMeta, Rows, RunId, SinkEvent,
     Sought, Span, Target, Triple, Why,
 };
 use outboxd::ports::{Manner, Sink};
 use outboxd::sink::kafka::{KafkaHandle, KafkaOptions, KafkaSink};
+use outboxd_kafka::record_batch::{RecordHeader, append_record};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;

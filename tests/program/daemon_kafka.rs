@@ -2,9 +2,9 @@
 
 use crate::common::{self, OUTBOX, PATIENCE, Place, Running, Shell, names, outboxd};
 use fake_kafka::{ApiKey, FakeKafka, Fault};
-use outboxd::kafka::connection::{Address, Connection, ConnectionOptions};
-use outboxd::kafka::protocol::{PartitionBatch, ProduceRequest};
-use outboxd::kafka::record_batch::append_record;
+use outboxd_kafka::connection::{Address, Connection, ConnectionOptions};
+use outboxd_kafka::protocol::{PartitionBatch, ProduceRequest};
+use outboxd_kafka::record_batch::append_record;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -254,7 +254,7 @@ fn every_code_is_survived_by_its_lane() {
     let mut keys: BTreeMap<i32, String> = BTreeMap::new();
     for number in 0.. {
         let key = format!("k{number}");
-        keys.entry(outboxd::kafka::partitioner::partition_for_key(key.as_bytes(), PARTITIONS)).or_insert(key);
+        keys.entry(outboxd_kafka::partitioner::partition_for_key(key.as_bytes(), PARTITIONS)).or_insert(key);
         if keys.len() == PARTITIONS as usize {
             break;
         }
@@ -373,7 +373,7 @@ fn an_outage_is_a_few_lines_however_many_partitions_suffer_from_it() {
         }
         connection.execute_batch("COMMIT").unwrap();
         let partition =
-            |number: i64| outboxd::kafka::partitioner::partition_for_key(number.to_string().as_bytes(), PARTITIONS);
+            |number: i64| outboxd_kafka::partitioner::partition_for_key(number.to_string().as_bytes(), PARTITIONS);
         (from..from + 120).filter(|number| partition(*number) % 2 == 1).count() as i64
     };
     let mut daemon = run_quickly(&place, &kafka, &database);
@@ -405,7 +405,7 @@ fn a_partition_without_a_leader_keeps_none_of_the_others_closed() {
     let place = Place::new();
     let database = place.database("db", &format!("PRAGMA journal_mode = WAL; {OUTBOX}"));
     fill(&place, "db", 0, 70);
-    let partition = |number: i32| outboxd::kafka::partitioner::partition_for_key(number.to_string().as_bytes(), 6) % 2;
+    let partition = |number: i32| outboxd_kafka::partitioner::partition_for_key(number.to_string().as_bytes(), 6) % 2;
     let waiting = (0..7).filter(|key| partition(*key) == 1).count() as i64 * 10;
     assert!((1..70).contains(&waiting));
     let mut daemon = run_quickly(&place, &kafka, &database);

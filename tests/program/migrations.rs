@@ -3,7 +3,7 @@
 
 use crate::common::{PATIENCE, Place, Running, outboxd};
 use fake_kafka::{FakeKafka, Fault};
-use outboxd::kafka::partitioner::partition_for_key;
+use outboxd_kafka::partitioner::partition_for_key;
 use rusqlite::Connection;
 
 const COUNTED: &str = "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, aggregateId TEXT, eventType TEXT, \

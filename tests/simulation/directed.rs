@@ -2,10 +2,10 @@
 
 use crate::world::{Away, Happening, Kind, World};
 use crate::{HELD_BYTES_MAX, Run, TABLES};
-use outboxd::kafka::partitioner::partition_for_key;
 use outboxd::model::{Action, Booked, LeftPlan, LeftRow, OutboxIx, PlanId, PlanState, Request, RowKey, RunId};
 use outboxd::model::{Target, Triple, Wake};
 use outboxd::relay::Event;
+use outboxd_kafka::partitioner::partition_for_key;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};

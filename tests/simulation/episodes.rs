@@ -2,8 +2,8 @@
 
 use crate::world::{Happening, Kind, World};
 use crate::{BATCH_BYTES_MAX, HELD_BYTES_MAX, RECORD_BYTES_MAX, Run, schedule_count, schedules};
-use outboxd::kafka::partitioner::partition_for_key;
 use outboxd::model::{Action, OutboxIx, Request, RowKey};
+use outboxd_kafka::partitioner::partition_for_key;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 

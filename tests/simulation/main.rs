@@ -14,11 +14,11 @@ mod ports;
 mod state;
 mod world;
 
-use outboxd::kafka::partitioner::partition_for_key;
 use outboxd::model::{JournalMode, PlanId, RunId, SinkEvent, Wake};
 use outboxd::relay::route::{Route, TemplatePart, TopicTemplate};
 use outboxd::relay::{Event, Limits, Relay, RelaySpec};
 use outboxd::telemetry::figures::Figures;
+use outboxd_kafka::partitioner::partition_for_key;
 use ports::{Shared, SimClock, SimJournal, SimSink, SimSource, answer, append, contents, testify};
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -3,9 +3,9 @@
 use crate::Run;
 use crate::directed::{calm, key_of};
 use crate::world::{Away, Kind};
-use outboxd::kafka::partitioner::partition_for_key;
 use outboxd::model::{Action, OutboxIx, Request, Wake};
 use outboxd::relay::Event;
+use outboxd_kafka::partitioner::partition_for_key;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 

@@ -2,7 +2,6 @@
 
 use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
-use outboxd::kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use outboxd::model::{
     Another, Backlog, Booked, Budget, Deletion, Evidence, Flow, Glance, JournalMode, LeftOut, Look, LookEnd, Origin,
     OutboxIx, Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start,
@@ -10,6 +9,7 @@ use outboxd::model::{
 };
 use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
 use outboxd::relay::planted::{self, Bug};
+use outboxd_kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;

@@ -5,14 +5,14 @@
 use super::CommandError;
 use crate::config::Kafka;
 use crate::exit::{CONFIGURATION, FAILED};
-use crate::kafka::connection::{Address, Connection, ConnectionOptions};
-use crate::kafka::error::{CallError, ConnectError, ErrorCode};
-use crate::kafka::protocol::{
+use crossbeam_channel::Sender;
+use outboxd_kafka::connection::{Address, Connection, ConnectionOptions};
+use outboxd_kafka::error::{CallError, ConnectError, ErrorCode};
+use outboxd_kafka::protocol::{
     CreateTopicsRequest, FetchPartition, FetchRequest, ListOffsetsPartition, ListOffsetsRequest, MetadataRequest,
     MetadataResponse, Reach,
 };
-use crate::kafka::record_batch::{BatchReader, Piece, Record};
-use crossbeam_channel::Sender;
+use outboxd_kafka::record_batch::{BatchReader, Piece, Record};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -73,7 +73,7 @@ impl ReadBack {
     pub fn prepare(kafka: &Kafka, topic: &str) -> Result<ReadBack, CommandError> {
         let servers: Vec<Address> =
             kafka.bootstrap_servers.iter().map(|server| server.parse()).collect::<Result<_, _>>().map_err(
-                |error: crate::kafka::connection::AddressError| {
+                |error: outboxd_kafka::connection::AddressError| {
                     CommandError::new(CONFIGURATION, error, "write for example: --bootstrap-servers localhost:9092")
                 },
             )?;

@@ -1,0 +1,15 @@
+//! A small synchronous Kafka client: what goes over the wire to a broker, and what comes back.
+//!
+//! Promises: decoders never panic and never allocate more than an answer's own bytes justify; every error says whether a broker
+//! may have acted. Does not know: SQLite, outboxes, rows. Layers look down only: connection, protocol, primitives.
+
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod connection;
+pub mod error;
+pub mod look_up;
+pub mod partitioner;
+pub mod producer;
+pub mod protocol;
+pub mod record_batch;

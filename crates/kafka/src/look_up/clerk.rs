@@ -1,0 +1,344 @@
+//! The thread that asks one broker: a blocking connection, one exchange at a time, questions about many partitions in one request.
+//!
+//! Promises: no partition is named twice in a request; what a broker does not answer goes back to have its leader looked for. Does not
+//! know: what an answer means, other brokers.
+
+use super::Desk;
+use super::inquiry::{Inquiry, Stage, Verdict};
+use crate::connection::{Address, Connection, ConnectionOptions};
+use crate::error::{CallError, Loss};
+use crate::producer::{Batch, Failure, Report, Shared};
+use crate::protocol::{
+    ApiKey, DescribeProducersRequest, FetchPartition, FetchRequest, ListOffsetsPartition, ListOffsetsRequest,
+    ListOffsetsResponse, Reach, Request,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Of one Fetch answer. Its first batch comes whole, however large.
+const FETCH_MAX_BYTES: i32 = 1024 * 1024;
+
+/// Of a partition that is fetched for the first time, together with others: most of them have nothing new, or the batch at once.
+const FIRST_FETCH_MAX_BYTES: i32 = 64 * 1024;
+
+/// How many partitions are named in one request.
+const PARTITIONS_MAX: usize = 64;
+
+/// How long thread and connection are kept for the next question.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+
+pub(super) struct Clerk<B, E> {
+    shared: Arc<Shared<B, E>>,
+    broker: i32,
+    desk: Arc<Desk<B, E>>,
+    connection: Option<(Connection, Address)>,
+    /// What the broker is called in texts.
+    name: String,
+    throttled_until: Option<Instant>,
+    inquiries: VecDeque<Inquiry<B, E>>,
+}
+
+/// Why an exchange came to nothing. The connection is closed.
+enum Broken {
+    Lost(Failure),
+    /// An answer came that can't be read, or is larger than we take: the same question would get it again.
+    Unreadable(String),
+    Stopping,
+}
+
+impl<B, E> Clerk<B, E>
+where
+    B: Batch,
+    E: From<Report<B>> + Send + 'static,
+{
+    pub(super) fn new(shared: &Arc<Shared<B, E>>, broker: i32, desk: &Arc<Desk<B, E>>) -> Self {
+        Clerk {
+            shared: Arc::clone(shared),
+            broker,
+            desk: Arc::clone(desk),
+            connection: None,
+            name: broker.to_string(),
+            throttled_until: None,
+            inquiries: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let idle_max = self.inquiries.is_empty().then_some(IDLE_MAX);
+            let Some(arrived) = self.desk.take(idle_max, &self.shared.stopping) else { break };
+            self.inquiries.extend(arrived);
+            self.inquiries.retain(|inquiry| !inquiry.is_forgotten());
+            if let Some(until) = self.throttled_until.take()
+                && !self.desk.pause(until, &self.shared.stopping)
+            {
+                break;
+            }
+            if !self.inquiries.is_empty() {
+                self.turn();
+            }
+        }
+        self.disconnect();
+    }
+
+    /// One exchange. What needs least of it comes first: most questions are over before a log is read.
+    fn turn(&mut self) {
+        let Err(failure) = self.connect() else {
+            if self.any(|stage| stage == Stage::Memory) {
+                self.ask_memory();
+            } else if self.any(|stage| stage == Stage::Ends) {
+                self.ask_ends();
+            } else {
+                self.fetch();
+            }
+            return;
+        };
+        self.shared.cluster.ask_refresh();
+        let all = std::mem::take(&mut self.inquiries);
+        self.send_back(all, &failure);
+    }
+
+    fn any(&self, which: impl Fn(Stage) -> bool) -> bool {
+        self.inquiries.iter().any(|inquiry| which(inquiry.stage()))
+    }
+
+    /// Takes out up to `max` that are at such a stage, no two of them for one partition, and if the first is to be alone, it alone.
+    fn pick(&mut self, max: usize, which: impl Fn(Stage) -> bool) -> Vec<Inquiry<B, E>> {
+        let mut picked: Vec<Inquiry<B, E>> = Vec::new();
+        let mut rest = VecDeque::new();
+        let mut full = false;
+        for inquiry in self.inquiries.drain(..) {
+            let fits = picked.is_empty()
+                || (!inquiry.is_alone() && picked.iter().all(|other| other.place() != inquiry.place()));
+            if !full && fits && which(inquiry.stage()) {
+                full = inquiry.is_alone();
+                picked.push(inquiry);
+                full |= picked.len() == max;
+            } else {
+                rest.push_back(inquiry);
+            }
+        }
+        self.inquiries = rest;
+        picked
+    }
+
+    fn ask_memory(&mut self) {
+        if self.connection.as_ref().is_none_or(|(c, _)| c.api_version(ApiKey::DescribeProducers).is_none()) {
+            let all = self.inquiries.iter_mut().filter(|inquiry| inquiry.stage() == Stage::Memory);
+            all.for_each(Inquiry::no_memory);
+            return;
+        }
+        let picked = self.pick(PARTITIONS_MAX, |stage| stage == Stage::Memory);
+        let partitions: Vec<_> = picked.iter().map(Inquiry::place).collect();
+        let request = DescribeProducersRequest { partitions: &partitions };
+        match self.exchange(&request, &picked, self.shared.options.news_patience()) {
+            Ok(response) => {
+                self.throttled(response.throttle_time);
+                for mut inquiry in picked {
+                    let answer =
+                        only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place()));
+                    let verdict = inquiry.described(&self.name, answer);
+                    self.settle(inquiry, verdict);
+                }
+            }
+            Err(broken) => self.broken(picked, broken),
+        }
+    }
+
+    fn ask_ends(&mut self) {
+        let picked = self.pick(PARTITIONS_MAX, |stage| stage == Stage::Ends);
+        match self.list(&picked, ListOffsetsPartition::END).and_then(|ends| {
+            // The end first: were it the other way round, retention could put the start behind an end that was never there.
+            Ok((ends, self.list(&picked, ListOffsetsPartition::START)?))
+        }) {
+            Ok((ends, starts)) => {
+                for mut inquiry in picked {
+                    let of = |answers: &'_ ListOffsetsResponse| {
+                        only(answers.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place())).cloned()
+                    };
+                    let (start, end) = (of(&starts), of(&ends));
+                    let verdict = inquiry.ends_listed(&self.name, start.as_ref(), end.as_ref());
+                    self.settle(inquiry, verdict);
+                }
+            }
+            Err(broken) => self.broken(picked, broken),
+        }
+    }
+
+    fn list(&mut self, picked: &[Inquiry<B, E>], timestamp: i64) -> Result<ListOffsetsResponse, Broken> {
+        let partitions: Vec<_> = picked
+            .iter()
+            .map(|inquiry| ListOffsetsPartition {
+                topic: inquiry.place().0,
+                partition: inquiry.place().1,
+                current_leader_epoch: inquiry.leader_epoch(),
+                timestamp,
+            })
+            .collect();
+        let request = ListOffsetsRequest { reach: Reach::LogEnd, partitions: &partitions };
+        let response = self.exchange(&request, picked, self.shared.options.news_patience())?;
+        self.throttled(response.throttle_time);
+        Ok(response)
+    }
+
+    /// The first fetches of many partitions together, later ones by turns.
+    fn fetch(&mut self) {
+        let is_first = |stage| matches!(stage, Stage::Log { first: true, .. });
+        let mut picked = self.pick(PARTITIONS_MAX, is_first);
+        if picked.is_empty() {
+            picked = self.inquiries.pop_front().into_iter().collect();
+        }
+        let alone = picked.len() == 1;
+        let partitions: Vec<_> = picked
+            .iter()
+            .filter_map(|inquiry| {
+                let Stage::Log { reading, .. } = inquiry.stage() else { return None };
+                let (topic, partition) = inquiry.place();
+                Some(FetchPartition {
+                    topic,
+                    partition,
+                    current_leader_epoch: inquiry.leader_epoch(),
+                    fetch_offset: reading.next(),
+                    max_bytes: if alone { FETCH_MAX_BYTES } else { FIRST_FETCH_MAX_BYTES },
+                })
+            })
+            .collect();
+        // Never waits for more to be appended: what is there is wanted, and others wait for this thread.
+        let request =
+            FetchRequest { max_wait_ms: 0, min_bytes: 1, max_bytes: FETCH_MAX_BYTES, partitions: &partitions };
+        match self.exchange(&request, &picked, self.shared.options.request_timeout()) {
+            Ok(response) => {
+                self.throttled(response.throttle_time);
+                for mut inquiry in picked {
+                    let answer =
+                        only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place()));
+                    let verdict = inquiry.fetched(&self.name, answer, alone);
+                    self.settle(inquiry, verdict);
+                }
+            }
+            Err(broken) => self.broken(picked, broken),
+        }
+    }
+
+    fn settle(&mut self, mut inquiry: Inquiry<B, E>, verdict: Verdict) {
+        match verdict {
+            Verdict::On => self.inquiries.push_back(inquiry),
+            Verdict::Back(failure) => {
+                inquiry.failed(&failure);
+                self.shared.look_ups.seek(inquiry, &self.shared);
+            }
+            Verdict::Over(finding) => {
+                log::debug!("kafka: {}: looked up: {finding:?}", inquiry.lane());
+                self.shared.look_ups.answered(inquiry, finding, &self.shared);
+            }
+        }
+    }
+
+    fn broken(&mut self, picked: Vec<Inquiry<B, E>>, broken: Broken) {
+        match broken {
+            Broken::Lost(failure) => {
+                self.shared.cluster.ask_refresh();
+                self.send_back(picked, &failure);
+                // The others wait for the same broker.
+                let rest = std::mem::take(&mut self.inquiries);
+                self.send_back(rest, &failure);
+            }
+            Broken::Unreadable(why) => {
+                let alone = picked.len() == 1;
+                for mut inquiry in picked {
+                    let verdict = inquiry.unreadable(&why, alone);
+                    self.settle(inquiry, verdict);
+                }
+            }
+            Broken::Stopping => {}
+        }
+    }
+
+    fn send_back(&self, inquiries: impl IntoIterator<Item = Inquiry<B, E>>, failure: &Failure) {
+        for mut inquiry in inquiries {
+            inquiry.failed(failure);
+            self.shared.look_ups.seek(inquiry, &self.shared);
+        }
+    }
+
+    fn throttled(&mut self, throttle_time: Duration) {
+        if !throttle_time.is_zero() {
+            self.throttled_until = Some(Instant::now() + throttle_time);
+        }
+    }
+
+    fn connect(&mut self) -> Result<(), Failure> {
+        let Some(address) = self.shared.cluster.address(self.broker) else {
+            self.disconnect();
+            return Err(Failure::new(format!("broker {} is not in the cluster any more", self.broker)));
+        };
+        if let Some((connection, connected_to)) = &mut self.connection {
+            if *connected_to == address && connection.alive() {
+                return Ok(());
+            }
+            self.disconnect();
+        }
+        self.name = format!("{} at {}:{}", self.broker, address.host, address.port);
+        let _struggle = self.shared.cluster.struggle();
+        let ordinary = self.shared.options.connection();
+        // Another producer's batch may be as large as ours.
+        let receive_bytes_max = ordinary.receive_bytes_max.max(self.shared.options.max_request_size + (1 << 20));
+        match self.shared.cluster.connect(&address, &ConnectionOptions { receive_bytes_max, ..ordinary }) {
+            Ok(connection) => {
+                if !self.desk.uses(connection.interrupter().ok(), &self.shared.stopping) {
+                    return Err(Failure::new("the producer has been stopped"));
+                }
+                self.connection = Some((connection, address));
+                Ok(())
+            }
+            Err(error) => {
+                let mut failure = self.shared.cluster.connect_failure(&error, &address);
+                failure.text = format!("broker {}: {}", self.broker, failure.text);
+                Err(failure)
+            }
+        }
+    }
+
+    fn disconnect(&mut self) {
+        if self.connection.take().is_some() {
+            self.desk.uses(None, &self.shared.stopping);
+        }
+    }
+
+    fn exchange<R: Request>(
+        &mut self,
+        request: &R,
+        picked: &[Inquiry<B, E>],
+        patience: Duration,
+    ) -> Result<R::Response, Broken> {
+        let Some((connection, _)) = &mut self.connection else {
+            return Err(Broken::Lost(Failure::new(format!("broker {}: not connected", self.name))));
+        };
+        // It may take long, and be in vain when another broker leads by now: then the cluster's thread cuts it off.
+        let struggle = self.shared.cluster.struggle();
+        let named = picked.iter().map(|inquiry| (inquiry.place().0.into(), inquiry.place().1)).collect();
+        self.desk.under_way(named);
+        let result = connection.call(request, patience);
+        self.desk.under_way(Vec::new());
+        drop(struggle);
+        let error = match result {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        self.disconnect();
+        if self.shared.stopping.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Broken::Stopping);
+        }
+        let text = format!("broker {}: {}", self.name, crate::cluster::chain(&error));
+        Err(match error {
+            CallError::Decode(_) | CallError::Lost { loss: Loss::FrameLength { .. }, .. } => Broken::Unreadable(text),
+            _ => Broken::Lost(Failure::new(text)),
+        })
+    }
+}
+
+/// The one there is. None and two prove nothing.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    items.next().filter(|_| items.next().is_none())
+}

@@ -1,0 +1,209 @@
+//! What a broker's answer for one batch means, in words.
+//!
+//! Promises: pure; each code has its class (invariants I1 to I3) and says what to change. Does not know: sockets, resends.
+
+use super::{Batch, Delivery, Failure};
+use crate::error::{Class, ErrorCode};
+use crate::protocol::{ProduceResponse, ProducedPartition};
+use std::fmt::Write;
+
+/// The delivery of one batch by an answer to the request it was in.
+pub(crate) fn delivery<B: Batch>(broker: &str, batch: &B, response: &ProduceResponse) -> Delivery {
+    let mut named = response
+        .partitions
+        .iter()
+        .filter(|answer| answer.partition == batch.partition() && answer.topic == batch.topic());
+    match (named.next(), named.next()) {
+        (Some(answer), None) => classified(broker, batch, answer),
+        // Neither proves anything about our batch.
+        (None, _) => Delivery::Unsure(Failure::new(format!("broker {broker} answered without naming the partition"))),
+        (Some(_), Some(_)) => {
+            Delivery::Unsure(Failure::new(format!("broker {broker} answered twice for the partition")))
+        }
+    }
+}
+
+fn classified<B: Batch>(broker: &str, batch: &B, answer: &ProducedPartition) -> Delivery {
+    let failure = || Failure { code: Some(answer.error.0), text: text(broker, answer), hint: hint(answer) };
+    match answer.class() {
+        Class::Stored => Delivery::Stored { base_offset: answer.base_offset },
+        Class::NotAppended => Delivery::NotAppended(failure()),
+        Class::Unsure => Delivery::Unsure(failure()),
+        Class::Refused => Delivery::Refused(failure()),
+        Class::OutOfSequence => Delivery::OutOfSequence(failure()),
+        Class::Record => Delivery::Rejected { failure: failure(), records: rejected(batch, answer) },
+    }
+}
+
+/// Which records, if that is certain: those the broker names and that exist, or the only one there is.
+fn rejected<B: Batch>(batch: &B, answer: &ProducedPartition) -> Option<Vec<u32>> {
+    let count = batch.record_count();
+    if count == 1 {
+        return Some(vec![0]);
+    }
+    let all_exist =
+        answer.record_errors.iter().all(|(index, _)| usize::try_from(*index).is_ok_and(|index| index < count));
+    if answer.record_errors.is_empty() || !all_exist {
+        return None;
+    }
+    let mut records: Vec<u32> =
+        answer.record_errors.iter().filter_map(|(index, _)| u32::try_from(*index).ok()).collect();
+    records.sort_unstable();
+    records.dedup();
+    Some(records)
+}
+
+fn text(broker: &str, answer: &ProducedPartition) -> String {
+    let mut text = format!("broker {broker} answered {}", answer.error);
+    // Brokers say either one thing of the batch or one of each record; the first is enough for a line of log. What they say of a
+    // stamp names it, and it is another at each attempt: a failure that goes on would have a new text every time.
+    let said = answer
+        .record_errors
+        .iter()
+        .find_map(|(_, message)| message.as_deref())
+        .or(answer.error_message.as_deref())
+        .filter(|said| !said.is_empty() && answer.error != ErrorCode::INVALID_TIMESTAMP);
+    if let Some(said) = said {
+        let _ = write!(text, ": {}", said.chars().take(500).collect::<String>());
+    }
+    text
+}
+
+fn hint(answer: &ProducedPartition) -> String {
+    let topic = &answer.topic;
+    match answer.error {
+        ErrorCode(2) => "Kafka 2.1 to 2.3 answer so for a record without a key on a compacted topic (cleanup.policy)".to_owned(),
+        ErrorCode(10) => format!(
+            "the batch is larger than max.message.bytes of topic {topic}: raise it with `kafka-configs.sh --alter --topic {topic} --add-config max.message.bytes=...`, or make the payload smaller"
+        ),
+        ErrorCode(17) => format!("{topic:?} can't be written to; name another topic in the outbox's `topic`"),
+        ErrorCode(18) => format!("the batch is larger than segment.bytes of topic {topic}: raise that, or make the payload smaller"),
+        ErrorCode(19) => {
+            format!("topic {topic} has fewer in-sync replicas than its min.insync.replicas: start the brokers that are down")
+        }
+        ErrorCode(29) => format!(
+            "grant Write on the topic: `kafka-acls.sh --add --allow-principal User:NAME --operation Write --topic {topic}`"
+        ),
+        ErrorCode(31) => {
+            "grant IdempotentWrite: `kafka-acls.sh --add --allow-principal User:NAME --operation IdempotentWrite --cluster`".to_owned()
+        }
+        ErrorCode(32) => "the records carry this machine's clock: compare `date -u` here and on the broker, and set the one that is wrong"
+            .to_owned(),
+        ErrorCode(33) => "the listener does not know this SASL mechanism: name one of its sasl.enabled.mechanisms".to_owned(),
+        ErrorCode(35) => "the broker is too old or too new for this version of outboxd; 2.1 to 4.3 are known to work".to_owned(),
+        ErrorCode(58) => "the listener does not accept the credentials: check user and password".to_owned(),
+        ErrorCode(53) => "a transactional id was seen that outboxd never sends: a proxy between may rewrite requests".to_owned(),
+        ErrorCode(54) => "the broker has no security configured for this listener: use another one, or another security protocol".to_owned(),
+        ErrorCode(61..=67) => "the broker does not take this delegation token: make a new one, or use other credentials".to_owned(),
+        ErrorCode(21 | 42) => "outboxd sends what other brokers take: see whether a proxy rewrites requests, and please report it".to_owned(),
+        ErrorCode(43) => format!(
+            "topic {topic} keeps records in a format older than Kafka 0.11: remove its message.format.version, or upgrade the brokers"
+        ),
+        ErrorCode(76) => format!("topic {topic} does not take this compression: see its compression.type"),
+        ErrorCode(104) => "the broker takes us for a client of another cluster: see bootstrap_servers, and restart outboxd".to_owned(),
+        ErrorCode(87) => format!(
+            "topic {topic} does not take such records; a compacted topic (cleanup.policy) takes none without a key"
+        ),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::producer::tests::TestBatch;
+    use std::time::Duration;
+
+    fn answered(code: i16, records: &[i32], rows: usize) -> Delivery {
+        let record_errors = records.iter().map(|index| (*index, Some("no key".into()))).collect();
+        let partition = ProducedPartition {
+            topic: "users".into(),
+            partition: 3,
+            error: ErrorCode(code),
+            base_offset: 77,
+            log_append_time_ms: -1,
+            log_start_offset: 0,
+            record_errors,
+            can_name_records: true,
+            error_message: None,
+        };
+        let response = ProduceResponse { partitions: vec![partition], throttle_time: Duration::ZERO };
+        delivery("1 at a:1", &TestBatch::new("users", 3, rows), &response)
+    }
+
+    fn class(delivery: &Delivery) -> &'static str {
+        match delivery {
+            Delivery::Stored { .. } => "stored",
+            Delivery::NotAppended(_) => "not appended",
+            Delivery::Unsure(_) => "unsure",
+            Delivery::Rejected { .. } => "rejected",
+            Delivery::Refused(_) => "refused",
+            Delivery::OutOfSequence(_) => "out of sequence",
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_class() {
+        for (codes, expected) in [
+            (&[0][..], "stored"),
+            (&[2, 19], "not appended"),
+            (&[7, 20, 6, 3, 5, 56, -1, 1, 9, 4711], "unsure"),
+            (&[10, 18], "rejected"),
+            (&[32, 17, 29, 31, 33, 35, 58, 87, 21, 42, 43, 53, 54, 61, 67, 76, 104], "refused"),
+            (&[45, 46, 47, 48, 49, 59, 90, 120], "out of sequence"),
+        ] {
+            for code in codes {
+                assert_eq!(class(&answered(*code, &[], 2)), expected, "{code}");
+            }
+        }
+        assert_eq!(answered(0, &[], 2), Delivery::Stored { base_offset: 77 });
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_says_how() {
+        for (code, word) in [
+            (32, "date -u"),
+            (17, "topic"),
+            (29, "--operation Write --topic users"),
+            (31, "IdempotentWrite"),
+            (33, "sasl.enabled.mechanisms"),
+            (35, "too old"),
+            (58, "credentials"),
+            (21, "proxy"),
+            (42, "proxy"),
+            (43, "message.format.version"),
+            (53, "transactional"),
+            (54, "security"),
+            (61, "token"),
+            (67, "token"),
+            (76, "compression.type"),
+            (104, "cluster"),
+            (87, "cleanup.policy"),
+        ] {
+            let Delivery::Refused(failure) = answered(code, &[], 1) else { panic!("{code}") };
+            assert!(failure.hint.contains(word), "{code}: {}", failure.hint);
+            assert!(failure.text.starts_with("broker 1 at a:1 answered "), "{}", failure.text);
+            assert_eq!(failure.code, Some(code));
+        }
+    }
+
+    #[test]
+    fn rejected_records_are_named_only_when_that_is_certain() {
+        let records = |delivery| match delivery {
+            Delivery::Rejected { records, .. } => records,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(records(answered(10, &[], 1)), Some(vec![0]));
+        assert_eq!(records(answered(18, &[], 1)), Some(vec![0]));
+        assert_eq!(records(answered(10, &[], 5)), None);
+        assert_eq!(records(answered(87, &[4, 1, 1], 5)), Some(vec![1, 4]));
+        assert_eq!(records(answered(87, &[5], 5)), None, "a record that does not exist: nothing is certain");
+        assert_eq!(records(answered(87, &[-1], 5)), None);
+    }
+
+    #[test]
+    fn an_answer_about_others_proves_nothing() {
+        let other = ProduceResponse { partitions: vec![], throttle_time: Duration::ZERO };
+        assert_eq!(class(&delivery("1", &TestBatch::new("users", 3, 1), &other)), "unsure");
+    }
+}
