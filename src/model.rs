@@ -6,6 +6,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+// What a sink says is what the Kafka producer says, whichever sink it is. These are data, without I/O.
+pub use outboxd_kafka::outcome::{Evidence, Outcome, PartitionStart, Sought, Why};
+
+/// A plan's number: unique within one state file, rising. Sinks know the plan as a batch of that number.
+pub use outboxd_kafka::outcome::BatchId as PlanId;
+
+/// What a sink tells a relay.
+pub use outboxd_kafka::outcome::Event as SinkEvent;
+
 /// A topic's name, shared.
 pub type Topic = Arc<str>;
 
@@ -137,6 +146,13 @@ impl Rows {
     }
 }
 
+/// What of them a broker gets.
+impl AsRef<[u8]> for Rows {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A topic's partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -149,10 +165,6 @@ impl fmt::Display for Target {
         write!(f, "{}-{}", self.topic, self.partition)
     }
 }
-
-/// A plan's number: unique within one state file, rising.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PlanId(pub u64);
 
 /// A batch, as it was written to the state file before it was sent. Immutable: what happens to it is its lane's to know.
 #[derive(Debug)]
@@ -437,124 +449,6 @@ pub enum Action {
     Retry,
     /// Delete the row unsent, if it is still what was quarantined.
     Discard,
-}
-
-/// Why something did not go as wished: for people, never matched on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Why {
-    /// Kafka's error code, where one was answered.
-    pub code: Option<i16>,
-    /// What happened, with the culprit's name (`127.0.0.1:9092: connection refused`).
-    pub text: String,
-    /// What to do or type next; empty when there is nothing to add.
-    pub hint: String,
-}
-
-impl Why {
-    pub fn new(text: impl Into<String>) -> Self {
-        Why { code: None, text: text.into(), hint: String::new() }
-    }
-
-    #[must_use]
-    pub fn code(mut self, code: i16) -> Self {
-        self.code = Some(code);
-        self
-    }
-
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
-        self
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)?;
-        if !self.hint.is_empty() {
-            write!(f, " (hint: {})", self.hint)?;
-        }
-        Ok(())
-    }
-}
-
-/// What became of one attempt to send a plan. The classes and their codes: docs/kafka.md, "What an answer means".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Error 0 to acks=all: the only acknowledgement (invariant I2).
-    Stored {
-        /// The first row's offset; -1 when the broker answered a duplicate it no longer has the offset of.
-        offset: i64,
-    },
-    /// This attempt wrote nothing. An earlier one may have.
-    NotAppended(Why),
-    /// May have been appended. Sticks until `Stored` or reconciled (invariant I3).
-    Unsure(Why),
-    /// The broker rejects a record of this batch. `records`: which (positions in the batch), when it says so.
-    Rejected { why: Why, records: Option<Vec<u32>> },
-    /// The topic, the clock or our permissions, not the records.
-    Refused(Why),
-    /// 45, 47 or 59 from the leader the metadata names.
-    OutOfSequence(Why),
-}
-
-/// One partition of an opened topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionStart {
-    pub partition: i32,
-    /// The log's end when the topic was opened: a lower bound for what we write next. `None`: its leader could not be asked yet, so
-    /// nothing can be planned for it.
-    pub end_offset: Option<i64>,
-    pub leader_epoch: i32,
-}
-
-/// What a sink tells a relay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SinkEvent {
-    /// The answer to `Sink::producer`, and the cluster that the id belongs to, if it has a name.
-    Producer { id: i64, cluster: Option<ClusterId> },
-    /// The producer id could not be had yet; the sink tries on.
-    NoProducer { why: Why },
-    /// The answer to `Sink::open`, once the partition count and the end of one partition are known, and again whenever there are more of
-    /// either. Sorted, 0..n without gaps.
-    Opened { topic: Topic, partitions: Vec<PartitionStart> },
-    /// The topic can't be opened yet; the sink tries on.
-    NotOpened { topic: Topic, why: Why },
-    /// Exactly one for each `send` that was accepted.
-    Outcome { plan: PlanId, outcome: Outcome, at: Instant },
-    /// Exactly one for each `look_up`, after any number of `NoEvidence`.
-    Evidence { plan: PlanId, evidence: Evidence },
-    /// The partition's leader can't be asked yet; the sink tries on.
-    NoEvidence { plan: PlanId, why: Why },
-}
-
-/// What a look-up asks (docs/kafka.md, "Recovery").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sought {
-    /// All rows are at hand, so the batch can go again under its triple: is that exact? DescribeProducers first, then the log.
-    Resend,
-    /// Some rows have changed or are gone: only what lies in the log below the high watermark counts.
-    Stored,
-}
-
-/// What the partition's current leader says of a plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Evidence {
-    /// The batch (producer id, epoch, base sequence, count) lies in the log below the high watermark, from this offset on.
-    StoredAt(i64),
-    /// The leader remembers our producer id and epoch with the batch's last sequence or the one before its first: the same triple
-    /// sent again is appended once. Only for [`Sought::Resend`]: it speaks of the log's end, so it is no acknowledgement.
-    Remembered,
-    /// Everything from the noted offset to the high watermark was read, and the batch is not there.
-    Absent,
-    /// Not found, and the range was not complete: cut off at its start, compacted, or the topic was re-created.
-    Incomplete(Why),
-    /// We may not ask or read (permissions, or a broker that can't be asked).
-    Forbidden(Why),
-    /// The topic or the partition does not exist.
-    PartitionGone(Why),
-    /// The batch was on its way to another cluster. Nothing was asked: here its triple can be a stranger's (invariant I4).
-    OtherCluster(Why),
 }
 
 /// The application committed (or is about to: a wake is a promise, SQLite's page cache shows the write before the commit).

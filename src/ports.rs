@@ -10,6 +10,8 @@ use crate::model::{
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+pub use outboxd_kafka::outcome::{Full, Manner};
+
 /// One database with all its outboxes, and the only connection to it.
 pub trait Source {
     /// Gives rows of one outbox in rowid order to `each`, in one short read transaction. Opens the database when it was let go.
@@ -242,19 +244,6 @@ pub trait Sink {
     /// No new work follows. What no broker can have got yet is answered `NotAppended` at once.
     fn drain(&mut self);
 }
-
-/// How a batch travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// With other lanes of the same leader in one request.
-    Merged,
-    /// In a request of its own, on the leader's extra connection: a lane in trouble must not hold up the others.
-    Alone,
-}
-
-/// The sink's channel has no room; try again after its next event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
 
 /// Time, injected.
 pub trait Clock {

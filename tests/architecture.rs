@@ -63,8 +63,16 @@ const ROOMS: &[Room] = &[
     },
     // The limits of the process itself.
     Room { path: "daemon/limits.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL] },
-    Room { path: "model.rs", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
-    Room { path: "ports.rs", knows: &["model"], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
+    Room {
+        path: "model.rs",
+        knows: &["kafka::outcome"],
+        without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
+    },
+    Room {
+        path: "ports.rs",
+        knows: &["kafka::outcome", "model"],
+        without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES],
+    },
     Room { path: "uri.rs", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room { path: "locks.rs", knows: &["model"], without: &[SOCKETS, CHANNELS, SQL, PROCESSES] },
     Room { path: "source", knows: &["failpoint", "locks", "model", "ports", "uri"], without: &[SOCKETS, PROCESSES] },
@@ -98,6 +106,11 @@ const ROOMS: &[Room] = &[
         path: "kafka/record_batch",
         knows: &["kafka::error", "kafka::protocol"],
         without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
+    },
+    Room {
+        path: "kafka/outcome.rs",
+        knows: &[],
+        without: &[FILES, SOCKETS, STREAMS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
     },
     Room {
         path: "kafka/partitioner.rs",

@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::model::{FileId, Left, Origin, OutboxIx, PlanId, SinkEvent, Wake};
 use crate::ports::{Journal, Sink, Source, SystemClock};
 use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
-use crate::sink::kafka::KafkaSink;
+use crate::sink::kafka::Producer;
 use crate::sink::stdout::StdoutSink;
 use crate::source::{Database, WatchError, Watches};
 use crate::state::{NullJournal, StateError, StateFile, Visitor};
@@ -35,7 +35,7 @@ pub struct Running {
 
 /// The sink's threads, shared by all relays.
 pub enum SinkThreads {
-    Kafka(KafkaSink),
+    Kafka(Producer),
     Lines(StdoutSink),
 }
 
@@ -108,7 +108,7 @@ pub fn start(
             let now: Vec<_> = paths.iter().map(PathBuf::as_path).zip(files.iter().copied()).collect();
             state.follow(&now)?;
             name_forgotten_databases(&state, &paths)?;
-            let sink = KafkaSink::start(wiring::kafka_options(&config.kafka))?;
+            let sink = Producer::start(wiring::kafka_options(&config.kafka))?;
             for (((database, mut source), figures), (path, file)) in starts.zip(now) {
                 let tables: Vec<&str> = database.outboxes.iter().map(|outbox| outbox.table.as_str()).collect();
                 let left = state.left(path, &tables, file)?;

@@ -48,10 +48,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 let name = format!("topic {topic}");
                 self.sink_troubles.happened(now, Party::Topic(ix), &name, &why.text, &why.hint);
             }
-            SinkEvent::Outcome { plan, outcome, at } => self.on_outcome(plan, outcome, at, now)?,
-            SinkEvent::Evidence { plan, evidence } => self.on_evidence(plan, evidence, now)?,
-            SinkEvent::NoEvidence { plan, why } => {
-                if let Some(ix) = self.plans.get(&plan).copied() {
+            SinkEvent::Outcome { batch, outcome, at } => self.on_outcome(batch, outcome, at, now)?,
+            SinkEvent::Evidence { batch, evidence } => self.on_evidence(batch, evidence, now)?,
+            SinkEvent::NoEvidence { batch, why } => {
+                if let Some(ix) = self.plans.get(&batch).copied() {
                     self.lane_trouble(ix, now, &why);
                 }
             }

@@ -62,7 +62,7 @@ impl StdoutSink {
                 // Before the event, or the relay could see it, be told `Full` and wait for another one.
                 relay.waiting.fetch_sub(1, SeqCst);
                 // A relay that is gone needs no answer.
-                let _ = relay.events.send(SinkEvent::Outcome { plan: plan.id, outcome, at: Instant::now() });
+                let _ = relay.events.send(SinkEvent::Outcome { batch: plan.id, outcome, at: Instant::now() });
             }
         })?;
         Ok(StdoutSink { jobs, thread })
@@ -128,7 +128,7 @@ impl Sink for StdoutHandle {
         if self.jobs.send(job).is_err() {
             self.relay.waiting.fetch_sub(1, SeqCst);
             let outcome = Outcome::NotAppended(Why::new("stdout: the sink has been stopped"));
-            self.tell(SinkEvent::Outcome { plan: plan.id, outcome, at: Instant::now() });
+            self.tell(SinkEvent::Outcome { batch: plan.id, outcome, at: Instant::now() });
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl Sink for StdoutHandle {
     /// A pipe can't be read back.
     fn look_up(&mut self, plan: &Arc<Plan>, _sought: Sought) {
         let evidence = Evidence::Forbidden(Why::new("what was written can't be read back"));
-        self.tell(SinkEvent::Evidence { plan: plan.id, evidence });
+        self.tell(SinkEvent::Evidence { batch: plan.id, evidence });
     }
 
     /// What the thread has not begun is not written any more. A write that a slow reader holds up can't be called back.
@@ -328,7 +328,7 @@ mod tests {
 
     fn stored(event: &SinkEvent) -> (u64, i64) {
         match event {
-            SinkEvent::Outcome { plan, outcome: Outcome::Stored { offset }, .. } => (plan.0, *offset),
+            SinkEvent::Outcome { batch, outcome: Outcome::Stored { offset }, .. } => (batch.0, *offset),
             other => panic!("{other:?}"),
         }
     }
@@ -443,7 +443,7 @@ mod tests {
         go_on.send(()).unwrap();
         go_on.send(()).unwrap();
         assert_eq!(stored(&next(&events)), (1, 0));
-        assert!(matches!(next(&events), SinkEvent::Outcome { plan: PlanId(2), outcome: Outcome::NotAppended(_), .. }));
+        assert!(matches!(next(&events), SinkEvent::Outcome { batch: PlanId(2), outcome: Outcome::NotAppended(_), .. }));
         assert_eq!(stored(&next(&other_events)), (3, 1));
         assert!(sink.stop(Instant::now() + Duration::from_secs(10)));
     }

@@ -213,13 +213,13 @@ impl Run {
             println!("{:?} plan {}: {evidence:?}", self.world.borrow().elapsed, question.plan.0);
         }
         let event = if let Some(evidence) = evidence {
-            SinkEvent::Evidence { plan: question.plan, evidence }
+            SinkEvent::Evidence { batch: question.plan, evidence }
         } else {
             let world = &mut *self.world.borrow_mut();
             let after = world.micros(1_000..300_000);
             world.plan(after, Happening::Testify(question.clone()));
             let why = outboxd::model::Why::new("its leader can't say yet");
-            SinkEvent::NoEvidence { plan: question.plan, why }
+            SinkEvent::NoEvidence { batch: question.plan, why }
         };
         self.note(Event::Sink(event));
     }
@@ -305,7 +305,7 @@ impl Run {
                 parcel.plan.0, parcel.topic, parcel.partition, parcel.epoch, parcel.first
             );
         }
-        self.note(Event::Sink(SinkEvent::Outcome { plan: parcel.plan, outcome, at }));
+        self.note(Event::Sink(SinkEvent::Outcome { batch: parcel.plan, outcome, at }));
     }
 
     /// Whatever was hurt gets well, then nothing changes.

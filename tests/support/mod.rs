@@ -8,7 +8,6 @@
 
 pub mod app;
 pub mod arrived;
-pub mod broker;
 pub mod check;
 pub mod daemon;
 pub mod process;
@@ -17,6 +16,6 @@ pub mod scene;
 pub mod syscalls;
 pub mod wait;
 
-pub use broker::Broker;
 pub use daemon::Config;
+pub use real_kafka::{self as broker, Broker};
 pub use scene::Scene;

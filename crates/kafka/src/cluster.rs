@@ -21,12 +21,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 /// What handles and senders see of the cluster.
-pub(crate) struct Cluster<E> {
+pub(crate) struct Cluster {
     bootstrap: Vec<Address>,
     id: ClusterIdentity,
     /// Locked to clone or to swap the `Arc`, never longer.
     snapshot: Mutex<Arc<Snapshot>>,
-    inbox: Mutex<Inbox<E>>,
+    inbox: Mutex<Inbox>,
     asked: Condvar,
     stopping: AtomicBool,
     /// Senders that are connecting, or wait for the answer to a batch in trouble.
@@ -34,9 +34,9 @@ pub(crate) struct Cluster<E> {
 }
 
 /// What was asked since the follower last looked. Coalesced, so it can't grow beyond topics and handles.
-struct Inbox<E> {
-    producer_ids: HashMap<u64, (Arc<Mailbox<E>>, usize)>,
-    opens: HashMap<(u64, Arc<str>), Arc<Mailbox<E>>>,
+struct Inbox {
+    producer_ids: HashMap<u64, (Arc<Mailbox>, usize)>,
+    opens: HashMap<(u64, Arc<str>), Arc<Mailbox>>,
     /// Topics that someone writes to without having opened them.
     wanted: BTreeSet<Box<str>>,
     refresh: bool,
@@ -47,7 +47,7 @@ struct Inbox<E> {
     interrupter: Option<Interrupter>,
 }
 
-impl<E> Inbox<E> {
+impl Inbox {
     fn is_empty(&self) -> bool {
         self.producer_ids.is_empty()
             && self.opens.is_empty()
@@ -68,7 +68,7 @@ impl Drop for Struggle<'_> {
     }
 }
 
-impl<E> Cluster<E> {
+impl Cluster {
     pub(crate) fn new(bootstrap: Vec<Address>) -> Self {
         Cluster {
             bootstrap,
@@ -125,11 +125,11 @@ impl<E> Cluster<E> {
         lock(&self.snapshot).brokers.get(&broker).cloned()
     }
 
-    pub(crate) fn ask_producer_id(&self, mailbox: &Arc<Mailbox<E>>) {
+    pub(crate) fn ask_producer_id(&self, mailbox: &Arc<Mailbox>) {
         self.ask(|inbox| inbox.producer_ids.entry(mailbox.id).or_insert_with(|| (Arc::clone(mailbox), 0)).1 += 1);
     }
 
-    pub(crate) fn ask_open(&self, mailbox: &Arc<Mailbox<E>>, topic: &Arc<str>) {
+    pub(crate) fn ask_open(&self, mailbox: &Arc<Mailbox>, topic: &Arc<str>) {
         self.ask(|inbox| {
             inbox.opens.insert((mailbox.id, Arc::clone(topic)), Arc::clone(mailbox));
         });
@@ -150,7 +150,7 @@ impl<E> Cluster<E> {
         Struggle(&self.struggling)
     }
 
-    fn ask(&self, what: impl FnOnce(&mut Inbox<E>)) {
+    fn ask(&self, what: impl FnOnce(&mut Inbox)) {
         what(&mut lock(&self.inbox));
         self.asked.notify_one();
     }
@@ -174,7 +174,7 @@ impl<E> Cluster<E> {
     }
 
     /// What was asked, after waiting for it until `deadline`. `None`: the producer stops.
-    fn wait(&self, deadline: Instant) -> Option<Asked<E>> {
+    fn wait(&self, deadline: Instant) -> Option<Asked> {
         let mut inbox = lock(&self.inbox);
         loop {
             if self.is_stopping() {
@@ -196,9 +196,9 @@ impl<E> Cluster<E> {
     }
 }
 
-struct Asked<E> {
-    producer_ids: Vec<(Arc<Mailbox<E>>, usize)>,
-    opens: Vec<(Arc<str>, Arc<Mailbox<E>>)>,
+struct Asked {
+    producer_ids: Vec<(Arc<Mailbox>, usize)>,
+    opens: Vec<(Arc<str>, Arc<Mailbox>)>,
     wanted: BTreeSet<Box<str>>,
     refresh: bool,
 }

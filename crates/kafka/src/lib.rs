@@ -5,10 +5,11 @@
 
 #![forbid(unsafe_code)]
 
-pub mod cluster;
+mod cluster;
 pub mod connection;
 pub mod error;
-pub mod look_up;
+mod look_up;
+pub mod outcome;
 pub mod partitioner;
 pub mod producer;
 pub mod protocol;

@@ -15,105 +15,13 @@ pub use options::{KafkaOptions, REQUEST_MERGED_MAX_BYTES, StartError};
 pub(crate) use pool::Pool;
 
 use crate::cluster::{Cluster, Lead};
-use crate::look_up::{Finding, LookUps, Search};
-use crate::producer::queue::Job;
+use crate::look_up::LookUps;
+use crate::outcome::{Batch, Event, Full, Manner, Outcome, Sought, Why};
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
+use queue::Job;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-
-/// A handle on one batch: cheap to clone, its records shared. What it says must never change (invariant I1).
-pub trait Batch: Clone + Send + Sync + 'static {
-    fn topic(&self) -> &str;
-    fn partition(&self) -> i32;
-    /// The cluster that its producer id and sequences belong to, where that has an id.
-    fn cluster(&self) -> Option<&str>;
-    fn producer_id(&self) -> i64;
-    fn producer_epoch(&self) -> i16;
-    fn base_sequence(&self) -> i32;
-    fn record_count(&self) -> usize;
-    /// The records section of a record batch v2, uncompressed, timestamp deltas 0.
-    fn records(&self) -> &[u8];
-}
-
-/// Why something did not go as wished: for people, never matched on. It names no topic-partition where it is about one: whoever asked knows
-/// it, and what happens to hundreds for one reason reads alike.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failure {
-    /// Kafka's error code, where one was answered.
-    pub code: Option<i16>,
-    pub text: String,
-    /// What to do next; empty when there is nothing to add.
-    pub hint: String,
-}
-
-impl Failure {
-    pub fn new(text: impl Into<String>) -> Self {
-        Failure { code: None, text: text.into(), hint: String::new() }
-    }
-}
-
-/// What became of one attempt (docs/kafka.md, "What an answer means").
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// Error 0 to acks=all. The offset of the first record, -1 when the broker no longer has it.
-    Stored {
-        base_offset: i64,
-    },
-    /// This attempt wrote nothing.
-    NotAppended(Failure),
-    Unsure(Failure),
-    /// Records of this batch; which, by their place in it, when the broker says so.
-    Rejected {
-        failure: Failure,
-        records: Option<Vec<u32>>,
-    },
-    /// The topic, the clock or our permissions.
-    Refused(Failure),
-    OutOfSequence(Failure),
-}
-
-/// A partition when its topic was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionAtOpen {
-    pub partition: i32,
-    /// The high watermark. `None`: its leader could not be asked yet.
-    pub end_offset: Option<i64>,
-    pub leader_epoch: i32,
-}
-
-/// What a producer tells the owner of a handle.
-#[derive(Clone, Debug)]
-pub enum Report<B> {
-    /// `cluster`: what the cluster that gave it calls itself.
-    ProducerId { id: i64, cluster: Option<Arc<str>> },
-    /// Not yet; it is tried on.
-    NoProducerId(Failure),
-    /// Partitions 0..n without gaps, of which at least one has a leader that could be asked; again whenever their number has changed, and
-    /// when more of them could be.
-    Opened { topic: Arc<str>, partitions: Vec<PartitionAtOpen> },
-    /// Not yet; it is tried on.
-    NotOpened { topic: Arc<str>, failure: Failure },
-    /// Exactly one for each accepted batch.
-    Delivered { batch: B, delivery: Delivery, at: Instant },
-    /// Exactly one for each batch that was asked about, unless its owner drains.
-    LookedUp { batch: B, finding: Finding },
-    /// Not yet; it is tried on.
-    NotLookedUp { batch: B, failure: Failure },
-}
-
-/// How a batch travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Travel {
-    /// In one request with others for the same broker.
-    Merged,
-    /// In a request of its own on the broker's extra connection.
-    Alone,
-}
-
-/// The handle has as many batches under way as its channel has room for; one of its events comes before there is room again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
 
 /// In flight at once through one handle whose channel has no bound of its own.
 const IN_FLIGHT_MAX: usize = 1024;
@@ -122,9 +30,9 @@ const IN_FLIGHT_MAX: usize = 1024;
 const LOOK_UP_EVERY: Duration = Duration::from_millis(50);
 
 /// Where one handle's events go.
-pub(crate) struct Mailbox<E> {
+pub(crate) struct Mailbox {
     pub(crate) id: u64,
-    events: Sender<E>,
+    events: Sender<Event>,
     in_flight: AtomicUsize,
     in_flight_max: usize,
     draining: AtomicBool,
@@ -132,8 +40,8 @@ pub(crate) struct Mailbox<E> {
     closed: AtomicBool,
 }
 
-impl<E> Mailbox<E> {
-    fn new(id: u64, events: Sender<E>) -> Self {
+impl Mailbox {
+    fn new(id: u64, events: Sender<Event>) -> Self {
         // A quarter stays free for what is not an answer to a batch, so that senders don't wait for a relay that is busy.
         let in_flight_max = events.capacity().map_or(IN_FLIGHT_MAX, |capacity| (capacity * 3 / 4).max(1));
         Mailbox {
@@ -156,8 +64,28 @@ impl<E> Mailbox<E> {
     }
 
     /// Never waits. `false`: no room, come again.
-    pub(crate) fn offer(&self, event: E) -> bool {
-        !matches!(self.events.try_send(event), Err(TrySendError::Full(_)))
+    pub(crate) fn offer(&self, event: Event) -> bool {
+        self.try_deliver(event).is_ok()
+    }
+
+    /// As [`Mailbox::offer`]; the event comes back when there is no room.
+    fn try_deliver(&self, event: Event) -> Result<(), Event> {
+        match self.events.try_send(event) {
+            Err(TrySendError::Full(event)) => Err(event),
+            // Nobody listens any more.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
+    /// Waits for room until the producer stops.
+    fn deliver(&self, mut event: Event, stopping: &AtomicBool) {
+        loop {
+            match self.events.send_timeout(event, LOOK_UP_EVERY) {
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
+                Err(SendTimeoutError::Timeout(_)) if stopping.load(SeqCst) => return,
+                Err(SendTimeoutError::Timeout(back)) => event = back,
+            }
+        }
     }
 
     /// Only the handle's own thread takes places, so load and add need not be one step.
@@ -169,39 +97,29 @@ impl<E> Mailbox<E> {
         free
     }
 
-    /// The place is given back *before* the event is sent: the other way round the owner could see the event, be told `Full`, and wait
-    /// for a next event that never comes.
     fn give_place_back(&self) {
         self.in_flight.fetch_sub(1, SeqCst);
     }
 }
 
 /// Answers a batch; waits for room in the channel until the producer stops.
-fn answer<B: Batch, E: From<Report<B>>>(job: Job<B, E>, delivery: Delivery, stopping: &AtomicBool) {
-    let Job { batch, mailbox, .. } = job;
-    mailbox.give_place_back();
-    let mut event = E::from(Report::Delivered { batch, delivery, at: Instant::now() });
-    loop {
-        match mailbox.events.send_timeout(event, LOOK_UP_EVERY) {
-            Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
-            Err(SendTimeoutError::Timeout(_)) if stopping.load(SeqCst) => return,
-            Err(SendTimeoutError::Timeout(back)) => event = back,
-        }
-    }
+fn answer(job: Job, outcome: Outcome, stopping: &AtomicBool) {
+    let (mailbox, event) = job.answered(outcome);
+    mailbox.deliver(event, stopping);
 }
 
 /// The threads: one that follows the cluster, and senders as they are needed.
-pub struct Producer<B, E> {
-    shared: Arc<Shared<B, E>>,
+pub struct Producer {
+    shared: Arc<Shared>,
     threads_ended: crossbeam_channel::Receiver<()>,
 }
 
 /// What handles and threads share.
-pub(crate) struct Shared<B, E> {
+pub(crate) struct Shared {
     pub(crate) options: KafkaOptions,
-    pub(crate) cluster: Cluster<E>,
-    pub(crate) pool: Pool<B, E>,
-    pub(crate) look_ups: LookUps<B, E>,
+    pub(crate) cluster: Cluster,
+    pub(crate) pool: Pool,
+    pub(crate) look_ups: LookUps,
     pub(crate) stopping: AtomicBool,
     handles: AtomicU64,
     threads: ThreadEnds,
@@ -225,11 +143,7 @@ pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, 
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-impl<B, E> Shared<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
+impl Shared {
     /// Starts a thread that `stop` waits for.
     pub(crate) fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let Some(ticket) = self.threads.ticket() else {
@@ -243,11 +157,7 @@ where
     }
 }
 
-impl<B, E> Producer<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
+impl Producer {
     /// Checks the options and starts the thread that follows the cluster. Reaches no broker: one that is away is weather.
     pub fn start(options: KafkaOptions) -> Result<Self, StartError> {
         let servers = options.check()?;
@@ -269,7 +179,7 @@ where
     }
 
     /// A handle for one owner, whose events go to `events`. The channel's bound also bounds how many batches may be under way.
-    pub fn handle(&self, events: Sender<E>) -> Handle<B, E> {
+    pub fn handle(&self, events: Sender<Event>) -> Handle {
         let id = self.shared.handles.fetch_add(1, SeqCst);
         Handle { shared: Arc::clone(&self.shared), mailbox: Arc::new(Mailbox::new(id, events)) }
     }
@@ -288,13 +198,13 @@ where
     }
 }
 
-impl<B, E> Drop for Producer<B, E> {
+impl Drop for Producer {
     fn drop(&mut self) {
         self.shared.begin_stop();
     }
 }
 
-impl<B, E> Shared<B, E> {
+impl Shared {
     fn begin_stop(&self) {
         self.stopping.store(true, SeqCst);
         self.threads.close();
@@ -305,126 +215,76 @@ impl<B, E> Shared<B, E> {
 }
 
 /// One owner's end of a producer.
-pub struct Handle<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
-    shared: Arc<Shared<B, E>>,
-    mailbox: Arc<Mailbox<E>>,
+pub struct Handle {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
 }
 
-impl<B, E> Handle<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
-    /// Asks for a new producer id: one [`Report::ProducerId`] for each call.
+impl Handle {
+    /// Asks for a new producer id: one [`Event::Producer`] for each call, after any number of [`Event::NoProducer`].
     pub fn producer_id(&self) {
         self.shared.cluster.ask_producer_id(&self.mailbox);
     }
 
-    /// Asks for a topic's partitions. Asking again, also when they are known, is harmless.
+    /// Asks for a topic's partitions: [`Event::Opened`], after any number of [`Event::NotOpened`]. Asking again, also when they are
+    /// known, is harmless.
     pub fn open(&self, topic: &Arc<str>) {
         self.shared.cluster.ask_open(&self.mailbox, topic);
     }
 
-    /// Asks the partition's leader what became of a batch: one [`Report::LookedUp`], after any number of [`Report::NotLookedUp`], unless
+    /// Asks the partition's leader what became of a batch: one [`Event::Evidence`], after any number of [`Event::NoEvidence`], unless
     /// the handle drains. Never waits.
-    pub fn look_up(&self, batch: B, search: Search) {
-        LookUps::ask(&self.shared, batch, search, &self.mailbox);
+    pub fn look_up(&self, batch: Batch, sought: Sought) {
+        LookUps::ask(&self.shared, batch, sought, &self.mailbox);
     }
 
-    /// Hands a batch over for one attempt. Never waits. Without `Full` exactly one [`Report::Delivered`] follows.
-    pub fn send(&mut self, batch: B, travel: Travel) -> Result<(), Full> {
+    /// Hands a batch over for one attempt. Never waits. Without `Full` exactly one [`Event::Outcome`] follows.
+    pub fn send(&mut self, batch: Batch, manner: Manner) -> Result<(), Full> {
         if !self.mailbox.take_place() {
             return Err(Full);
         }
         let job = Job { batch, mailbox: Arc::clone(&self.mailbox) };
-        let failure = if self.mailbox.draining.load(SeqCst) || self.shared.stopping.load(SeqCst) {
-            Failure::new("not sent any more, the producer is draining")
+        let outcome = if self.mailbox.draining.load(SeqCst) || self.shared.stopping.load(SeqCst) {
+            Outcome::NotAppended(Why::new("not sent any more, the producer is draining"))
         } else {
-            match self.shared.cluster.lead(job.batch.topic(), job.batch.partition()) {
-                Lead::Unknown(failure) => {
+            match self.shared.cluster.lead(&job.batch.topic, job.batch.partition) {
+                Lead::Unknown(why) => {
                     self.shared.cluster.ask_refresh();
-                    failure
+                    Outcome::NotAppended(why)
                 }
-                Lead::Broker(broker) => match self.refuse_oversized(job) {
-                    Ok(job) => return Pool::push(&self.shared, broker, job, travel),
-                    Err(answered) => return answered,
+                Lead::Broker(broker) => match self.oversized(&job.batch) {
+                    None => return Pool::push(&self.shared, broker, job, manner),
+                    Some(why) => Outcome::Rejected { why, records: (job.batch.record_count == 1).then(|| vec![0]) },
                 },
             }
         };
-        self.answer_now(job, Delivery::NotAppended(failure))
+        job.answer_now(outcome)
     }
 
-    fn refuse_oversized(&self, job: Job<B, E>) -> Result<Job<B, E>, Result<(), Full>> {
-        let size = job.batch.records().len();
-        let max = self.shared.options.max_request_size;
-        if size <= max {
-            return Ok(job);
-        }
-        let delivery = Delivery::Rejected {
-            failure: Failure {
-                code: Some(10),
-                text: format!("a batch of {size} bytes is larger than max_request_size ({max})"),
-                hint: "raise max_request_size, and the topic's max.message.bytes with it, or make the payload smaller"
-                    .to_owned(),
-            },
-            records: (job.batch.record_count() == 1).then(|| vec![0]),
+    fn oversized(&self, batch: &Batch) -> Option<Why> {
+        let (size, max) = (batch.records.bytes().len(), self.shared.options.max_request_size);
+        let why = || {
+            Why::new(format!("a batch of {size} bytes is larger than max_request_size ({max})"))
+                .code(10)
+                .hint("raise max_request_size, and the topic's max.message.bytes with it, or make the payload smaller")
         };
-        Err(self.answer_now(job, delivery))
-    }
-
-    /// From the owner's own thread, which must not wait for itself to empty its channel: no room is `Full`, and there is an event to
-    /// come in that case, because the channel holds some.
-    fn answer_now(&self, job: Job<B, E>, delivery: Delivery) -> Result<(), Full> {
-        self.mailbox.give_place_back();
-        let event = E::from(Report::Delivered { batch: job.batch, delivery, at: Instant::now() });
-        if self.mailbox.offer(event) { Ok(()) } else { Err(Full) }
+        (size > max).then(why)
     }
 
     /// No new work follows. Batches of which nothing was written yet are answered `NotAppended` at once; the others are waited for as
     /// ever.
     pub fn drain(&mut self) {
         self.mailbox.draining.store(true, SeqCst);
-        let mut waiting = self.shared.pool.withdraw(self.mailbox.id).into_iter();
-        let mut left = Vec::new();
-        for job in waiting.by_ref() {
-            let failure = not_sent_draining();
-            self.mailbox.give_place_back();
-            let event = E::from(Report::Delivered {
-                batch: job.batch,
-                delivery: Delivery::NotAppended(failure),
-                at: Instant::now(),
-            });
-            match self.mailbox.events.try_send(event) {
-                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-                Err(TrySendError::Full(event)) => {
-                    left.push(event);
-                    break;
-                }
-            }
-        }
-        let rest: Vec<Job<B, E>> = waiting.collect();
-        if left.is_empty() && rest.is_empty() {
-            return;
-        }
+        let why = "given up before anything was sent, because the producer is draining";
+        let withdrawn = self.shared.pool.withdraw(self.mailbox.id);
+        let mut answers = withdrawn.into_iter().map(|job| job.answered(Outcome::NotAppended(Why::new(why))).1);
+        let Some(first_left) = answers.find_map(|event| self.mailbox.try_deliver(event).err()) else { return };
         // This thread is the one that empties the channel, so another has to fill it.
-        let shared = Arc::clone(&self.shared);
-        let mailbox = Arc::clone(&self.mailbox);
+        let left: Vec<Event> = std::iter::once(first_left).chain(answers).collect();
+        let (shared, mailbox) = (Arc::clone(&self.shared), Arc::clone(&self.mailbox));
         let spawned = self.shared.spawn("kafka-drain".to_owned(), move || {
-            for mut event in left {
-                while let Err(SendTimeoutError::Timeout(back)) = mailbox.events.send_timeout(event, LOOK_UP_EVERY) {
-                    if shared.stopping.load(SeqCst) {
-                        return;
-                    }
-                    event = back;
-                }
-            }
-            for job in rest {
-                let failure = not_sent_draining();
-                answer(job, Delivery::NotAppended(failure), &shared.stopping);
+            for event in left {
+                mailbox.deliver(event, &shared.stopping);
             }
         });
         if let Err(error) = spawned {
@@ -433,15 +293,7 @@ where
     }
 }
 
-fn not_sent_draining() -> Failure {
-    Failure::new("given up before anything was sent, because the producer is draining")
-}
-
-impl<B, E> Drop for Handle<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
+impl Drop for Handle {
     /// What still waits has no owner any more and must not be sent behind its back.
     fn drop(&mut self) {
         self.mailbox.closed.store(true, SeqCst);

@@ -5,7 +5,8 @@
 use super::Cluster;
 use crate::connection::{Address, Connection};
 use crate::error::{CallError, ConnectError};
-use crate::producer::{Failure, KafkaOptions};
+use crate::outcome::Why;
+use crate::producer::KafkaOptions;
 use crate::protocol::Request;
 use std::collections::HashMap;
 use std::error::Error;
@@ -31,20 +32,20 @@ impl Brokers {
     }
 
     /// Asks whoever answers: the favourite, the other known brokers, the bootstrap servers.
-    pub(super) fn call_any<E, R: Request>(
+    pub(super) fn call_any<R: Request>(
         &mut self,
-        cluster: &Cluster<E>,
+        cluster: &Cluster,
         options: &KafkaOptions,
         request: &R,
-    ) -> Result<R::Response, Failure> {
-        let mut failures: Vec<(Address, Failure)> = Vec::new();
+    ) -> Result<R::Response, Why> {
+        let mut failures: Vec<(Address, Why)> = Vec::new();
         for address in self.candidates(cluster) {
             match self.try_at(cluster, options, &address, request) {
                 Ok(response) => {
                     self.favourite = Some(address);
                     return Ok(response);
                 }
-                Err(Trouble::Stopping) => return Err(Failure::new("the producer has been stopped")),
+                Err(Trouble::Stopping) => return Err(Why::new("the producer has been stopped")),
                 Err(trouble) => {
                     let failure = failure(cluster, &address, &trouble);
                     failures.push((address, failure));
@@ -56,26 +57,23 @@ impl Brokers {
         failures.sort_by(|(a, _), (b, _)| a.cmp(b));
         let tried: Vec<&str> = failures.iter().map(|(_, failure)| failure.text.as_str()).collect();
         let hint = failures.iter().map(|(_, failure)| failure.hint.as_str()).find(|hint| !hint.is_empty());
-        Err(Failure {
-            code: None,
-            text: format!("no Kafka broker could be asked: {}", tried.join("; ")),
-            hint: hint.unwrap_or("see whether the servers in bootstrap_servers are right and running").to_owned(),
-        })
+        Err(Why::new(format!("no Kafka broker could be asked: {}", tried.join("; ")))
+            .hint(hint.unwrap_or("see whether the servers in bootstrap_servers are right and running")))
     }
 
     /// Asks one certain broker.
-    pub(super) fn call_at<E, R: Request>(
+    pub(super) fn call_at<R: Request>(
         &mut self,
-        cluster: &Cluster<E>,
+        cluster: &Cluster,
         options: &KafkaOptions,
         address: &Address,
         request: &R,
-    ) -> Result<R::Response, Failure> {
+    ) -> Result<R::Response, Why> {
         self.try_at(cluster, options, address, request).map_err(|trouble| failure(cluster, address, &trouble))
     }
 
     /// The next question goes to another broker: this one's view may be old.
-    pub(super) fn change_favourite<E>(&mut self, cluster: &Cluster<E>) {
+    pub(super) fn change_favourite(&mut self, cluster: &Cluster) {
         let mut known: Vec<Address> = cluster.snapshot().brokers.values().cloned().collect();
         known.sort();
         let at = self.favourite.as_ref().and_then(|favourite| known.iter().position(|a| a == favourite));
@@ -100,7 +98,7 @@ impl Brokers {
         self.connections.values().map(|connection| idle_max.saturating_sub(connection.idle_for())).min()
     }
 
-    fn candidates<E>(&self, cluster: &Cluster<E>) -> Vec<Address> {
+    fn candidates(&self, cluster: &Cluster) -> Vec<Address> {
         let snapshot = cluster.snapshot();
         let mut known: Vec<&Address> = snapshot.brokers.values().collect();
         // In another order each time, so that a broker that is frozen is not always waited for first.
@@ -114,9 +112,9 @@ impl Brokers {
         candidates
     }
 
-    fn try_at<E, R: Request>(
+    fn try_at<R: Request>(
         &mut self,
-        cluster: &Cluster<E>,
+        cluster: &Cluster,
         options: &KafkaOptions,
         address: &Address,
         request: &R,
@@ -147,17 +145,17 @@ impl Brokers {
     }
 }
 
-fn failure<E>(cluster: &Cluster<E>, address: &Address, trouble: &Trouble) -> Failure {
+fn failure(cluster: &Cluster, address: &Address, trouble: &Trouble) -> Why {
     match trouble {
         Trouble::Connect(error) => cluster.connect_failure(error, address),
-        Trouble::Call(error) => Failure::new(chain(error)),
-        Trouble::Stopping => Failure::new("the producer has been stopped"),
+        Trouble::Call(error) => Why::new(chain(error)),
+        Trouble::Stopping => Why::new("the producer has been stopped"),
     }
 }
 
-impl<E> Cluster<E> {
+impl Cluster {
     /// A connection that could not be opened, with what to do. An address that nobody configured came from the cluster.
-    pub(crate) fn connect_failure(&self, error: &ConnectError, address: &Address) -> Failure {
+    pub(crate) fn connect_failure(&self, error: &ConnectError, address: &Address) -> Why {
         let hint = match error {
             ConnectError::Connect { .. } if !self.bootstrap.contains(address) => {
                 "the cluster names this address itself: is that broker running, and can it be reached from here by what its \
@@ -165,7 +163,7 @@ impl<E> Cluster<E> {
             }
             _ => error.hint().unwrap_or_default(),
         };
-        Failure { code: None, text: chain(error), hint: hint.to_owned() }
+        Why::new(chain(error)).hint(hint)
     }
 }
 

@@ -8,7 +8,8 @@ use super::snapshot::{PartitionLead, illegal_name, leaderless};
 use super::{Asked, Cluster, Snapshot};
 use crate::error::ErrorCode;
 use crate::look_up::Seekers;
-use crate::producer::{Backoff, Batch, Failure, Mailbox, PartitionAtOpen, Pool, Report, Shared};
+use crate::outcome::{Event, PartitionStart, Why};
+use crate::producer::{Backoff, Mailbox, Pool, Shared};
 use crate::protocol::{
     InitProducerIdRequest, ListOffsetsPartition, ListOffsetsRequest, ListedOffset, MetadataRequest, Reach,
 };
@@ -24,19 +25,15 @@ const OFFER_AGAIN: Duration = Duration::from_millis(10);
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 /// Runs until the producer stops.
-pub(crate) fn follow<B, E>(shared: &Arc<Shared<B, E>>)
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
+pub(crate) fn follow(shared: &Arc<Shared>) {
     Follower::new(shared).run();
 }
 
-struct Follower<'a, B, E> {
-    shared: &'a Arc<Shared<B, E>>,
+struct Follower<'a> {
+    shared: &'a Arc<Shared>,
     brokers: Brokers,
-    topics: BTreeMap<Arc<str>, Topic<E>>,
-    producer_ids: VecDeque<ProducerAsk<E>>,
+    topics: BTreeMap<Arc<str>, Topic>,
+    producer_ids: VecDeque<ProducerAsk>,
     producer_backoff: Backoff,
     producer_due: Instant,
     /// After a time when no server answered, or one that throttles us.
@@ -48,15 +45,15 @@ struct Follower<'a, B, E> {
     refresh_backoff: Backoff,
     refresh_not_before: Instant,
     metadata_at: Option<Instant>,
-    seekers: Seekers<B, E>,
+    seekers: Seekers,
     /// What was looked up, and found no room with whoever asked.
     undelivered: bool,
 }
 
 /// A topic that someone opened or writes to.
-struct Topic<E> {
-    subscribers: Vec<Subscriber<E>>,
-    opened: Option<Arc<[PartitionAtOpen]>>,
+struct Topic {
+    subscribers: Vec<Subscriber>,
+    opened: Option<Arc<[PartitionStart]>>,
     /// That was found since it was last asked for.
     fresh: bool,
     /// To be opened, opened anew, or opened further, when due.
@@ -65,23 +62,19 @@ struct Topic<E> {
     backoff: Backoff,
 }
 
-struct Subscriber<E> {
-    mailbox: Arc<Mailbox<E>>,
+struct Subscriber {
+    mailbox: Arc<Mailbox>,
     told: bool,
 }
 
-struct ProducerAsk<E> {
-    mailbox: Arc<Mailbox<E>>,
+struct ProducerAsk {
+    mailbox: Arc<Mailbox>,
     /// With the cluster that gave it.
     id: Option<(i64, Option<Arc<str>>)>,
 }
 
-impl<'a, B, E> Follower<'a, B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
-    fn new(shared: &'a Arc<Shared<B, E>>) -> Self {
+impl<'a> Follower<'a> {
+    fn new(shared: &'a Arc<Shared>) -> Self {
         let now = Instant::now();
         Follower {
             brokers: Brokers::new(),
@@ -102,7 +95,7 @@ where
         }
     }
 
-    fn cluster(&self) -> &'a Cluster<E> {
+    fn cluster(&self) -> &'a Cluster {
         &self.shared.cluster
     }
 
@@ -121,7 +114,7 @@ where
         }
     }
 
-    fn accept(&mut self, asked: Asked<E>) {
+    fn accept(&mut self, asked: Asked) {
         let now = Instant::now();
         self.refresh |= asked.refresh;
         let struggling = self.cluster().struggling.load(SeqCst) > 0;
@@ -150,7 +143,7 @@ where
         }
     }
 
-    fn topic(&mut self, name: Arc<str>, now: Instant) -> &mut Topic<E> {
+    fn topic(&mut self, name: Arc<str>, now: Instant) -> &mut Topic {
         let backoff = self.shared.options.retry_backoff();
         self.topics.entry(name).or_insert_with(|| Topic {
             subscribers: Vec::new(),
@@ -171,7 +164,7 @@ where
     }
 
     /// Everything that is due. `Err`: no server answered.
-    fn ask_cluster(&mut self) -> Result<(), Failure> {
+    fn ask_cluster(&mut self) -> Result<(), Why> {
         if self.metadata_due(Instant::now()) {
             let snapshot = self.ask_metadata()?;
             if self.seekers.dispatch(self.shared, &snapshot) {
@@ -179,7 +172,7 @@ where
             }
             self.open_topics();
         }
-        let unanswered = |ask: &ProducerAsk<E>| ask.id.is_none();
+        let unanswered = |ask: &ProducerAsk| ask.id.is_none();
         while self.producer_ids.iter().any(unanswered)
             && Instant::now() >= self.producer_due
             && Instant::now() >= self.silent_until
@@ -236,7 +229,7 @@ where
         deadline
     }
 
-    fn ask_metadata(&mut self) -> Result<Arc<Snapshot>, Failure> {
+    fn ask_metadata(&mut self) -> Result<Arc<Snapshot>, Why> {
         let now = Instant::now();
         let max = Duration::from_millis(self.shared.options.retry_backoff_max_ms);
         if self.news_due().is_some_and(|at| now >= at) {
@@ -289,7 +282,7 @@ where
         let now = Instant::now();
         let snapshot = self.cluster().snapshot();
         let mut leads: BTreeMap<Arc<str>, Arc<[PartitionLead]>> = BTreeMap::new();
-        let mut failed: Vec<(Arc<str>, Failure)> = Vec::new();
+        let mut failed: Vec<(Arc<str>, Why)> = Vec::new();
         for (name, _) in self.topics.iter().filter(|(_, topic)| topic.wanted && now >= topic.due) {
             match snapshot.partitions(name) {
                 Ok(partitions) => drop(leads.insert(Arc::clone(name), partitions)),
@@ -305,7 +298,7 @@ where
                 let failure = failures
                     .remove(&*name)
                     .or_else(|| without_leader.map(|lead| leaderless(&name, lead.error)))
-                    .unwrap_or_else(|| Failure::new("the ends of some partitions were not answered"));
+                    .unwrap_or_else(|| Why::new("the ends of some partitions were not answered"));
                 failed.push((name, failure));
             }
         }
@@ -320,7 +313,7 @@ where
         &mut self,
         snapshot: &Snapshot,
         leads: &BTreeMap<Arc<str>, Arc<[PartitionLead]>>,
-    ) -> (HashMap<String, BTreeMap<i32, i64>>, HashMap<String, Failure>) {
+    ) -> (HashMap<String, BTreeMap<i32, i64>>, HashMap<String, Why>) {
         let mut by_leader: BTreeMap<i32, Vec<ListOffsetsPartition<'_>>> = BTreeMap::new();
         for (name, partitions) in leads {
             for (index, lead) in partitions.iter().enumerate() {
@@ -334,7 +327,7 @@ where
             }
         }
         let mut ends: HashMap<String, BTreeMap<i32, i64>> = HashMap::new();
-        let mut failures: HashMap<String, Failure> = HashMap::new();
+        let mut failures: HashMap<String, Why> = HashMap::new();
         for (leader, partitions) in by_leader {
             let Some(address) = snapshot.brokers.get(&leader) else { continue };
             let request = ListOffsetsRequest { reach: Reach::HighWatermark, partitions: &partitions };
@@ -352,7 +345,7 @@ where
                 Err(failure) => {
                     for partition in &partitions {
                         let text = format!("leader {leader}: {}", failure.text);
-                        failures.insert(partition.topic.to_owned(), Failure { text, ..failure.clone() });
+                        failures.insert(partition.topic.to_owned(), Why { text, ..failure.clone() });
                     }
                 }
             }
@@ -362,10 +355,10 @@ where
 
     fn opened(&mut self, name: &Arc<str>, leads: &[PartitionLead], ends: &BTreeMap<i32, i64>) {
         let Some(topic) = self.topics.get_mut(name) else { return };
-        let partitions: Arc<[PartitionAtOpen]> = leads
+        let partitions: Arc<[PartitionStart]> = leads
             .iter()
             .zip(0..)
-            .map(|(lead, partition)| PartitionAtOpen {
+            .map(|(lead, partition)| PartitionStart {
                 partition,
                 end_offset: ends.get(&partition).copied(),
                 leader_epoch: lead.leader_epoch,
@@ -391,17 +384,17 @@ where
         }
     }
 
-    fn not_opened(&mut self, name: &Arc<str>, failure: &Failure) {
+    fn not_opened(&mut self, name: &Arc<str>, why: &Why) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.due = Instant::now() + topic.backoff.failed();
         for subscriber in &topic.subscribers {
             // One that finds no room is not missed: the next attempt tells again.
-            subscriber.mailbox.offer(E::from(Report::NotOpened { topic: Arc::clone(name), failure: failure.clone() }));
+            subscriber.mailbox.offer(Event::NotOpened { topic: Arc::clone(name), why: why.clone() });
         }
     }
 
     /// `Err`: no server answered. What a server refuses is told and tried again.
-    fn ask_producer_id(&mut self) -> Result<(), Failure> {
+    fn ask_producer_id(&mut self) -> Result<(), Why> {
         let response = self.brokers.call_any(&self.shared.cluster, &self.shared.options, &InitProducerIdRequest)?;
         self.throttled(response.throttle_time);
         if response.error == ErrorCode(0) && response.producer_id >= 0 {
@@ -422,17 +415,17 @@ where
         Ok(())
     }
 
-    fn tell_no_producer_id(&self, failure: &Failure) {
+    fn tell_no_producer_id(&self, why: &Why) {
         let mut told = Vec::new();
         for ask in self.producer_ids.iter().filter(|ask| ask.id.is_none()) {
             if !told.contains(&ask.mailbox.id) {
                 told.push(ask.mailbox.id);
-                ask.mailbox.offer(E::from(Report::NoProducerId(failure.clone())));
+                ask.mailbox.offer(Event::NoProducer { why: why.clone() });
             }
         }
     }
 
-    fn nobody_answered(&mut self, failure: &Failure) {
+    fn nobody_answered(&mut self, failure: &Why) {
         if self.cluster().is_stopping() {
             return;
         }
@@ -455,22 +448,22 @@ where
     fn deliver(&mut self) {
         self.undelivered = self.shared.look_ups.deliver();
         self.producer_ids.retain(|ask| {
-            ask.id.as_ref().is_none_or(|(id, cluster)| {
-                !ask.mailbox.offer(E::from(Report::ProducerId { id: *id, cluster: cluster.clone() }))
-            })
+            ask.id
+                .as_ref()
+                .is_none_or(|(id, cluster)| !ask.mailbox.offer(Event::Producer { id: *id, cluster: cluster.clone() }))
         });
         for (name, topic) in &mut self.topics {
             let (Some(opened), true) = (&topic.opened, topic.fresh) else { continue };
             for subscriber in topic.subscribers.iter_mut().filter(|subscriber| !subscriber.told) {
-                let report = Report::Opened { topic: Arc::clone(name), partitions: opened.to_vec() };
-                subscriber.told = subscriber.mailbox.offer(E::from(report));
+                let event = Event::Opened { topic: Arc::clone(name), partitions: opened.to_vec() };
+                subscriber.told = subscriber.mailbox.offer(event);
             }
         }
     }
 }
 
-fn end_failure(leader: i32, answer: &ListedOffset) -> Failure {
-    Failure {
+fn end_failure(leader: i32, answer: &ListedOffset) -> Why {
+    Why {
         code: Some(answer.error.0),
         text: format!("leader {leader} answered {} when asked for the end of a partition", answer.error),
         hint: if answer.error == ErrorCode(29) {
@@ -484,7 +477,7 @@ fn end_failure(leader: i32, answer: &ListedOffset) -> Failure {
     }
 }
 
-fn producer_failure(error: ErrorCode) -> Failure {
+fn producer_failure(error: ErrorCode) -> Why {
     let hint = match error {
         // Before 2.8 a right of its own, later Write on any topic is enough.
         ErrorCode(29 | 31) => {
@@ -493,5 +486,5 @@ fn producer_failure(error: ErrorCode) -> Failure {
         ErrorCode(14..=16) => "the cluster has just started, or lacks brokers",
         _ => "",
     };
-    Failure { code: Some(error.0), text: format!("no producer id: the broker answered {error}"), hint: hint.to_owned() }
+    Why { code: Some(error.0), text: format!("no producer id: the broker answered {error}"), hint: hint.to_owned() }
 }

@@ -3,7 +3,7 @@
 //! Promises: pure; a stranger is told from ours before anything is sent to it (invariant I4). Does not know: connections, batches.
 
 use crate::error::OTHER_CLUSTER_HINT;
-use crate::producer::Failure;
+use crate::outcome::Why;
 use std::sync::{Arc, OnceLock};
 
 /// Set once: whoever means to change the cluster restarts, and then everything that was in flight is judged anew.
@@ -25,19 +25,20 @@ impl ClusterIdentity {
     }
 
     /// The same of an answer to Metadata, in words.
-    pub(super) fn check(&self, theirs: Option<&str>) -> Result<(), Failure> {
-        self.belongs(theirs).map_err(|(ours, theirs)| Failure {
-            code: None,
-            text: format!("the brokers belong to Kafka cluster {theirs} now, and this run works with cluster {ours}"),
-            hint: OTHER_CLUSTER_HINT.to_owned(),
+    pub(super) fn check(&self, theirs: Option<&str>) -> Result<(), Why> {
+        self.belongs(theirs).map_err(|(ours, theirs)| {
+            Why::new(format!(
+                "the brokers belong to Kafka cluster {theirs} now, and this run works with cluster {ours}"
+            ))
+            .hint(OTHER_CLUSTER_HINT)
         })
     }
 
     /// Why a batch of that cluster must neither be sent here nor asked about.
-    pub(crate) fn foreign(&self, of: Option<&str>) -> Option<Failure> {
+    pub(crate) fn foreign(&self, of: Option<&str>) -> Option<Why> {
         let (ours, of) = (self.0.get()?, of?);
         (**ours != *of)
-            .then(|| Failure::new(format!("this is Kafka cluster {ours}, and an earlier run sent to cluster {of}")))
+            .then(|| Why::new(format!("this is Kafka cluster {ours}, and an earlier run sent to cluster {of}")))
     }
 }
 

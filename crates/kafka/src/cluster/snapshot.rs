@@ -5,7 +5,7 @@
 
 use crate::connection::Address;
 use crate::error::ErrorCode;
-use crate::producer::Failure;
+use crate::outcome::Why;
 use crate::protocol::{MetadataResponse, MetadataTopic, check_topic_name};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(crate) struct Snapshot {
     pub(super) brokers: HashMap<i32, Address>,
     pub(super) topics: HashMap<Box<str>, TopicShape>,
     /// Why the last attempt to ask failed; none when it succeeded.
-    pub(super) failure: Option<Arc<Failure>>,
+    pub(super) failure: Option<Arc<Why>>,
 }
 
 /// A topic as the cluster told it.
@@ -23,7 +23,7 @@ pub(crate) struct Snapshot {
 pub(super) enum TopicShape {
     /// By partition, 0..n.
     Partitions(Arc<[PartitionLead]>),
-    Missing(Arc<Failure>),
+    Missing(Arc<Why>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) struct PartitionLead {
 #[derive(Clone, Debug)]
 pub(crate) enum Lead {
     Broker(i32),
-    Unknown(Failure),
+    Unknown(Why),
 }
 
 /// Where to ask about a partition.
@@ -48,10 +48,10 @@ pub(crate) enum Whereabouts {
         leader_epoch: i32,
     },
     /// There is no such topic or partition.
-    Gone(Failure),
+    Gone(Why),
     /// We may not know.
-    Forbidden(Failure),
-    Unknown(Failure),
+    Forbidden(Why),
+    Unknown(Why),
 }
 
 impl Snapshot {
@@ -85,8 +85,8 @@ impl Snapshot {
     }
 
     pub(crate) fn lead(&self, topic: &str, partition: i32) -> Lead {
-        let unknown = |failure: &Failure| {
-            Lead::Unknown(Failure {
+        let unknown = |failure: &Why| {
+            Lead::Unknown(Why {
                 code: failure.code,
                 text: format!("no leader is known: {}", failure.text),
                 hint: failure.hint.clone(),
@@ -98,7 +98,7 @@ impl Snapshot {
                 match lead {
                     Some(PartitionLead { leader: Some(broker), .. }) => Lead::Broker(*broker),
                     Some(lead) => unknown(self.failure.as_deref().unwrap_or(&leaderless(topic, lead.error))),
-                    None => unknown(&Failure {
+                    None => unknown(&Why {
                         code: Some(3),
                         text: format!("topic {topic} has {} partitions", partitions.len()),
                         hint: String::new(),
@@ -106,7 +106,7 @@ impl Snapshot {
                 }
             }
             Some(TopicShape::Missing(failure)) => unknown(self.failure.as_deref().unwrap_or(failure)),
-            None => unknown(self.failure.as_deref().unwrap_or(&Failure::new("the cluster has not been asked yet"))),
+            None => unknown(self.failure.as_deref().unwrap_or(&Why::new("the cluster has not been asked yet"))),
         }
     }
 
@@ -131,11 +131,11 @@ impl Snapshot {
     }
 
     /// What is needed to open a topic, or why it can't be. A partition without a leader keeps none of the others closed.
-    pub(super) fn partitions(&self, topic: &str) -> Result<Arc<[PartitionLead]>, Failure> {
+    pub(super) fn partitions(&self, topic: &str) -> Result<Arc<[PartitionLead]>, Why> {
         match self.topics.get(topic) {
-            Some(TopicShape::Missing(failure)) => Err(Failure::clone(failure)),
+            Some(TopicShape::Missing(failure)) => Err(Why::clone(failure)),
             Some(TopicShape::Partitions(partitions)) => Ok(Arc::clone(partitions)),
-            None => Err(Failure::new(format!("topic {topic}: the cluster has not been asked yet"))),
+            None => Err(Why::new(format!("topic {topic}: the cluster has not been asked yet"))),
         }
     }
 }
@@ -150,7 +150,7 @@ fn shape(topic: &MetadataTopic, brokers: &HashMap<i32, Address>) -> TopicShape {
     // Keys are hashed over all partitions: with a gap in them a key could end up on another one than it should.
     let without_gaps = partitions.iter().enumerate().all(|(index, p)| usize::try_from(p.partition) == Ok(index));
     if partitions.is_empty() || !without_gaps {
-        return missing(Failure::new(format!("topic {}: the cluster named only some of its partitions", topic.name)));
+        return missing(Why::new(format!("topic {}: the cluster named only some of its partitions", topic.name)));
     }
     TopicShape::Partitions(
         partitions
@@ -165,9 +165,9 @@ fn shape(topic: &MetadataTopic, brokers: &HashMap<i32, Address>) -> TopicShape {
     )
 }
 
-pub(super) fn leaderless(topic: &str, error: ErrorCode) -> Failure {
+pub(super) fn leaderless(topic: &str, error: ErrorCode) -> Why {
     let error = if error == ErrorCode(0) { ErrorCode(5) } else { error };
-    Failure {
+    Why {
         code: Some(error.0),
         text: format!("topic {topic} has a partition without a leader ({error})"),
         hint: format!(
@@ -177,16 +177,16 @@ pub(super) fn leaderless(topic: &str, error: ErrorCode) -> Failure {
 }
 
 /// Why no such topic can exist; found without asking a broker.
-pub(super) fn illegal_name(topic: &str) -> Option<Failure> {
+pub(super) fn illegal_name(topic: &str) -> Option<Why> {
     let error = check_topic_name(topic).err()?;
-    Some(Failure {
+    Some(Why {
         code: Some(17),
         text: format!("topic {topic:?}: {error}"),
         hint: "name another topic in the outbox's `topic`".to_owned(),
     })
 }
 
-fn topic_failure(topic: &str, error: ErrorCode) -> Failure {
+fn topic_failure(topic: &str, error: ErrorCode) -> Why {
     let create = format!("kafka-topics.sh --bootstrap-server SERVER --create --topic {topic} --partitions N");
     let (text, hint) = match error {
         ErrorCode(3) => (format!("topic {topic} does not exist ({error})"), format!("create it: `{create}`")),
@@ -204,7 +204,7 @@ fn topic_failure(topic: &str, error: ErrorCode) -> Failure {
         ErrorCode(5) => (format!("topic {topic} has no leaders yet ({error})"), String::new()),
         _ => (format!("topic {topic}: the cluster answered {error}"), String::new()),
     };
-    Failure { code: Some(error.0), text, hint }
+    Why { code: Some(error.0), text, hint }
 }
 
 #[cfg(test)]
@@ -288,7 +288,7 @@ mod tests {
     fn a_failure_to_ask_explains_better_than_what_was_known() {
         let mut snapshot =
             Snapshot::new(&response(vec![("users", 0, &[(0, 7, 0), (1, -1, 5)])]), ["users"].into_iter());
-        snapshot.failure = Some(Arc::new(Failure::new("a:9092: connection refused")));
+        snapshot.failure = Some(Arc::new(Why::new("a:9092: connection refused")));
         assert_eq!(why(&snapshot, "users", 0), "broker 7", "leaders stay known while nobody answers");
         assert_eq!(why(&snapshot, "users", 1), "no leader is known: a:9092: connection refused");
     }

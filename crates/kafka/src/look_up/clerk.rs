@@ -7,7 +7,8 @@ use super::Desk;
 use super::inquiry::{Inquiry, Stage, Verdict};
 use crate::connection::{Address, Connection, ConnectionOptions};
 use crate::error::{CallError, Loss};
-use crate::producer::{Batch, Failure, Report, Shared};
+use crate::outcome::Why;
+use crate::producer::Shared;
 use crate::protocol::{
     ApiKey, DescribeProducersRequest, FetchPartition, FetchRequest, ListOffsetsPartition, ListOffsetsRequest,
     ListOffsetsResponse, Reach, Request,
@@ -28,31 +29,27 @@ const PARTITIONS_MAX: usize = 64;
 /// How long thread and connection are kept for the next question.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-pub(super) struct Clerk<B, E> {
-    shared: Arc<Shared<B, E>>,
+pub(super) struct Clerk {
+    shared: Arc<Shared>,
     broker: i32,
-    desk: Arc<Desk<B, E>>,
+    desk: Arc<Desk>,
     connection: Option<(Connection, Address)>,
     /// What the broker is called in texts.
     name: String,
     throttled_until: Option<Instant>,
-    inquiries: VecDeque<Inquiry<B, E>>,
+    inquiries: VecDeque<Inquiry>,
 }
 
 /// Why an exchange came to nothing. The connection is closed.
 enum Broken {
-    Lost(Failure),
+    Lost(Why),
     /// An answer came that can't be read, or is larger than we take: the same question would get it again.
     Unreadable(String),
     Stopping,
 }
 
-impl<B, E> Clerk<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
-    pub(super) fn new(shared: &Arc<Shared<B, E>>, broker: i32, desk: &Arc<Desk<B, E>>) -> Self {
+impl Clerk {
+    pub(super) fn new(shared: &Arc<Shared>, broker: i32, desk: &Arc<Desk>) -> Self {
         Clerk {
             shared: Arc::clone(shared),
             broker,
@@ -84,7 +81,7 @@ where
 
     /// One exchange. What needs least of it comes first: most questions are over before a log is read.
     fn turn(&mut self) {
-        let Err(failure) = self.connect() else {
+        let Err(why) = self.connect() else {
             if self.any(|stage| stage == Stage::Memory) {
                 self.ask_memory();
             } else if self.any(|stage| stage == Stage::Ends) {
@@ -96,7 +93,7 @@ where
         };
         self.shared.cluster.ask_refresh();
         let all = std::mem::take(&mut self.inquiries);
-        self.send_back(all, &failure);
+        self.send_back(all, &why);
     }
 
     fn any(&self, which: impl Fn(Stage) -> bool) -> bool {
@@ -104,8 +101,8 @@ where
     }
 
     /// Takes out up to `max` that are at such a stage, no two of them for one partition, and if the first is to be alone, it alone.
-    fn pick(&mut self, max: usize, which: impl Fn(Stage) -> bool) -> Vec<Inquiry<B, E>> {
-        let mut picked: Vec<Inquiry<B, E>> = Vec::new();
+    fn pick(&mut self, max: usize, which: impl Fn(Stage) -> bool) -> Vec<Inquiry> {
+        let mut picked: Vec<Inquiry> = Vec::new();
         let mut rest = VecDeque::new();
         let mut full = false;
         for inquiry in self.inquiries.drain(..) {
@@ -166,7 +163,7 @@ where
         }
     }
 
-    fn list(&mut self, picked: &[Inquiry<B, E>], timestamp: i64) -> Result<ListOffsetsResponse, Broken> {
+    fn list(&mut self, picked: &[Inquiry], timestamp: i64) -> Result<ListOffsetsResponse, Broken> {
         let partitions: Vec<_> = picked
             .iter()
             .map(|inquiry| ListOffsetsPartition {
@@ -221,28 +218,28 @@ where
         }
     }
 
-    fn settle(&mut self, mut inquiry: Inquiry<B, E>, verdict: Verdict) {
+    fn settle(&mut self, mut inquiry: Inquiry, verdict: Verdict) {
         match verdict {
             Verdict::On => self.inquiries.push_back(inquiry),
-            Verdict::Back(failure) => {
-                inquiry.failed(&failure);
+            Verdict::Back(why) => {
+                inquiry.failed(&why);
                 self.shared.look_ups.seek(inquiry, &self.shared);
             }
-            Verdict::Over(finding) => {
-                log::debug!("kafka: {}: looked up: {finding:?}", inquiry.lane());
-                self.shared.look_ups.answered(inquiry, finding, &self.shared);
+            Verdict::Over(evidence) => {
+                log::debug!("kafka: {}: looked up: {evidence:?}", inquiry.lane());
+                self.shared.look_ups.answered(inquiry, evidence, &self.shared);
             }
         }
     }
 
-    fn broken(&mut self, picked: Vec<Inquiry<B, E>>, broken: Broken) {
+    fn broken(&mut self, picked: Vec<Inquiry>, broken: Broken) {
         match broken {
-            Broken::Lost(failure) => {
+            Broken::Lost(why) => {
                 self.shared.cluster.ask_refresh();
-                self.send_back(picked, &failure);
+                self.send_back(picked, &why);
                 // The others wait for the same broker.
                 let rest = std::mem::take(&mut self.inquiries);
-                self.send_back(rest, &failure);
+                self.send_back(rest, &why);
             }
             Broken::Unreadable(why) => {
                 let alone = picked.len() == 1;
@@ -255,9 +252,9 @@ where
         }
     }
 
-    fn send_back(&self, inquiries: impl IntoIterator<Item = Inquiry<B, E>>, failure: &Failure) {
+    fn send_back(&self, inquiries: impl IntoIterator<Item = Inquiry>, why: &Why) {
         for mut inquiry in inquiries {
-            inquiry.failed(failure);
+            inquiry.failed(why);
             self.shared.look_ups.seek(inquiry, &self.shared);
         }
     }
@@ -268,10 +265,10 @@ where
         }
     }
 
-    fn connect(&mut self) -> Result<(), Failure> {
+    fn connect(&mut self) -> Result<(), Why> {
         let Some(address) = self.shared.cluster.address(self.broker) else {
             self.disconnect();
-            return Err(Failure::new(format!("broker {} is not in the cluster any more", self.broker)));
+            return Err(Why::new(format!("broker {} is not in the cluster any more", self.broker)));
         };
         if let Some((connection, connected_to)) = &mut self.connection {
             if *connected_to == address && connection.alive() {
@@ -287,15 +284,15 @@ where
         match self.shared.cluster.connect(&address, &ConnectionOptions { receive_bytes_max, ..ordinary }) {
             Ok(connection) => {
                 if !self.desk.uses(connection.interrupter().ok(), &self.shared.stopping) {
-                    return Err(Failure::new("the producer has been stopped"));
+                    return Err(Why::new("the producer has been stopped"));
                 }
                 self.connection = Some((connection, address));
                 Ok(())
             }
             Err(error) => {
-                let mut failure = self.shared.cluster.connect_failure(&error, &address);
-                failure.text = format!("broker {}: {}", self.broker, failure.text);
-                Err(failure)
+                let mut why = self.shared.cluster.connect_failure(&error, &address);
+                why.text = format!("broker {}: {}", self.broker, why.text);
+                Err(why)
             }
         }
     }
@@ -309,15 +306,15 @@ where
     fn exchange<R: Request>(
         &mut self,
         request: &R,
-        picked: &[Inquiry<B, E>],
+        picked: &[Inquiry],
         patience: Duration,
     ) -> Result<R::Response, Broken> {
         let Some((connection, _)) = &mut self.connection else {
-            return Err(Broken::Lost(Failure::new(format!("broker {}: not connected", self.name))));
+            return Err(Broken::Lost(Why::new(format!("broker {}: not connected", self.name))));
         };
         // It may take long, and be in vain when another broker leads by now: then the cluster's thread cuts it off.
         let struggle = self.shared.cluster.struggle();
-        let named = picked.iter().map(|inquiry| (inquiry.place().0.into(), inquiry.place().1)).collect();
+        let named = picked.iter().map(|inquiry| (inquiry.topic(), inquiry.place().1)).collect();
         self.desk.under_way(named);
         let result = connection.call(request, patience);
         self.desk.under_way(Vec::new());
@@ -333,7 +330,7 @@ where
         let text = format!("broker {}: {}", self.name, crate::cluster::chain(&error));
         Err(match error {
             CallError::Decode(_) | CallError::Lost { loss: Loss::FrameLength { .. }, .. } => Broken::Unreadable(text),
-            _ => Broken::Lost(Failure::new(text)),
+            _ => Broken::Lost(Why::new(text)),
         })
     }
 }

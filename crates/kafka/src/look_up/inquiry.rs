@@ -3,10 +3,10 @@
 //! Promises: pure but for telling its owner; in doubt nothing is found. Does not know: sockets, other questions.
 
 use super::reading::{Missing, Reading, Step, Wanted};
-use super::{Finding, Search};
 use crate::cluster::Whereabouts;
 use crate::error::ErrorCode;
-use crate::producer::{Backoff, Batch, Failure, Mailbox, Report};
+use crate::outcome::{Batch, Event, Evidence, Sought, Why};
+use crate::producer::{Backoff, Mailbox};
 use crate::protocol::{DescribedPartition, FetchedPartition, ListedOffset};
 use crate::record_batch::sequence_after;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ const CONFIRMED_AFTER: Duration = Duration::from_millis(500);
 /// How often in a row an answer may be one that nobody can do anything with, before the log counts as unreadable.
 const UNREADABLE_MAX: u32 = 5;
 
-pub(super) struct Inquiry<B, E> {
-    batch: B,
-    search: Search,
-    mailbox: Arc<Mailbox<E>>,
+pub(super) struct Inquiry {
+    batch: Batch,
+    sought: Sought,
+    mailbox: Arc<Mailbox>,
     stage: Stage,
     /// Of the leader that is asked.
     leader_epoch: i32,
@@ -57,28 +57,24 @@ pub(super) enum Verdict {
     /// The same broker is asked on.
     On,
     /// Weather: a leader is looked for again, after a pause.
-    Back(Failure),
-    Over(Finding),
+    Back(Why),
+    Over(Evidence),
 }
 
 /// Where a question goes after a look at the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     To(i32),
-    Wait(Failure),
-    Over(Finding),
+    Wait(Why),
+    Over(Evidence),
 }
 
-impl<B, E> Inquiry<B, E>
-where
-    B: Batch,
-    E: From<Report<B>>,
-{
-    pub(super) fn new(batch: B, search: Search, mailbox: Arc<Mailbox<E>>, backoff: Backoff) -> Self {
+impl Inquiry {
+    pub(super) fn new(batch: Batch, sought: Sought, mailbox: Arc<Mailbox>, backoff: Backoff) -> Self {
         Inquiry {
             batch,
-            stage: Stage::first(search),
-            search,
+            stage: Stage::first(sought),
+            sought,
             mailbox,
             leader_epoch: -1,
             due: Instant::now(),
@@ -92,16 +88,20 @@ where
     }
 
     pub(super) fn place(&self) -> (&str, i32) {
-        (self.batch.topic(), self.batch.partition())
+        (&self.batch.topic, self.batch.partition)
+    }
+
+    pub(super) fn topic(&self) -> Arc<str> {
+        Arc::clone(&self.batch.topic)
     }
 
     pub(super) fn cluster(&self) -> Option<&str> {
-        self.batch.cluster()
+        self.batch.cluster.as_deref()
     }
 
     /// `topic-partition`.
     pub(super) fn lane(&self) -> String {
-        format!("{}-{}", self.batch.topic(), self.batch.partition())
+        format!("{}-{}", self.batch.topic, self.batch.partition)
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -126,27 +126,27 @@ where
     }
 
     /// Tells the owner, who misses nothing if there is no room: the next failure is told again. Sets the time of the next attempt.
-    pub(super) fn failed(&mut self, failure: &Failure) {
+    pub(super) fn failed(&mut self, why: &Why) {
         let first = self.backoff.failures() == 0;
         self.due = Instant::now() + self.backoff.failed();
         if first && self.behind {
             // Replicas are always a little behind where someone writes: not worth a word.
             return;
         }
-        self.mailbox.offer(E::from(Report::NotLookedUp { batch: self.batch.clone(), failure: failure.clone() }));
+        self.mailbox.offer(Event::NoEvidence { batch: self.batch.id, why: why.clone() });
     }
 
     /// False when there was no room.
-    pub(super) fn answer(&self, finding: &Finding) -> bool {
-        self.mailbox.offer(E::from(Report::LookedUp { batch: self.batch.clone(), finding: finding.clone() }))
+    pub(super) fn answer(&self, evidence: &Evidence) -> bool {
+        self.mailbox.offer(Event::Evidence { batch: self.batch.id, evidence: evidence.clone() })
     }
 
     fn wanted(&self) -> Wanted {
         Wanted {
-            producer_id: self.batch.producer_id(),
-            producer_epoch: self.batch.producer_epoch(),
-            base_sequence: self.batch.base_sequence(),
-            record_count: i32::try_from(self.batch.record_count()).unwrap_or(i32::MAX).max(1),
+            producer_id: self.batch.producer_id,
+            producer_epoch: self.batch.producer_epoch,
+            base_sequence: self.batch.base_sequence,
+            record_count: self.batch.record_count.max(1),
         }
     }
 
@@ -155,35 +155,35 @@ where
         match whereabouts {
             Whereabouts::Leader { broker, leader_epoch } => {
                 self.gone_since = None;
-                if leader_epoch >= 0 && leader_epoch < self.search.leader_epoch {
+                if leader_epoch >= 0 && leader_epoch < self.batch.leader_epoch {
                     let since = *self.younger_since.get_or_insert(now);
                     if now.duration_since(since) < CONFIRMED_AFTER {
                         let text = "the cluster names an older leader epoch than the batch was made under";
-                        return Route::Wait(Failure::new(text));
+                        return Route::Wait(Why::new(text));
                     }
                 } else {
                     self.younger_since = None;
                 }
                 if leader_epoch != self.leader_epoch {
                     self.leader_epoch = leader_epoch;
-                    self.stage = Stage::first(self.search);
+                    self.stage = Stage::first(self.sought);
                 }
                 Route::To(broker)
             }
-            Whereabouts::Gone(failure) => {
+            Whereabouts::Gone(why) => {
                 let since = *self.gone_since.get_or_insert(now);
                 // Whatever comes back under this name is another log.
-                self.stage = Stage::first(self.search);
+                self.stage = Stage::first(self.sought);
                 if now.duration_since(since) < CONFIRMED_AFTER {
-                    Route::Wait(failure)
+                    Route::Wait(why)
                 } else {
-                    Route::Over(Finding::PartitionGone(failure))
+                    Route::Over(Evidence::PartitionGone(why))
                 }
             }
-            Whereabouts::Forbidden(failure) => Route::Over(Finding::Forbidden(failure)),
-            Whereabouts::Unknown(failure) => {
+            Whereabouts::Forbidden(why) => Route::Over(Evidence::Forbidden(why)),
+            Whereabouts::Unknown(why) => {
                 self.gone_since = None;
-                Route::Wait(failure)
+                Route::Wait(why)
             }
         }
     }
@@ -201,12 +201,12 @@ where
         }
         let remembered = answer.error.is_ok()
             && answer.active_producers.iter().any(|producer| {
-                producer.producer_id == self.batch.producer_id()
-                    && producer.producer_epoch == i32::from(self.batch.producer_epoch())
+                producer.producer_id == self.batch.producer_id
+                    && producer.producer_epoch == i32::from(self.batch.producer_epoch)
                     && self.fits(producer.last_sequence)
             });
         if remembered {
-            return Verdict::Over(Finding::Remembered);
+            return Verdict::Over(Evidence::Remembered);
         }
         // Not allowed, not known, or another sequence: the log says more, if it may be read.
         self.no_memory();
@@ -219,7 +219,7 @@ where
     /// this epoch, and a leader that lacks the batch lists an older epoch, -1, or nothing. Each of these could be taken for "not
     /// appended", too; the log is asked instead, because it costs one question and proves it.
     fn fits(&self, newest: i32) -> bool {
-        let first = self.batch.base_sequence();
+        let first = self.batch.base_sequence;
         let Wanted { record_count, .. } = self.wanted();
         newest >= 0 && (newest == sequence_after(first, record_count - 1) || sequence_after(newest, 1) == first)
     }
@@ -236,13 +236,13 @@ where
                 return self.refused(leader, answer.error, "Describe");
             }
         }
-        let Search { from_offset: from, .. } = self.search;
+        let from = self.batch.noted_offset;
         let end_offset = end.offset;
         if let Some(younger) = self.younger() {
-            return Verdict::Over(Finding::Incomplete(younger));
+            return Verdict::Over(Evidence::Incomplete(younger));
         }
         if end_offset < from {
-            return Verdict::Over(Finding::Incomplete(Failure::new(format!(
+            return Verdict::Over(Evidence::Incomplete(Why::new(format!(
                 "the log ends at offset {end_offset}, and the batch was to lie at {from} or after: it was truncated, or the topic created anew"
             ))));
         }
@@ -268,13 +268,13 @@ where
         let step = match reading.add(self.wanted(), answer.high_watermark, &answer.records) {
             Ok(step) => step,
             Err(error) => {
-                return self.useless(Failure::new(format!("what leader {leader} serves can't be read: {error}")));
+                return self.useless(Why::new(format!("what leader {leader} serves can't be read: {error}")));
             }
         };
         self.stage = Stage::Log { reading, first: false };
         self.behind = step == Step::Behind;
         match step {
-            Step::Found(offset) => Verdict::Over(Finding::StoredAt(offset)),
+            Step::Found(offset) => Verdict::Over(Evidence::StoredAt(offset)),
             Step::Over => Self::not_found(reading),
             Step::More => {
                 self.unreadable = 0;
@@ -282,7 +282,7 @@ where
                 self.backoff.over();
                 Verdict::On
             }
-            Step::Behind => Verdict::Back(Failure::new(format!(
+            Step::Behind => Verdict::Back(Why::new(format!(
                 "the end of the log on leader {leader} is not on all in-sync replicas yet"
             ))),
             // Its share of the answer was less than a batch.
@@ -290,7 +290,7 @@ where
                 self.alone = true;
                 Verdict::On
             }
-            Step::Stuck => self.useless(Failure::new(format!(
+            Step::Stuck => self.useless(Why::new(format!(
                 "leader {leader} serves nothing from offset {} on, which is below its high watermark",
                 reading.next()
             ))),
@@ -303,7 +303,7 @@ where
             self.alone = true;
             return Verdict::On;
         }
-        match self.useless(Failure::new(why)) {
+        match self.useless(Why::new(why)) {
             // Its memory is a help, no more.
             Verdict::Over(_) if self.stage == Stage::Memory => {
                 self.unreadable = 0;
@@ -316,7 +316,7 @@ where
 
     fn not_found(reading: Reading) -> Verdict {
         let text = match reading.missing() {
-            None => return Verdict::Over(Finding::Absent),
+            None => return Verdict::Over(Evidence::Absent),
             Some(Missing::Start { from, to }) => {
                 format!("the log starts at offset {to} by now, and the batch could lie from {from} on")
             }
@@ -325,57 +325,52 @@ where
             }
             Some(Missing::Damaged { at }) => format!("the batch at offset {at} has a wrong checksum"),
         };
-        Verdict::Over(Finding::Incomplete(Failure::new(&text)))
+        Verdict::Over(Evidence::Incomplete(Why::new(&text)))
     }
 
-    fn younger(&self) -> Option<Failure> {
+    fn younger(&self) -> Option<Why> {
         self.younger_since?;
-        Some(Failure::new(format!(
+        Some(Why::new(format!(
             "leader epoch {} is below {}, under which the batch was made: the topic was created anew",
-            self.leader_epoch, self.search.leader_epoch
+            self.leader_epoch, self.batch.leader_epoch
         )))
     }
 
     fn refused(&mut self, leader: &str, error: ErrorCode, operation: &str) -> Verdict {
-        let mut failure = Self::answered(leader, error);
+        let why = Self::answered(leader, error);
         if is_weather(error) {
-            return Verdict::Back(failure);
+            return Verdict::Back(why);
         }
         if error == ErrorCode::TOPIC_AUTHORIZATION_FAILED {
-            failure.hint = format!(
+            return Verdict::Over(Evidence::Forbidden(why.hint(format!(
                 "grant {operation} on the topic: `kafka-acls.sh --add --allow-principal User:NAME --operation {operation} --topic {}`",
-                self.batch.topic()
-            );
-            return Verdict::Over(Finding::Forbidden(failure));
+                self.batch.topic
+            ))));
         }
-        self.useless(failure)
+        self.useless(why)
     }
 
     /// Once more, as weather; but not for ever.
-    fn useless(&mut self, failure: Failure) -> Verdict {
+    fn useless(&mut self, why: Why) -> Verdict {
         self.unreadable += 1;
-        if self.unreadable < UNREADABLE_MAX {
-            Verdict::Back(failure)
-        } else {
-            Verdict::Over(Finding::Incomplete(failure))
-        }
+        if self.unreadable < UNREADABLE_MAX { Verdict::Back(why) } else { Verdict::Over(Evidence::Incomplete(why)) }
     }
 
-    fn answered(leader: &str, error: ErrorCode) -> Failure {
-        Failure {
-            code: Some(error.0),
-            ..Failure::new(format!("leader {leader} answered {error} when asked for a batch"))
-        }
+    fn answered(leader: &str, error: ErrorCode) -> Why {
+        Why::new(format!("leader {leader} answered {error} when asked for a batch")).code(error.0)
     }
 
-    fn unnamed(leader: &str) -> Failure {
-        Failure::new(format!("leader {leader} answered without naming the partition"))
+    fn unnamed(leader: &str) -> Why {
+        Why::new(format!("leader {leader} answered without naming the partition"))
     }
 }
 
 impl Stage {
-    fn first(search: Search) -> Stage {
-        if search.memory_counts { Stage::Memory } else { Stage::Ends }
+    fn first(sought: Sought) -> Stage {
+        match sought {
+            Sought::Resend => Stage::Memory,
+            Sought::Stored => Stage::Ends,
+        }
     }
 }
 

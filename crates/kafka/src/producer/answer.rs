@@ -2,47 +2,42 @@
 //!
 //! Promises: pure; each code has its class (invariants I1 to I3) and says what to change. Does not know: sockets, resends.
 
-use super::{Batch, Delivery, Failure};
 use crate::error::{Class, ErrorCode};
+use crate::outcome::{Batch, Outcome, Why};
 use crate::protocol::{ProduceResponse, ProducedPartition};
 use std::fmt::Write;
 
-/// The delivery of one batch by an answer to the request it was in.
-pub(crate) fn delivery<B: Batch>(broker: &str, batch: &B, response: &ProduceResponse) -> Delivery {
-    let mut named = response
-        .partitions
-        .iter()
-        .filter(|answer| answer.partition == batch.partition() && answer.topic == batch.topic());
+/// What an answer to the request that a batch was in means for it.
+pub(crate) fn outcome(broker: &str, batch: &Batch, response: &ProduceResponse) -> Outcome {
+    let mut named =
+        response.partitions.iter().filter(|answer| answer.partition == batch.partition && answer.topic == *batch.topic);
     match (named.next(), named.next()) {
         (Some(answer), None) => classified(broker, batch, answer),
         // Neither proves anything about our batch.
-        (None, _) => Delivery::Unsure(Failure::new(format!("broker {broker} answered without naming the partition"))),
-        (Some(_), Some(_)) => {
-            Delivery::Unsure(Failure::new(format!("broker {broker} answered twice for the partition")))
-        }
+        (None, _) => Outcome::Unsure(Why::new(format!("broker {broker} answered without naming the partition"))),
+        (Some(_), Some(_)) => Outcome::Unsure(Why::new(format!("broker {broker} answered twice for the partition"))),
     }
 }
 
-fn classified<B: Batch>(broker: &str, batch: &B, answer: &ProducedPartition) -> Delivery {
-    let failure = || Failure { code: Some(answer.error.0), text: text(broker, answer), hint: hint(answer) };
+fn classified(broker: &str, batch: &Batch, answer: &ProducedPartition) -> Outcome {
+    let why = || Why { code: Some(answer.error.0), text: text(broker, answer), hint: hint(answer) };
     match answer.class() {
-        Class::Stored => Delivery::Stored { base_offset: answer.base_offset },
-        Class::NotAppended => Delivery::NotAppended(failure()),
-        Class::Unsure => Delivery::Unsure(failure()),
-        Class::Refused => Delivery::Refused(failure()),
-        Class::OutOfSequence => Delivery::OutOfSequence(failure()),
-        Class::Record => Delivery::Rejected { failure: failure(), records: rejected(batch, answer) },
+        Class::Stored => Outcome::Stored { offset: answer.base_offset },
+        Class::NotAppended => Outcome::NotAppended(why()),
+        Class::Unsure => Outcome::Unsure(why()),
+        Class::Refused => Outcome::Refused(why()),
+        Class::OutOfSequence => Outcome::OutOfSequence(why()),
+        Class::Record => Outcome::Rejected { why: why(), records: rejected(batch, answer) },
     }
 }
 
 /// Which records, if that is certain: those the broker names and that exist, or the only one there is.
-fn rejected<B: Batch>(batch: &B, answer: &ProducedPartition) -> Option<Vec<u32>> {
-    let count = batch.record_count();
+fn rejected(batch: &Batch, answer: &ProducedPartition) -> Option<Vec<u32>> {
+    let count = batch.record_count;
     if count == 1 {
         return Some(vec![0]);
     }
-    let all_exist =
-        answer.record_errors.iter().all(|(index, _)| usize::try_from(*index).is_ok_and(|index| index < count));
+    let all_exist = answer.record_errors.iter().all(|(index, _)| (0..count).contains(index));
     if answer.record_errors.is_empty() || !all_exist {
         return None;
     }
@@ -111,10 +106,10 @@ fn hint(answer: &ProducedPartition) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::producer::tests::TestBatch;
+    use crate::producer::tests::batch;
     use std::time::Duration;
 
-    fn answered(code: i16, records: &[i32], rows: usize) -> Delivery {
+    fn answered(code: i16, records: &[i32], rows: i32) -> Outcome {
         let record_errors = records.iter().map(|index| (*index, Some("no key".into()))).collect();
         let partition = ProducedPartition {
             topic: "users".into(),
@@ -128,17 +123,17 @@ mod tests {
             error_message: None,
         };
         let response = ProduceResponse { partitions: vec![partition], throttle_time: Duration::ZERO };
-        delivery("1 at a:1", &TestBatch::new("users", 3, rows), &response)
+        outcome("1 at a:1", &batch("users", 3, rows), &response)
     }
 
-    fn class(delivery: &Delivery) -> &'static str {
-        match delivery {
-            Delivery::Stored { .. } => "stored",
-            Delivery::NotAppended(_) => "not appended",
-            Delivery::Unsure(_) => "unsure",
-            Delivery::Rejected { .. } => "rejected",
-            Delivery::Refused(_) => "refused",
-            Delivery::OutOfSequence(_) => "out of sequence",
+    fn class(outcome: &Outcome) -> &'static str {
+        match outcome {
+            Outcome::Stored { .. } => "stored",
+            Outcome::NotAppended(_) => "not appended",
+            Outcome::Unsure(_) => "unsure",
+            Outcome::Rejected { .. } => "rejected",
+            Outcome::Refused(_) => "refused",
+            Outcome::OutOfSequence(_) => "out of sequence",
         }
     }
 
@@ -156,7 +151,7 @@ mod tests {
                 assert_eq!(class(&answered(*code, &[], 2)), expected, "{code}");
             }
         }
-        assert_eq!(answered(0, &[], 2), Delivery::Stored { base_offset: 77 });
+        assert_eq!(answered(0, &[], 2), Outcome::Stored { offset: 77 });
     }
 
     #[test]
@@ -180,17 +175,17 @@ mod tests {
             (104, "cluster"),
             (87, "cleanup.policy"),
         ] {
-            let Delivery::Refused(failure) = answered(code, &[], 1) else { panic!("{code}") };
-            assert!(failure.hint.contains(word), "{code}: {}", failure.hint);
-            assert!(failure.text.starts_with("broker 1 at a:1 answered "), "{}", failure.text);
-            assert_eq!(failure.code, Some(code));
+            let Outcome::Refused(why) = answered(code, &[], 1) else { panic!("{code}") };
+            assert!(why.hint.contains(word), "{code}: {}", why.hint);
+            assert!(why.text.starts_with("broker 1 at a:1 answered "), "{}", why.text);
+            assert_eq!(why.code, Some(code));
         }
     }
 
     #[test]
     fn rejected_records_are_named_only_when_that_is_certain() {
-        let records = |delivery| match delivery {
-            Delivery::Rejected { records, .. } => records,
+        let records = |outcome| match outcome {
+            Outcome::Rejected { records, .. } => records,
             other => panic!("{other:?}"),
         };
         assert_eq!(records(answered(10, &[], 1)), Some(vec![0]));
@@ -204,6 +199,6 @@ mod tests {
     #[test]
     fn an_answer_about_others_proves_nothing() {
         let other = ProduceResponse { partitions: vec![], throttle_time: Duration::ZERO };
-        assert_eq!(class(&delivery("1", &TestBatch::new("users", 3, 1), &other)), "unsure");
+        assert_eq!(class(&outcome("1", &batch("users", 3, 1), &other)), "unsure");
     }
 }

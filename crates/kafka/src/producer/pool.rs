@@ -3,27 +3,27 @@
 //! Promises: a lane stays with one sender of its leader; threads exist only where there is work. Does not know: sockets, answers.
 
 use super::queue::{Job, Queue};
-use super::{Batch, Delivery, Failure, Full, Report, Shared, Travel, answer, lock, sender};
+use super::{Shared, answer, lock, sender};
 use crate::cluster::{Lead, Snapshot};
+use crate::outcome::{Full, Manner, Outcome, Why};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 /// All brokers' senders. The lock is held for a look-up, never while anything waits.
-pub(crate) struct Pool<B, E> {
+pub(crate) struct Pool {
     senders_per_broker: usize,
-    brokers: Mutex<HashMap<i32, BrokerSenders<B, E>>>,
+    brokers: Mutex<HashMap<i32, BrokerSenders>>,
 }
 
-struct BrokerSenders<B, E> {
-    merged: Vec<Arc<Queue<B, E>>>,
-    alone: Arc<Queue<B, E>>,
+struct BrokerSenders {
+    merged: Vec<Arc<Queue>>,
+    alone: Arc<Queue>,
     /// Topic, partition: index in `merged`. Dealt out in turn, so that two lanes use two senders.
     lanes: HashMap<Box<str>, HashMap<i32, usize>>,
     dealt: usize,
 }
 
-impl<B: Batch, E> BrokerSenders<B, E> {
+impl BrokerSenders {
     fn new(senders: usize) -> Self {
         BrokerSenders {
             merged: (0..senders).map(|_| Arc::new(Queue::new())).collect(),
@@ -44,13 +44,13 @@ impl<B: Batch, E> BrokerSenders<B, E> {
     }
 }
 
-impl<B, E> BrokerSenders<B, E> {
-    fn queues(&self) -> impl Iterator<Item = &Arc<Queue<B, E>>> {
+impl BrokerSenders {
+    fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
         self.merged.iter().chain(std::iter::once(&self.alone))
     }
 }
 
-impl<B, E> Pool<B, E> {
+impl Pool {
     pub(crate) fn new(senders_per_broker: usize) -> Self {
         Pool { senders_per_broker, brokers: Mutex::new(HashMap::new()) }
     }
@@ -62,20 +62,16 @@ impl<B, E> Pool<B, E> {
     }
 }
 
-impl<B, E> Pool<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
+impl Pool {
     /// Gives a batch to its lane's sender at this broker, starting the thread if need be.
-    pub(crate) fn push(shared: &Arc<Shared<B, E>>, broker: i32, job: Job<B, E>, travel: Travel) -> Result<(), Full> {
+    pub(crate) fn push(shared: &Arc<Shared>, broker: i32, job: Job, manner: Manner) -> Result<(), Full> {
         let (queue, name) = {
             let mut brokers = lock(&shared.pool.brokers);
             let senders = brokers.entry(broker).or_insert_with(|| BrokerSenders::new(shared.pool.senders_per_broker));
-            match travel {
-                Travel::Alone => (Arc::clone(&senders.alone), format!("kafka-{broker}-alone")),
-                Travel::Merged => {
-                    let index = senders.index(job.batch.topic(), job.batch.partition());
+            match manner {
+                Manner::Alone => (Arc::clone(&senders.alone), format!("kafka-{broker}-alone")),
+                Manner::Merged => {
+                    let index = senders.index(&job.batch.topic, job.batch.partition);
                     (Arc::clone(&senders.merged[index]), format!("kafka-{broker}-{index}"))
                 }
             }
@@ -83,22 +79,15 @@ where
         let served = Arc::clone(&queue);
         let pushed = queue.push(job, || {
             let for_thread = Arc::clone(shared);
-            shared.spawn(name, move || sender::Sender::new(&for_thread, broker, &served, travel).run())
+            shared.spawn(name, move || sender::Sender::new(&for_thread, broker, &served, manner).run())
         });
         pushed.or_else(|(job, error)| {
-            let failure = Failure::new(format!("no thread to send with: {error}"));
-            let event = E::from(Report::Delivered {
-                batch: job.batch,
-                delivery: Delivery::NotAppended(failure),
-                at: Instant::now(),
-            });
-            job.mailbox.give_place_back();
-            if job.mailbox.offer(event) { Ok(()) } else { Err(Full) }
+            job.answer_now(Outcome::NotAppended(Why::new(format!("no thread to send with: {error}"))))
         })
     }
 
     /// Takes back whatever one owner has waiting.
-    pub(crate) fn withdraw(&self, mailbox: u64) -> Vec<Job<B, E>> {
+    pub(crate) fn withdraw(&self, mailbox: u64) -> Vec<Job> {
         let brokers = lock(&self.brokers);
         brokers
             .values()
@@ -109,7 +98,7 @@ where
 
     /// Answers waiting batches whose partition another broker leads by now: their sender may be stuck on a broker that is gone. One
     /// that travels alone is cut off, or it would wait there for all of `request_timeout_ms`.
-    pub(crate) fn give_up_moved(shared: &Shared<B, E>, snapshot: &Snapshot) {
+    pub(crate) fn give_up_moved(shared: &Shared, snapshot: &Snapshot) {
         let moved: Vec<_> = {
             let brokers = lock(&shared.pool.brokers);
             let mut moved = Vec::new();
@@ -118,7 +107,7 @@ where
                     matches!(snapshot.lead(topic, partition), Lead::Broker(leader) if leader != *broker)
                 });
                 for queue in senders.queues() {
-                    let elsewhere = |job: &Job<B, E>| !matches!(snapshot.lead(job.batch.topic(), job.batch.partition()), Lead::Broker(leader) if leader == *broker);
+                    let elsewhere = |job: &Job| !matches!(snapshot.lead(&job.batch.topic, job.batch.partition), Lead::Broker(leader) if leader == *broker);
                     moved.extend(queue.withdraw(elsewhere).into_iter().map(|job| (*broker, job)));
                 }
             }
@@ -126,7 +115,7 @@ where
         };
         for (broker, job) in moved {
             let text = format!("not sent, because broker {broker} does not lead the partition any more");
-            answer(job, Delivery::NotAppended(Failure::new(text)), &shared.stopping);
+            answer(job, Outcome::NotAppended(Why::new(text)), &shared.stopping);
         }
     }
 }

@@ -2,34 +2,51 @@
 //!
 //! Promises: a batch is in the queue as long as not a byte of it was written, so it can always be taken back. Does not know: Kafka's answers.
 
-use super::{Batch, Mailbox, lock};
+use super::{Mailbox, lock};
 use crate::connection::Interrupter;
+use crate::outcome::{Batch, Event, Full, Outcome};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 /// A batch and who waits for its answer.
-pub(crate) struct Job<B, E> {
-    pub(crate) batch: B,
-    pub(crate) mailbox: Arc<Mailbox<E>>,
+pub(crate) struct Job {
+    pub(crate) batch: Batch,
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+impl Job {
+    /// What its owner is told, and where. The batch's place is given back *before* the event is sent: the other way round the owner
+    /// could see the event, be told `Full`, and wait for a next event that never comes.
+    pub(super) fn answered(self, outcome: Outcome) -> (Arc<Mailbox>, Event) {
+        self.mailbox.give_place_back();
+        (self.mailbox, Event::Outcome { batch: self.batch.id, outcome, at: Instant::now() })
+    }
+
+    /// From the owner's own thread, which must not wait for itself to empty its channel: no room is `Full`, and there is an event to
+    /// come in that case, because the channel holds some.
+    pub(super) fn answer_now(self, outcome: Outcome) -> Result<(), Full> {
+        let (mailbox, event) = self.answered(outcome);
+        if mailbox.offer(event) { Ok(()) } else { Err(Full) }
+    }
 }
 
 /// A list under a lock and not a channel: a batch that waits for a connection must be seen, and taken back, by a drain or a change of
 /// leader while its sender is stuck in the system. How many can be in it is bounded by their mailboxes.
-pub(crate) struct Queue<B, E> {
-    inner: Mutex<Inner<B, E>>,
+pub(crate) struct Queue {
+    inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-struct Inner<B, E> {
-    jobs: VecDeque<Job<B, E>>,
+struct Inner {
+    jobs: VecDeque<Job>,
     /// A thread serves this queue. It leaves, under this lock, when there was nothing to do for long.
     served: bool,
     /// Of the connection in use.
     interrupter: Option<Interrupter>,
     /// Topic and partition of the batch that travels alone, while it does.
-    under_way: Option<(Box<str>, i32)>,
+    under_way: Option<(Arc<str>, i32)>,
 }
 
 /// What a sender is woken for.
@@ -40,7 +57,7 @@ pub(crate) enum Woken {
     Stop,
 }
 
-impl<B: Batch, E> Queue<B, E> {
+impl Queue {
     pub(crate) fn new() -> Self {
         Queue {
             inner: Mutex::new(Inner { jobs: VecDeque::new(), served: false, interrupter: None, under_way: None }),
@@ -51,9 +68,9 @@ impl<B: Batch, E> Queue<B, E> {
     /// Adds a batch; `serve` starts a thread when none serves the queue. The batch comes back when that fails.
     pub(crate) fn push(
         &self,
-        job: Job<B, E>,
+        job: Job,
         serve: impl FnOnce() -> std::io::Result<()>,
-    ) -> Result<(), (Job<B, E>, std::io::Error)> {
+    ) -> Result<(), (Job, std::io::Error)> {
         let mut inner = lock(&self.inner);
         if !inner.served {
             if let Err(error) = serve() {
@@ -103,17 +120,17 @@ impl<B: Batch, E> Queue<B, E> {
 
     /// Takes what makes one request: in order, never two batches of one partition (two owners may write to it), up to `bytes_max`
     /// unless the first alone is larger, up to `batches_max`.
-    pub(crate) fn take(&self, bytes_max: usize, batches_max: usize) -> Vec<Job<B, E>> {
+    pub(crate) fn take(&self, bytes_max: usize, batches_max: usize) -> Vec<Job> {
         let mut inner = lock(&self.inner);
         let mut bytes = 0;
         let mut lanes: HashSet<(&str, i32)> = HashSet::new();
         let mut taken = Vec::new();
         for (at, job) in inner.jobs.iter().enumerate() {
-            let size = job.batch.records().len();
+            let size = job.batch.records.bytes().len();
             if taken.len() == batches_max || (!taken.is_empty() && bytes + size > bytes_max) {
                 break;
             }
-            if lanes.insert((job.batch.topic(), job.batch.partition())) {
+            if lanes.insert((&*job.batch.topic, job.batch.partition)) {
                 bytes += size;
                 taken.push(at);
             }
@@ -135,7 +152,7 @@ impl<B: Batch, E> Queue<B, E> {
     }
 
     /// Takes back every waiting batch that `which` names.
-    pub(crate) fn withdraw(&self, mut which: impl FnMut(&Job<B, E>) -> bool) -> Vec<Job<B, E>> {
+    pub(crate) fn withdraw(&self, mut which: impl FnMut(&Job) -> bool) -> Vec<Job> {
         let mut inner = lock(&self.inner);
         if !inner.jobs.iter().any(&mut which) {
             return Vec::new();
@@ -164,8 +181,8 @@ impl<B: Batch, E> Queue<B, E> {
     }
 }
 
-impl<B, E> Queue<B, E> {
-    pub(crate) fn under_way(&self, lane: Option<(Box<str>, i32)>) {
+impl Queue {
+    pub(crate) fn under_way(&self, lane: Option<(Arc<str>, i32)>) {
         lock(&self.inner).under_way = lane;
     }
 

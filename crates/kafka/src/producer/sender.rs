@@ -3,8 +3,9 @@
 //! Promises: every batch it takes is answered, by the broker's word or by what is known of the bytes. Does not know: other brokers, resends.
 
 use super::queue::{Job, Queue, Woken};
-use super::{Backoff, Batch, Delivery, Failure, Report, Shared, Travel, answer, answer::delivery};
+use super::{Backoff, Shared, answer, answer::outcome};
 use crate::connection::{Address, Connection};
+use crate::outcome::{Manner, Outcome, Why};
 use crate::protocol::{PartitionBatch, ProduceRequest};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,11 +23,11 @@ const BATCHES_MAX: usize = 1_000;
 /// Every in-sync replica.
 const ACKS_ALL: i16 = -1;
 
-pub(super) struct Sender<B, E> {
-    shared: Arc<Shared<B, E>>,
+pub(super) struct Sender {
+    shared: Arc<Shared>,
     broker: i32,
-    queue: Arc<Queue<B, E>>,
-    travel: Travel,
+    queue: Arc<Queue>,
+    manner: Manner,
     connection: Option<(Connection, Address)>,
     /// Until then the broker won't read from us.
     throttled_until: Option<Instant>,
@@ -34,17 +35,13 @@ pub(super) struct Sender<B, E> {
     connect_not_before: Option<Instant>,
 }
 
-impl<B, E> Sender<B, E>
-where
-    B: Batch,
-    E: From<Report<B>> + Send + 'static,
-{
-    pub(super) fn new(shared: &Arc<Shared<B, E>>, broker: i32, queue: &Arc<Queue<B, E>>, travel: Travel) -> Self {
+impl Sender {
+    pub(super) fn new(shared: &Arc<Shared>, broker: i32, queue: &Arc<Queue>, manner: Manner) -> Self {
         Sender {
             shared: Arc::clone(shared),
             broker,
             queue: Arc::clone(queue),
-            travel,
+            manner,
             connection: None,
             throttled_until: None,
             reconnect: shared.options.reconnect_backoff(),
@@ -65,7 +62,7 @@ where
                     }
                 }
                 Woken::Stop => {
-                    self.give_up_waiting(&Failure::new("the producer has been stopped"));
+                    self.give_up_waiting(&Why::new("the producer has been stopped"));
                     return;
                 }
             }
@@ -81,15 +78,15 @@ where
         match self.connect() {
             Ok(true) => {}
             Ok(false) => return,
-            Err(failure) => {
+            Err(why) => {
                 self.shared.cluster.ask_refresh();
-                self.give_up_waiting(&failure);
+                self.give_up_waiting(&why);
                 return;
             }
         }
-        let (bytes_max, batches_max) = match self.travel {
-            Travel::Merged => (self.shared.options.merged_max_bytes(), BATCHES_MAX),
-            Travel::Alone => (usize::MAX, 1),
+        let (bytes_max, batches_max) = match self.manner {
+            Manner::Merged => (self.shared.options.merged_max_bytes(), BATCHES_MAX),
+            Manner::Alone => (usize::MAX, 1),
         };
         self.refuse_foreign();
         // Nothing is left when a drain or a change of leader came while the connection was made.
@@ -101,10 +98,10 @@ where
 
     /// Sees to a connection that can be written to. The batches stay in the queue meanwhile, where they can be taken back; false when
     /// none is left to connect for.
-    fn connect(&mut self) -> Result<bool, Failure> {
+    fn connect(&mut self) -> Result<bool, Why> {
         let Some(address) = self.shared.cluster.address(self.broker) else {
             self.disconnect();
-            return Err(Failure::new(format!("broker {} is not in the cluster any more", self.broker)));
+            return Err(Why::new(format!("broker {} is not in the cluster any more", self.broker)));
         };
         if let Some((connection, connected_to)) = &mut self.connection {
             // A peer that closed while we were idle would take the next request into the void and leave it unsure.
@@ -117,7 +114,7 @@ where
         if let Some(not_before) = self.connect_not_before.take()
             && !self.queue.pause(not_before, &self.shared.stopping)
         {
-            return Err(Failure::new("the producer has been stopped"));
+            return Err(Why::new("the producer has been stopped"));
         }
         if self.queue.is_empty() {
             return Ok(false);
@@ -129,7 +126,7 @@ where
                 self.reconnect.over();
                 let interrupter = connection.interrupter().ok();
                 if !self.queue.uses(interrupter, &self.shared.stopping) {
-                    return Err(Failure::new("the producer has been stopped"));
+                    return Err(Why::new("the producer has been stopped"));
                 }
                 log::debug!("kafka: connected to broker {}: {connection}", self.broker);
                 self.connection = Some((connection, address));
@@ -137,9 +134,9 @@ where
             }
             Err(error) => {
                 self.connect_not_before = Some(Instant::now() + self.reconnect.failed());
-                let mut failure = self.shared.cluster.connect_failure(&error, &address);
-                failure.text = format!("broker {}: {}", self.broker, failure.text);
-                Err(failure)
+                let mut why = self.shared.cluster.connect_failure(&error, &address);
+                why.text = format!("broker {}: {}", self.broker, why.text);
+                Err(why)
             }
         }
     }
@@ -150,13 +147,13 @@ where
         }
     }
 
-    fn exchange(&mut self, jobs: Vec<Job<B, E>>) {
+    fn exchange(&mut self, jobs: Vec<Job>) {
         let Some((connection, address)) = &mut self.connection else {
             unreachable!("connect() has just returned a connection");
         };
-        let timeout = match self.travel {
-            Travel::Merged => MERGED_TIMEOUT.min(self.shared.options.request_timeout()),
-            Travel::Alone => self.shared.options.request_timeout(),
+        let timeout = match self.manner {
+            Manner::Merged => MERGED_TIMEOUT.min(self.shared.options.request_timeout()),
+            Manner::Alone => self.shared.options.request_timeout(),
         };
         // Every attempt carries the time of the attempt: a broker forgets producers by the stamps of their records, so an old one
         // would be forgotten as soon as it is stored.
@@ -164,14 +161,14 @@ where
         let batches: Vec<PartitionBatch<'_>> = jobs
             .iter()
             .map(|job| PartitionBatch {
-                topic: job.batch.topic(),
-                partition: job.batch.partition(),
-                producer_id: job.batch.producer_id(),
-                producer_epoch: job.batch.producer_epoch(),
-                base_sequence: job.batch.base_sequence(),
+                topic: &job.batch.topic,
+                partition: job.batch.partition,
+                producer_id: job.batch.producer_id,
+                producer_epoch: job.batch.producer_epoch,
+                base_sequence: job.batch.base_sequence,
                 timestamp_ms,
-                record_count: job.batch.record_count() as i32,
-                records: job.batch.records(),
+                record_count: job.batch.record_count,
+                records: job.batch.records.bytes(),
             })
             .collect();
         let request = ProduceRequest {
@@ -179,11 +176,11 @@ where
             timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
             batches: &batches,
         };
-        let result = match (self.travel, jobs.first()) {
-            (Travel::Alone, Some(job)) => {
+        let result = match (self.manner, jobs.first()) {
+            (Manner::Alone, Some(job)) => {
                 // It may take long, and be in vain when another broker leads by now: then the follower cuts it off.
                 let _struggle = self.shared.cluster.struggle();
-                self.queue.under_way(Some((job.batch.topic().into(), job.batch.partition())));
+                self.queue.under_way(Some((Arc::clone(&job.batch.topic), job.batch.partition)));
                 let result = connection.produce(&request, timeout + ANSWER_GRACE);
                 self.queue.under_way(None);
                 result
@@ -204,12 +201,12 @@ where
                 }
                 let mut refresh = false;
                 for job in jobs {
-                    let delivery = delivery(&broker, &job.batch, &response);
-                    refresh |= asks_for_news(&delivery);
-                    if matches!(delivery, Delivery::Stored { .. }) {
+                    let outcome = outcome(&broker, &job.batch, &response);
+                    refresh |= asks_for_news(&outcome);
+                    if matches!(outcome, Outcome::Stored { .. }) {
                         failpoint::hit("acked");
                     }
-                    answer(job, delivery, stopping);
+                    answer(job, outcome, stopping);
                 }
                 if refresh {
                     self.shared.cluster.ask_refresh();
@@ -220,12 +217,12 @@ where
                 self.disconnect();
                 self.shared.cluster.ask_refresh();
                 let unsure = error.maybe_applied();
-                let failure = Failure::new(format!("broker {broker}: {}", crate::cluster::chain(&error)));
-                log::debug!("kafka: connection closed: {}", failure.text);
+                let why = Why::new(format!("broker {broker}: {}", crate::cluster::chain(&error)));
+                log::debug!("kafka: connection closed: {}", why.text);
                 for job in jobs {
-                    let failure = failure.clone();
-                    let delivery = if unsure { Delivery::Unsure(failure) } else { Delivery::NotAppended(failure) };
-                    answer(job, delivery, stopping);
+                    let why = why.clone();
+                    let outcome = if unsure { Outcome::Unsure(why) } else { Outcome::NotAppended(why) };
+                    answer(job, outcome, stopping);
                 }
             }
         }
@@ -234,25 +231,25 @@ where
     /// Batches of another cluster, whose triples can be a stranger's in this one.
     fn refuse_foreign(&self) {
         let id = self.shared.cluster.id();
-        for job in self.queue.withdraw(|job| id.foreign(job.batch.cluster()).is_some()) {
-            if let Some(failure) = id.foreign(job.batch.cluster()) {
-                answer(job, Delivery::NotAppended(failure), &self.shared.stopping);
+        for job in self.queue.withdraw(|job| id.foreign(job.batch.cluster.as_deref()).is_some()) {
+            if let Some(why) = id.foreign(job.batch.cluster.as_deref()) {
+                answer(job, Outcome::NotAppended(why), &self.shared.stopping);
             }
         }
     }
 
     /// Nothing of what waits was written.
-    fn give_up_waiting(&self, failure: &Failure) {
+    fn give_up_waiting(&self, why: &Why) {
         for job in self.queue.withdraw(|_| true) {
-            answer(job, Delivery::NotAppended(failure.clone()), &self.shared.stopping);
+            answer(job, Outcome::NotAppended(why.clone()), &self.shared.stopping);
         }
     }
 }
 
 /// Whether another broker might lead by now.
-fn asks_for_news(delivery: &Delivery) -> bool {
-    match delivery {
-        Delivery::Stored { .. } | Delivery::Rejected { .. } | Delivery::Refused(_) => false,
-        Delivery::NotAppended(_) | Delivery::Unsure(_) | Delivery::OutOfSequence(_) => true,
+fn asks_for_news(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Stored { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) => false,
+        Outcome::NotAppended(_) | Outcome::Unsure(_) | Outcome::OutOfSequence(_) => true,
     }
 }

@@ -1,64 +1,40 @@
+use super::Mailbox;
 use super::queue::{Job, Queue};
-use super::{Batch, Mailbox};
+use crate::outcome::{Batch, BatchId, Records};
 use std::sync::Arc;
 
-/// A batch whose records don't matter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TestBatch {
-    topic: &'static str,
-    partition: i32,
-    rows: usize,
-    records: Vec<u8>,
-}
-
-impl TestBatch {
-    pub(crate) fn new(topic: &'static str, partition: i32, rows: usize) -> Self {
-        TestBatch { topic, partition, rows, records: vec![0; 10 * rows] }
+/// A batch whose records don't matter: ten bytes each.
+pub(crate) fn batch(topic: &str, partition: i32, rows: i32) -> Batch {
+    Batch {
+        id: BatchId(0),
+        topic: topic.into(),
+        partition,
+        cluster: None,
+        producer_id: 1,
+        producer_epoch: 0,
+        base_sequence: 0,
+        record_count: rows,
+        records: Records::new(Arc::new(vec![0; 10 * rows as usize])),
+        noted_offset: 0,
+        leader_epoch: -1,
     }
 }
 
-impl Batch for TestBatch {
-    fn topic(&self) -> &str {
-        self.topic
-    }
-    fn partition(&self) -> i32 {
-        self.partition
-    }
-    fn cluster(&self) -> Option<&str> {
-        None
-    }
-    fn producer_id(&self) -> i64 {
-        1
-    }
-    fn producer_epoch(&self) -> i16 {
-        0
-    }
-    fn base_sequence(&self) -> i32 {
-        0
-    }
-    fn record_count(&self) -> usize {
-        self.rows
-    }
-    fn records(&self) -> &[u8] {
-        &self.records
-    }
-}
-
-fn queue(batches: &[(&'static str, i32, usize)]) -> Queue<TestBatch, ()> {
+fn queue(batches: &[(&str, i32, i32)]) -> Queue {
     let mailbox = Arc::new(Mailbox::new(0, crossbeam_channel::unbounded().0));
     let queue = Queue::new();
     for (topic, partition, rows) in batches {
-        let batch = TestBatch::new(topic, *partition, *rows);
+        let batch = batch(topic, *partition, *rows);
         queue.push(Job { batch, mailbox: Arc::clone(&mailbox) }, || Ok(())).map_err(|_| ()).unwrap();
     }
     queue
 }
 
-fn taken(queue: &Queue<TestBatch, ()>, bytes_max: usize, batches_max: usize) -> Vec<String> {
+fn taken(queue: &Queue, bytes_max: usize, batches_max: usize) -> Vec<String> {
     queue
         .take(bytes_max, batches_max)
         .iter()
-        .map(|job| format!("{}-{}:{}", job.batch.topic, job.batch.partition, job.batch.rows))
+        .map(|job| format!("{}-{}:{}", job.batch.topic, job.batch.partition, job.batch.record_count))
         .collect()
 }
 
@@ -88,7 +64,7 @@ fn a_thread_may_leave_only_an_empty_queue() {
     assert_eq!(queue.withdraw(|_| true).len(), 1);
     assert!(queue.leave());
     let mailbox = Arc::new(Mailbox::new(0, crossbeam_channel::unbounded().0));
-    let job = Job { batch: TestBatch::new("a", 0, 1), mailbox };
+    let job = Job { batch: batch("a", 0, 1), mailbox };
     let failed = queue.push(job, || Err(std::io::Error::other("no threads")));
     assert!(failed.is_err(), "a queue that was left needs a new thread");
 }

@@ -1,7 +1,4 @@
 //! The wire on a real Apache Kafka: every request once, and the answers that the rest of the house relies on.
-//!
-//! `OUTBOXD_TEST_KAFKA="4.3.0=127.0.0.1:9092"` names a running broker; without it `scripts/kafka` starts one that ends with this
-//! process. `OUTBOXD_SKIP_KAFKA=1` skips, and says so.
 
 use outboxd_kafka::connection::{Connection, ConnectionOptions};
 use outboxd_kafka::error::{Class, ErrorCode};
@@ -10,10 +7,7 @@ use outboxd_kafka::protocol::{
     ListOffsetsRequest, MetadataRequest, PartitionBatch, ProduceRequest, ProducedPartition, Reach,
 };
 use outboxd_kafka::record_batch::{BatchReader, Piece, RecordHeader, append_record, sequence_after};
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::process::Command;
-use std::sync::Mutex;
+use real_kafka::Broker;
 use std::time::{Duration, Instant, SystemTime};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,8 +18,8 @@ macro_rules! on {
             $(
                 #[test]
                 fn $test() {
-                    if let Some(bootstrap) = super::broker($version) {
-                        super::$test(&bootstrap);
+                    if let Some(kafka) = real_kafka::shared($version) {
+                        super::$test(&kafka);
                     }
                 }
             )*
@@ -41,41 +35,6 @@ on!(real_kafka_3_9_1, "3.9.1":
     wire_a_triple_is_stored_once, wire_sequences_wrap, wire_refusals_have_their_class,
     wire_a_record_without_a_key_is_named,
 );
-
-fn broker(version: &str) -> Option<String> {
-    if std::env::var("OUTBOXD_SKIP_KAFKA").is_ok_and(|value| value == "1") {
-        // Past the test harness's capture: a skipped test must be seen.
-        let name = std::thread::current().name().unwrap_or("?").to_owned();
-        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: needs Kafka {version} (OUTBOXD_SKIP_KAFKA=1)");
-        return None;
-    }
-    let all = std::env::var("OUTBOXD_TEST_KAFKA").unwrap_or_default();
-    let named = all.split(',').find_map(|one| one.trim().strip_prefix(version)?.strip_prefix('='));
-    Some(named.map_or_else(|| start(version), str::to_owned))
-}
-
-/// One broker of a version for all tests of this process.
-fn start(version: &str) -> String {
-    static STARTED: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
-    // A test that failed while it started one must not fail the others with a poisoned lock.
-    let mut started = STARTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(bootstrap) = started.get(version) {
-        return bootstrap.clone();
-    }
-    let dir = tempfile::Builder::new().prefix("outboxd-kafka-").tempdir().unwrap().keep();
-    let own_id = std::process::id().to_string();
-    let dir = dir.to_str().unwrap();
-    let bootstrap = script(&["start", "--version", version, "--until-exit-of", &own_id, "--dir", dir]);
-    started.insert(version.to_owned(), bootstrap.clone());
-    bootstrap
-}
-
-fn script(arguments: &[&str]) -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/kafka");
-    let output = Command::new(path).args(arguments).output().unwrap_or_else(|error| panic!("{path}: {error}"));
-    assert!(output.status.success(), "{path} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
 
 /// A connection, a topic of one partition, a producer id.
 struct Scene {
@@ -114,15 +73,11 @@ fn records(values: &[Option<&[u8]>]) -> Vec<u8> {
 }
 
 impl Scene {
-    fn new(bootstrap: &str, topic_config: &[&str]) -> Self {
-        let address = bootstrap.parse().unwrap();
+    fn new(kafka: &Broker, topic_config: &[&str]) -> Self {
+        let address = kafka.bootstrap.parse().unwrap();
         let mut connection = Connection::open(&address, &ConnectionOptions::default()).unwrap();
         let topic = format!("wire-{:016x}", fastrand::u64(..));
-        let mut create = vec!["topic", "--bootstrap", bootstrap, "--name", &topic, "--partitions", "1"];
-        for pair in topic_config {
-            create.extend(["--config", pair]);
-        }
-        script(&create);
+        kafka.create_topic(&topic, 1, topic_config);
         let leader_epoch = again_until("a leader", || {
             let request = MetadataRequest { topics: Some(&[&topic]), allow_auto_topic_creation: false };
             let answer = connection.call(&request, PATIENCE).unwrap();
@@ -232,8 +187,8 @@ impl Scene {
     }
 }
 
-fn wire_a_triple_is_stored_once(bootstrap: &str) {
-    let mut scene = Scene::new(bootstrap, &[]);
+fn wire_a_triple_is_stored_once(kafka: &Broker) {
+    let mut scene = Scene::new(kafka, &[]);
     assert_eq!(scene.connection.api_version(ApiKey::Produce), Some(8));
     assert_eq!(scene.end(scene.leader_epoch), Ok(0));
 
@@ -264,8 +219,8 @@ fn wire_a_triple_is_stored_once(bootstrap: &str) {
     assert_eq!((producer.producer_epoch, producer.last_sequence), (1, 0));
 }
 
-fn wire_sequences_wrap(bootstrap: &str) {
-    let mut scene = Scene::new(bootstrap, &[]);
+fn wire_sequences_wrap(kafka: &Broker) {
+    let mut scene = Scene::new(kafka, &[]);
     let base = i32::MAX - 1;
     let values: [Option<&[u8]>; 4] = [Some(b"1"), Some(b"2"), Some(b"3"), Some(b"4")];
     // Unknown to the leader, so any sequence is taken.
@@ -279,8 +234,8 @@ fn wire_sequences_wrap(bootstrap: &str) {
     assert_eq!(triples, [(0, 0, base, 1), (4, 0, 2, 2)]);
 }
 
-fn wire_refusals_have_their_class(bootstrap: &str) {
-    let mut scene = Scene::new(bootstrap, &[]);
+fn wire_refusals_have_their_class(kafka: &Broker) {
+    let mut scene = Scene::new(kafka, &[]);
     let large = vec![b'x'; 2_000_000];
     let refused = scene.produce(0, 0, now_ms(), &[Some(&large)]);
     assert_eq!((refused.error, refused.class()), (ErrorCode::MESSAGE_TOO_LARGE, Class::Record));
@@ -314,8 +269,8 @@ fn wire_refusals_have_their_class(bootstrap: &str) {
     assert_eq!(answer.partition(&scene.topic, 0).unwrap().class(), Class::Stored);
 }
 
-fn wire_a_record_without_a_key_is_named(bootstrap: &str) {
-    let mut scene = Scene::new(bootstrap, &["cleanup.policy=compact"]);
+fn wire_a_record_without_a_key_is_named(kafka: &Broker) {
+    let mut scene = Scene::new(kafka, &["cleanup.policy=compact"]);
     let mut records = Vec::new();
     append_record(&mut records, 0, Some(b"key"), Some(b"good"), &[]);
     append_record(&mut records, 1, None, Some(b"bad"), &[]);
@@ -331,8 +286,8 @@ fn wire_a_record_without_a_key_is_named(bootstrap: &str) {
 }
 
 /// Since 4.0, where `message.timestamp.after.max.ms` became an hour.
-fn wire_a_clock_ahead_is_refused(bootstrap: &str) {
-    let mut scene = Scene::new(bootstrap, &[]);
+fn wire_a_clock_ahead_is_refused(kafka: &Broker) {
+    let mut scene = Scene::new(kafka, &[]);
     let two_hours_ahead = now_ms() + 2 * 3_600_000;
     let refused = scene.produce(0, 0, two_hours_ahead, &[Some(b"a")]);
     assert_eq!((refused.error, refused.class()), (ErrorCode::INVALID_TIMESTAMP, Class::Refused), "{refused:?}");

@@ -2,8 +2,8 @@
 
 use super::rig::{Rig, class, options, values, wait_until};
 use fake_kafka::{ApiKey, FakeKafka, Fault};
-use outboxd::model::Outcome;
-use outboxd::sink::kafka::KafkaOptions;
+use outboxd_kafka::outcome::Outcome;
+use outboxd_kafka::producer::KafkaOptions;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ fn a_connection_lost_after_the_last_byte_is_unsure_and_not_used_again() {
         kafka.clear_requests();
         let name = format!("{fault:?}");
         kafka.fault("users", 0, fault);
-        let plan = rig.plan("users", 0, &[&name]);
-        assert_eq!(class(&rig.try_once(&plan)), "unsure", "{name}");
-        assert_eq!(rig.until_stored(&plan), at as i64, "{name}");
+        let batch = rig.batch("users", 0, &[&name]);
+        assert_eq!(class(&rig.try_once(&batch)), "unsure", "{name}");
+        assert_eq!(rig.until_stored(&batch), at as i64, "{name}");
         let connections: BTreeSet<u64> =
             kafka.requests_of(ApiKey::Produce).iter().map(|request| request.connection).collect();
         assert_eq!(connections.len(), 2, "{name}: the resend goes over a new connection");
@@ -42,12 +42,12 @@ fn a_broker_that_is_down_appended_nothing_and_a_restart_goes_on() {
     let kafka = FakeKafka::builder().topic("users", 2).start();
     let mut rig = Rig::start(&kafka);
     rig.open("users");
-    let first = rig.plan("users", 0, &["first"]);
+    let first = rig.batch("users", 0, &["first"]);
     assert_eq!(class(&rig.try_once(&first)), "stored");
     kafka.stop(1);
-    let plan = rig.plan("users", 0, &["second"]);
+    let batch = rig.batch("users", 0, &["second"]);
     for _ in 0..3 {
-        match rig.try_once(&plan) {
+        match rig.try_once(&batch) {
             Outcome::NotAppended(why) => {
                 assert!(!why.text.contains("users-0"), "{why}");
                 assert!(why.text.contains("refused") && why.text.contains(&kafka.bootstrap()), "{why}");
@@ -57,7 +57,7 @@ fn a_broker_that_is_down_appended_nothing_and_a_restart_goes_on() {
         }
     }
     kafka.restart(1);
-    assert_eq!(rig.until_stored(&plan), 1);
+    assert_eq!(rig.until_stored(&batch), 1);
     assert_eq!(values(&kafka, "users", 0), ["first", "second"]);
 }
 
@@ -67,8 +67,8 @@ fn an_idle_connection_that_the_broker_closed_is_noticed_before_it_is_written_to(
     let mut rig = Rig::start(&kafka);
     rig.open("users");
     for round in 0..3 {
-        let plan = rig.plan("users", 0, &["x"]);
-        assert_eq!(rig.try_once(&plan), Outcome::Stored { offset: round });
+        let batch = rig.batch("users", 0, &["x"]);
+        assert_eq!(rig.try_once(&batch), Outcome::Stored { offset: round });
         wait_until("the broker closes what is idle", || kafka.open_connections(1) == 0);
     }
 }
@@ -79,8 +79,8 @@ fn our_own_idle_connections_are_closed_and_opened_again() {
     let mut rig = Rig::with(KafkaOptions { connections_max_idle_ms: 60, ..options(&kafka) });
     rig.open("users");
     for round in 0..3 {
-        let plan = rig.plan("users", 0, &["x"]);
-        assert_eq!(rig.try_once(&plan), Outcome::Stored { offset: round });
+        let batch = rig.batch("users", 0, &["x"]);
+        assert_eq!(rig.try_once(&batch), Outcome::Stored { offset: round });
         wait_until("idle connections are closed", || kafka.open_connections(1) == 0);
     }
 }

@@ -2,41 +2,40 @@
 
 use super::rig::{PATIENCE, Rig, class, options, wait_until};
 use fake_kafka::{ApiKey, FakeKafka, Fault};
-use outboxd::model::Outcome;
-use outboxd::ports::{Manner, Sink};
-use outboxd::sink::kafka::KafkaOptions;
+use outboxd_kafka::outcome::{Manner, Outcome};
+use outboxd_kafka::producer::KafkaOptions;
 use std::time::{Duration, Instant};
 
 #[test]
 fn a_drain_gives_up_what_waits_for_a_connection_and_waits_for_what_was_written() {
     let kafka = FakeKafka::builder().brokers(2).topic("users", 2).start();
     let mut rig = Rig::start(&kafka);
-    let mut other = rig.second_relay();
+    let mut other = rig.second_owner();
     rig.open("users");
     other.open("users");
     let gate = kafka.gate();
     kafka.fault("users", 0, Fault::DelayUntil(gate.clone()));
-    let written = rig.plan("users", 0, &["written"]);
+    let written = rig.batch("users", 0, &["written"]);
     rig.send(&written, Manner::Merged);
     gate.wait_until_reached(1, PATIENCE);
     // Broker 2 accepts connections and says nothing on them.
     kafka.freeze(2);
-    let waiting: Vec<_> = (0..3).map(|_| rig.plan("users", 1, &["waiting"])).collect();
-    for plan in &waiting {
-        rig.send(plan, Manner::Alone);
+    let waiting: Vec<_> = (0..3).map(|_| rig.batch("users", 1, &["waiting"])).collect();
+    for batch in &waiting {
+        rig.send(batch, Manner::Alone);
     }
-    let behind = rig.plan("users", 0, &["behind what was written"]);
+    let behind = rig.batch("users", 0, &["behind what was written"]);
     rig.send(&behind, Manner::Merged);
-    let foreign = other.plan("users", 1, &["another relay's"]);
+    let foreign = other.batch("users", 1, &["another relay's"]);
     other.send(&foreign, Manner::Alone);
     rig.handle.drain();
-    for plan in waiting.iter().chain([&behind]) {
-        match rig.outcome(plan) {
+    for batch in waiting.iter().chain([&behind]) {
+        match rig.outcome(batch) {
             Outcome::NotAppended(why) => assert!(why.text.contains("draining"), "{why}"),
             other => panic!("{other:?}"),
         }
     }
-    let late = rig.plan("users", 0, &["late"]);
+    let late = rig.batch("users", 0, &["late"]);
     assert_eq!(class(&rig.try_once(&late)), "not appended", "nothing new is taken");
     assert!(rig.nothing_for(&written));
     gate.open();
@@ -53,18 +52,18 @@ fn a_drain_into_a_full_channel_does_not_block() {
     let mut rig = Rig::with_room(options(&kafka), 4);
     rig.open("users");
     kafka.freeze(2);
-    let plans: Vec<_> = (0..3).map(|_| rig.plan("users", 1, &["x"])).collect();
-    for plan in &plans {
-        rig.send(plan, Manner::Merged);
+    let batches: Vec<_> = (0..3).map(|_| rig.batch("users", 1, &["x"])).collect();
+    for batch in &batches {
+        rig.send(batch, Manner::Merged);
     }
     // Fill the channel with what is not an outcome.
     for _ in 0..4 {
-        rig.handle.producer();
+        rig.handle.producer_id();
     }
     wait_until("the channel is full", || rig.events.is_full());
     rig.handle.drain();
-    for plan in &plans {
-        assert_eq!(class(&rig.outcome(plan)), "not appended");
+    for batch in &batches {
+        assert_eq!(class(&rig.outcome(batch)), "not appended");
     }
 }
 
@@ -75,10 +74,10 @@ fn a_stop_cuts_off_what_is_under_way() {
     rig.open("users");
     let gate = kafka.gate();
     kafka.fault("users", 0, Fault::DelayUntil(gate.clone()));
-    let under_way = rig.plan("users", 0, &["under way"]);
+    let under_way = rig.batch("users", 0, &["under way"]);
     rig.send(&under_way, Manner::Merged);
     gate.wait_until_reached(1, PATIENCE);
-    let waiting = rig.plan("users", 1, &["waiting"]);
+    let waiting = rig.batch("users", 1, &["waiting"]);
     rig.send(&waiting, Manner::Merged);
     assert!(rig.stop(), "all threads ended");
     assert_eq!(class(&rig.outcome(&under_way)), "unsure");
@@ -94,16 +93,16 @@ fn throttling_is_waited_out_and_a_drain_ends_the_wait() {
     let pause = Duration::from_millis(300);
     kafka.fault("users", 0, Fault::Throttle(pause));
     for text in ["throttled", "after it"] {
-        let plan = rig.plan("users", 0, &[text]);
-        assert_eq!(class(&rig.try_once(&plan)), "stored");
+        let batch = rig.batch("users", 0, &[text]);
+        assert_eq!(class(&rig.try_once(&batch)), "stored");
     }
     let arrived: Vec<Instant> = kafka.requests_of(ApiKey::Produce).iter().map(|request| request.arrived).collect();
     assert!(arrived[1] - arrived[0] >= pause, "{:?}", arrived[1] - arrived[0]);
 
     kafka.fault("users", 0, Fault::Throttle(Duration::from_secs(600)));
-    let plan = rig.plan("users", 0, &["throttled for long"]);
-    assert_eq!(class(&rig.try_once(&plan)), "stored");
-    let waiting = rig.plan("users", 0, &["waiting"]);
+    let batch = rig.batch("users", 0, &["throttled for long"]);
+    assert_eq!(class(&rig.try_once(&batch)), "stored");
+    let waiting = rig.batch("users", 0, &["waiting"]);
     rig.send(&waiting, Manner::Merged);
     rig.handle.drain();
     assert_eq!(class(&rig.outcome(&waiting)), "not appended");

@@ -1,19 +1,15 @@
-//! A relay's end of the sink as a test drives it: plans with rising sequences, and the events sorted by what is waited for.
+//! An owner's end of the producer as a test drives it: batches with rising sequences, and the events sorted by what is waited for.
 
 use crossbeam_channel::{Receiver, bounded};
 use fake_kafka::FakeKafka;
-use outboxd::model::{
-    Evidence, Fingerprint, OutboxIx, Outcome, PartitionStart, Plan, PlanId, RowKey, RowMeta, Rows, RunId, SinkEvent,
-    Sought, Span, Target, Triple, Why,
-};
-use outboxd::ports::{Manner, Sink};
-use outboxd::sink::kafka::{KafkaHandle, KafkaOptions, KafkaSink};
+use outboxd_kafka::outcome::{Batch, BatchId, Event, Evidence, Manner, Outcome, PartitionStart, Records, Sought, Why};
+use outboxd_kafka::producer::{Handle, KafkaOptions, Producer};
 use outboxd_kafka::record_batch::{RecordHeader, append_record};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Longer than any healthy wait on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,16 +46,16 @@ pub fn values(kafka: &FakeKafka, topic: &str, partition: i32) -> Vec<String> {
 }
 
 pub struct Rig {
-    sink: Rc<RefCell<Option<KafkaSink>>>,
-    pub handle: KafkaHandle,
-    pub events: Receiver<SinkEvent>,
+    shared: Rc<RefCell<Option<Producer>>>,
+    pub handle: Handle,
+    pub events: Receiver<Event>,
     /// Read while something else was waited for.
-    early: VecDeque<SinkEvent>,
+    early: VecDeque<Event>,
     pub producer: i64,
     /// `NoProducer` and `NotOpened` before the first producer id.
     pub unexpected: usize,
     pub last_why: Option<Why>,
-    plans: u64,
+    batches: u64,
     sequences: HashMap<(String, i32), i32>,
 }
 
@@ -74,56 +70,56 @@ impl Rig {
     }
 
     pub fn with_room(options: KafkaOptions, room: usize) -> Rig {
-        let mut rig = Rig::bare(Rc::new(RefCell::new(Some(KafkaSink::start(options).unwrap()))), room);
+        let mut rig = Rig::bare(Rc::new(RefCell::new(Some(Producer::start(options).unwrap()))), room);
         rig.producer = rig.producer_id();
         rig
     }
 
     /// Without asking for anything.
     pub fn unready(options: KafkaOptions) -> Rig {
-        Rig::bare(Rc::new(RefCell::new(Some(KafkaSink::start(options).unwrap()))), 256)
+        Rig::bare(Rc::new(RefCell::new(Some(Producer::start(options).unwrap()))), 256)
     }
 
-    /// Another relay on the same sink.
-    pub fn second_relay(&self) -> Rig {
-        let mut rig = Rig::bare(Rc::clone(&self.sink), 256);
+    /// Another owner with the same producer.
+    pub fn second_owner(&self) -> Rig {
+        let mut rig = Rig::bare(Rc::clone(&self.shared), 256);
         rig.producer = rig.producer_id();
         rig
     }
 
-    fn bare(sink: Rc<RefCell<Option<KafkaSink>>>, room: usize) -> Rig {
+    fn bare(shared: Rc<RefCell<Option<Producer>>>, room: usize) -> Rig {
         let (sender, events) = bounded(room);
-        let handle = sink.borrow().as_ref().expect("not stopped yet").handle(sender);
+        let handle = shared.borrow().as_ref().expect("not stopped yet").handle(sender);
         Rig {
-            sink,
+            shared,
             handle,
             events,
             early: VecDeque::new(),
             producer: -1,
             unexpected: 0,
             last_why: None,
-            plans: 0,
+            batches: 0,
             sequences: HashMap::new(),
         }
     }
 
     pub fn stop(&mut self) -> bool {
-        let sink = self.sink.borrow_mut().take().expect("not stopped yet");
-        sink.stop(Instant::now() + PATIENCE)
+        let shared = self.shared.borrow_mut().take().expect("not stopped yet");
+        shared.stop(Instant::now() + PATIENCE)
     }
 
     /// The next event, whatever it is.
-    pub fn next(&mut self) -> SinkEvent {
+    pub fn next(&mut self) -> Event {
         self.early.pop_front().unwrap_or_else(|| self.receive())
     }
 
-    fn receive(&self) -> SinkEvent {
+    fn receive(&self) -> Event {
         let event = self.events.recv_timeout(PATIENCE);
         event.unwrap_or_else(|error| panic!("no event in time, {error}; not asked for so far: {:?}", self.early))
     }
 
     /// The first event that `wanted` accepts; others stay for later.
-    fn find<T>(&mut self, mut wanted: impl FnMut(&SinkEvent) -> Option<T>) -> T {
+    fn find<T>(&mut self, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
         if let Some((at, found)) = self.early.iter().enumerate().find_map(|(at, event)| Some((at, wanted(event)?))) {
             self.early.remove(at);
             return found;
@@ -146,11 +142,11 @@ impl Rig {
     }
 
     pub fn producer_id(&mut self) -> i64 {
-        self.handle.producer();
+        self.handle.producer_id();
         loop {
             match self.next() {
-                SinkEvent::Producer { id, .. } => return id,
-                SinkEvent::NoProducer { .. } => self.unexpected += 1,
+                Event::Producer { id, .. } => return id,
+                Event::NoProducer { .. } => self.unexpected += 1,
                 other => panic!("{other:?}"),
             }
         }
@@ -158,7 +154,7 @@ impl Rig {
 
     pub fn no_producer(&mut self) -> Why {
         self.find(|event| match event {
-            SinkEvent::NoProducer { why } => Some(why.clone()),
+            Event::NoProducer { why } => Some(why.clone()),
             _ => None,
         })
     }
@@ -170,7 +166,7 @@ impl Rig {
 
     pub fn opened(&mut self, wanted: &str) -> Vec<PartitionStart> {
         self.find(|event| match event {
-            SinkEvent::Opened { topic, partitions } if **topic == *wanted => Some(partitions.clone()),
+            Event::Opened { topic, partitions } if **topic == *wanted => Some(partitions.clone()),
             _ => None,
         })
     }
@@ -178,57 +174,52 @@ impl Rig {
     pub fn not_opened(&mut self, wanted: &str) -> Why {
         self.handle.open(&wanted.into());
         self.find(|event| match event {
-            SinkEvent::NotOpened { topic, why } if **topic == *wanted => Some(why.clone()),
+            Event::NotOpened { topic, why } if **topic == *wanted => Some(why.clone()),
             _ => None,
         })
     }
 
     /// The lane's next batch: one record for each value.
-    pub fn plan(&mut self, topic: &str, partition: i32, values: &[&str]) -> Arc<Plan> {
-        self.plan_with_key(topic, partition, Some(b"key"), values)
+    pub fn batch(&mut self, topic: &str, partition: i32, values: &[&str]) -> Batch {
+        self.batch_with_key(topic, partition, Some(b"key"), values)
     }
 
-    pub fn plan_without_keys(&mut self, topic: &str, partition: i32, values: &[&str]) -> Arc<Plan> {
-        self.plan_with_key(topic, partition, None, values)
+    pub fn batch_without_keys(&mut self, topic: &str, partition: i32, values: &[&str]) -> Batch {
+        self.batch_with_key(topic, partition, None, values)
     }
 
-    fn plan_with_key(&mut self, topic: &str, partition: i32, key: Option<&[u8]>, values: &[&str]) -> Arc<Plan> {
+    fn batch_with_key(&mut self, topic: &str, partition: i32, key: Option<&[u8]>, values: &[&str]) -> Batch {
         let sequence = self.sequences.entry((topic.to_owned(), partition)).or_insert(0);
         let first_sequence = *sequence;
         *sequence += values.len() as i32;
-        self.plans += 1;
-        let mut rows = Rows::default();
+        self.batches += 1;
+        let mut records = Vec::new();
         for (at, value) in values.iter().enumerate() {
             let headers = [RecordHeader { key: b"id", value: Some(b"header") }];
-            append_record(&mut rows.bytes, at as u32, key, Some(value.as_bytes()), &headers);
-            rows.meta.push(RowMeta {
-                key: RowKey { outbox: OutboxIx(0), rowid: at as i64 },
-                print: Fingerprint(0),
-                record: Span::default(),
-                message: 0,
-                event_id: Span::default(),
-            });
+            append_record(&mut records, at as u32, key, Some(value.as_bytes()), &headers);
         }
-        Arc::new(Plan {
-            id: PlanId(self.plans),
-            target: Target { topic: topic.into(), partition },
-            triple: Triple { producer_id: self.producer, epoch: 0, first_sequence },
-            run: RunId(1),
+        Batch {
+            id: BatchId(self.batches),
+            topic: topic.into(),
+            partition,
+            cluster: None,
+            producer_id: self.producer,
+            producer_epoch: 0,
+            base_sequence: first_sequence,
+            record_count: values.len() as i32,
+            records: Records::new(Arc::new(records)),
             noted_offset: 0,
             leader_epoch: -1,
-            cluster: None,
-            first_attempt: SystemTime::now(),
-            rows: Arc::new(rows),
-        })
+        }
     }
 
-    pub fn send(&mut self, plan: &Arc<Plan>, manner: Manner) {
-        self.handle.send(plan, manner).expect("room in the channel");
+    pub fn send(&mut self, batch: &Batch, manner: Manner) {
+        self.handle.send(batch.clone(), manner).expect("room in the channel");
     }
 
-    pub fn outcome(&mut self, wanted: &Arc<Plan>) -> Outcome {
+    pub fn outcome(&mut self, wanted: &Batch) -> Outcome {
         let outcome = self.find(|event| match event {
-            SinkEvent::Outcome { plan, outcome, .. } if *plan == wanted.id => Some(outcome.clone()),
+            Event::Outcome { batch, outcome, .. } if *batch == wanted.id => Some(outcome.clone()),
             _ => None,
         });
         self.last_why = match &outcome {
@@ -242,41 +233,41 @@ impl Rig {
         outcome
     }
 
-    pub fn try_once(&mut self, plan: &Arc<Plan>) -> Outcome {
-        self.send(plan, Manner::Merged);
-        self.outcome(plan)
+    pub fn try_once(&mut self, batch: &Batch) -> Outcome {
+        self.send(batch, Manner::Merged);
+        self.outcome(batch)
     }
 
-    /// Asks what became of a plan, and waits for the answer.
-    pub fn look_up(&mut self, plan: &Arc<Plan>, sought: Sought) -> Evidence {
-        self.handle.look_up(plan, sought);
-        self.evidence(plan)
+    /// Asks what became of a batch, and waits for the answer.
+    pub fn look_up(&mut self, batch: &Batch, sought: Sought) -> Evidence {
+        self.handle.look_up(batch.clone(), sought);
+        self.evidence(batch)
     }
 
-    pub fn evidence(&mut self, wanted: &Arc<Plan>) -> Evidence {
+    pub fn evidence(&mut self, wanted: &Batch) -> Evidence {
         self.find(|event| match event {
-            SinkEvent::Evidence { plan, evidence } if *plan == wanted.id => Some(evidence.clone()),
+            Event::Evidence { batch, evidence } if *batch == wanted.id => Some(evidence.clone()),
             _ => None,
         })
     }
 
-    pub fn no_evidence(&mut self, wanted: &Arc<Plan>) -> Why {
+    pub fn no_evidence(&mut self, wanted: &Batch) -> Why {
         self.find(|event| match event {
-            SinkEvent::NoEvidence { plan, why } if *plan == wanted.id => Some(why.clone()),
+            Event::NoEvidence { batch, why } if *batch == wanted.id => Some(why.clone()),
             _ => None,
         })
     }
 
     /// All that has come so far, taken out.
-    pub fn so_far(&mut self) -> Vec<SinkEvent> {
+    pub fn so_far(&mut self) -> Vec<Event> {
         self.early.drain(..).chain(self.events.try_iter()).collect()
     }
 
-    /// As a relay does it: the same plan again, after a pause, until it is stored. The offset.
-    pub fn until_stored(&mut self, plan: &Arc<Plan>) -> i64 {
+    /// As a careful owner does it: the same batch again, after a pause, until it is stored. The offset.
+    pub fn until_stored(&mut self, batch: &Batch) -> i64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.try_once(plan) {
+            match self.try_once(batch) {
                 Outcome::Stored { offset } => return offset,
                 Outcome::NotAppended(_) | Outcome::Unsure(_) if Instant::now() < deadline => {
                     std::thread::park_timeout(Duration::from_millis(20));
@@ -286,14 +277,14 @@ impl Rig {
         }
     }
 
-    /// No outcome of this plan has come yet.
-    pub fn nothing_for(&mut self, wanted: &Arc<Plan>) -> bool {
+    /// No outcome of this batch has come yet.
+    pub fn nothing_for(&mut self, wanted: &Batch) -> bool {
         self.early.extend(self.events.try_iter());
-        !self.early.iter().any(|event| matches!(event, SinkEvent::Outcome { plan, .. } if *plan == wanted.id))
+        !self.early.iter().any(|event| matches!(event, Event::Outcome { batch, .. } if *batch == wanted.id))
     }
 
     /// The next two events say the same.
     pub fn no_event_differs(&mut self, first: &Why) -> bool {
-        (0..2).all(|_| matches!(self.next(), SinkEvent::NotOpened { why, .. } if why == *first))
+        (0..2).all(|_| matches!(self.next(), Event::NotOpened { why, .. } if why == *first))
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! `OUTBOXD_TEST_KAFKA="4.3.0=127.0.0.1:9092,3.9.1=127.0.0.1:9192"` names running brokers; what it does not name is started by
 //! `scripts/kafka`, once per test process, and ends with it. `OUTBOXD_SKIP_KAFKA=1` skips, and says so.
-//! Does not know: the daemon.
+//!
+//! Promises: a broker ends with whoever started it, however that ends. Does not know: who asks.
 
-use super::process::run;
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+/// A cluster of one node or three.
 pub struct Broker {
+    /// Of Apache Kafka.
     pub version: String,
     /// `host:port,...`, in the order of the nodes 1, 2, 3.
     pub bootstrap: String,
@@ -85,8 +87,17 @@ fn start(version: &str, nodes: u32, set: &[&str], port: Option<u16>) -> Broker {
     Broker { version: version.to_owned(), bootstrap, dir: Some(dir) }
 }
 
+/// Runs to the end and returns stdout; anything but success is a panic with both outputs.
+#[track_caller]
+fn run(mut command: Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{stdout}{stderr}", output.status);
+    stdout.trim().to_owned()
+}
+
 fn script() -> Command {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kafka"))
 }
 
 impl Broker {
@@ -108,10 +119,12 @@ impl Broker {
         run(command);
     }
 
+    /// How many there are.
     pub fn nodes(&self) -> u32 {
         self.bootstrap.split(',').count() as u32
     }
 
+    /// Of a node's listener.
     pub fn port(&self, node: u32) -> u16 {
         let server = self.bootstrap.split(',').nth(node as usize - 1).unwrap();
         server.rsplit(':').next().unwrap().parse().unwrap()
@@ -124,10 +137,11 @@ impl Broker {
     fn control(&self, verb: &str, arguments: &[&str]) -> String {
         let mut command = script();
         command.arg(verb).arg("--dir").arg(self.dir()).args(arguments);
-        String::from_utf8(run(command)).unwrap().trim().to_owned()
+        run(command)
     }
 
     /// Another cluster of one node on the port of this one, which is gone.
+    #[must_use]
     pub fn succeeded(&self) -> Broker {
         self.control("stop", &["--remove"]);
         start(&self.version, 1, &[], Some(self.port(1)))
@@ -143,14 +157,17 @@ impl Broker {
         self.control("kill", &["--gently", "--node", &node.to_string()]);
     }
 
+    /// Starts one that was killed or has left.
     pub fn restart(&self, node: u32) {
         self.control("restart", &["--node", &node.to_string()]);
     }
 
+    /// It stands still, and its connections stay.
     pub fn freeze(&self, node: u32) {
         self.control("freeze", &["--node", &node.to_string()]);
     }
 
+    /// It goes on.
     pub fn thaw(&self, node: u32) {
         self.control("thaw", &["--node", &node.to_string()]);
     }

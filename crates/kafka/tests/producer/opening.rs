@@ -2,9 +2,8 @@
 
 use super::rig::{PATIENCE, Rig, class, options};
 use fake_kafka::{Access, ApiKey, FakeKafka, Fault};
-use outboxd::model::SinkEvent;
-use outboxd::ports::Sink;
-use outboxd::sink::kafka::KafkaOptions;
+use outboxd_kafka::outcome::Event;
+use outboxd_kafka::producer::KafkaOptions;
 
 #[test]
 fn the_first_producer_id_takes_two_tries_and_each_is_new() {
@@ -14,12 +13,12 @@ fn the_first_producer_id_takes_two_tries_and_each_is_new() {
     let second = rig.producer_id();
     assert_ne!(second, rig.producer);
     kafka.fault_api(ApiKey::InitProducerId, Fault::AnswerBefore(31));
-    rig.handle.producer();
+    rig.handle.producer_id();
     match rig.next() {
-        SinkEvent::NoProducer { why } => assert!(why.code == Some(31) && why.hint.contains("IdempotentWrite"), "{why}"),
+        Event::NoProducer { why } => assert!(why.code == Some(31) && why.hint.contains("IdempotentWrite"), "{why}"),
         other => panic!("{other:?}"),
     }
-    assert!(matches!(rig.next(), SinkEvent::Producer { id, .. } if id != second));
+    assert!(matches!(rig.next(), Event::Producer { id, .. } if id != second));
 }
 
 #[test]
@@ -29,11 +28,11 @@ fn an_unknown_topic_is_opened_when_it_appears() {
     let why = rig.not_opened("users");
     assert!(why.code == Some(3) && why.text.contains("topic users does not exist"), "{why}");
     assert!(why.hint.contains("--create --topic users"), "{why}");
-    let plan = rig.plan("users", 0, &["x"]);
-    assert_eq!(class(&rig.try_once(&plan)), "not appended");
+    let batch = rig.batch("users", 0, &["x"]);
+    assert_eq!(class(&rig.try_once(&batch)), "not appended");
     kafka.create_topic("users", 3);
     assert_eq!(rig.opened("users").len(), 3);
-    assert_eq!(rig.until_stored(&plan), 0);
+    assert_eq!(rig.until_stored(&batch), 0);
     assert!(kafka.requests_of(ApiKey::Metadata).iter().all(|request| request.version == 7));
 }
 
@@ -66,8 +65,9 @@ fn what_keeps_a_topic_from_opening_is_said() {
     let why = rig.not_opened("users");
     assert!(why.code == Some(5) && why.text.contains("a partition without a leader"), "{why}");
     // The others of its topic are open all the same.
-    let ends =
-        |starts: Vec<outboxd::model::PartitionStart>| starts.iter().map(|start| start.end_offset).collect::<Vec<_>>();
+    let ends = |starts: Vec<outboxd_kafka::outcome::PartitionStart>| {
+        starts.iter().map(|start| start.end_offset).collect::<Vec<_>>()
+    };
     assert_eq!(ends(rig.opened("users")), [Some(0), None]);
     let why = rig.not_opened("no such name");
     assert!(why.code == Some(17) && why.text.contains("' '"), "{why}");
@@ -83,8 +83,8 @@ fn ends_and_epochs_are_told_at_each_opening() {
     let mut rig = Rig::start(&kafka);
     rig.open("users");
     for _ in 0..3 {
-        let plan = rig.plan("users", 0, &["x"]);
-        assert_eq!(class(&rig.try_once(&plan)), "stored");
+        let batch = rig.batch("users", 0, &["x"]);
+        assert_eq!(class(&rig.try_once(&batch)), "stored");
     }
     kafka.move_leader("users", 0, 2);
     let epoch = kafka.log_ends("users", 0).leader_epoch;
@@ -96,10 +96,10 @@ fn ends_and_epochs_are_told_at_each_opening() {
     let start = rig.open("users")[0];
     assert_eq!((start.end_offset, start.leader_epoch), (Some(0), kafka.log_ends("users", 0).leader_epoch));
     assert!(start.leader_epoch < epoch);
-    let mut fresh = rig.second_relay();
+    let mut fresh = rig.second_owner();
     fresh.open("users");
-    let plan = fresh.plan("users", 0, &["anew"]);
-    assert_eq!(fresh.until_stored(&plan), 0);
+    let batch = fresh.batch("users", 0, &["anew"]);
+    assert_eq!(fresh.until_stored(&batch), 0);
 }
 
 #[test]
@@ -107,14 +107,14 @@ fn new_partitions_are_found_by_age_and_told_once() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
     let mut rig = Rig::with(KafkaOptions { metadata_max_age_ms: 50, ..options(&kafka) });
     rig.open("users");
-    let plan = rig.plan("users", 0, &["x"]);
-    assert_eq!(class(&rig.try_once(&plan)), "stored");
+    let batch = rig.batch("users", 0, &["x"]);
+    assert_eq!(class(&rig.try_once(&batch)), "stored");
     kafka.add_partitions("users", 3);
     let opened = rig.opened("users");
     assert_eq!(opened.iter().map(|p| p.end_offset).collect::<Vec<_>>(), [Some(1), Some(0), Some(0)]);
     let asked = kafka.requests_of(ApiKey::Metadata).len();
     kafka.wait_for_requests(asked + 3, PATIENCE, |request| request.api == ApiKey::Metadata);
     assert!(rig.events.is_empty(), "no change, no event");
-    let plan = rig.plan("users", 2, &["x"]);
-    assert_eq!(class(&rig.try_once(&plan)), "stored");
+    let batch = rig.batch("users", 2, &["x"]);
+    assert_eq!(class(&rig.try_once(&batch)), "stored");
 }

@@ -2,16 +2,14 @@
 
 use crate::rig::{Rig, class, options, values, wait_until};
 use fake_kafka::{ApiKey, FakeKafka};
-use outboxd::model::{Evidence, Plan, SinkEvent, Sought};
-use outboxd::ports::{Manner, Sink};
-use std::sync::Arc;
+use outboxd_kafka::outcome::{Batch, Event, Evidence, Manner, Sought};
 
 fn kafka(id: Option<&str>) -> FakeKafka {
     FakeKafka::builder().topic("users", 2).cluster_id(id).first_producer_id(0).coordinator_loads(false).start()
 }
 
-fn of(plan: &Arc<Plan>, cluster: Option<&str>) -> Arc<Plan> {
-    Arc::new(Plan { cluster: cluster.map(Into::into), ..plan.with_rows((*plan.rows).clone()) })
+fn of(batch: &Batch, cluster: Option<&str>) -> Batch {
+    Batch { cluster: cluster.map(Into::into), ..batch.clone() }
 }
 
 fn asked(kafka: &FakeKafka, api: ApiKey) -> usize {
@@ -23,19 +21,19 @@ fn a_producer_id_comes_with_its_cluster() {
     for id in [Some("abc"), None] {
         let kafka = kafka(id);
         let mut rig = Rig::unready(options(&kafka));
-        rig.handle.producer();
+        rig.handle.producer_id();
         match rig.next() {
-            SinkEvent::Producer { cluster, .. } => assert_eq!(cluster.as_deref(), id),
+            Event::Producer { cluster, .. } => assert_eq!(cluster.as_deref(), id),
             other => panic!("{other:?}"),
         }
     }
 }
 
 #[test]
-fn a_plan_of_another_cluster_is_neither_sent_nor_asked_about() {
+fn a_batch_of_another_cluster_is_neither_sent_nor_asked_about() {
     let kafka = kafka(Some("B"));
     let mut rig = Rig::start(&kafka);
-    let mine = rig.plan("users", 0, &["a"]);
+    let mine = rig.batch("users", 0, &["a"]);
     rig.until_stored(&mine);
     // The numbers are the very ones that this cluster knows of somebody else's batch.
     let theirs = of(&mine, Some("A"));
@@ -54,7 +52,7 @@ fn a_plan_of_another_cluster_is_neither_sent_nor_asked_about() {
     assert_eq!(asked(&kafka, ApiKey::Produce), before);
     assert_eq!((asked(&kafka, ApiKey::DescribeProducers), asked(&kafka, ApiKey::Fetch)), (0, 0));
 
-    // What was planned before clusters were noted, or where they have no name, is judged as ever.
+    // What was made before clusters were noted, or where they have no name, is judged as ever.
     assert_eq!(rig.look_up(&of(&mine, None), Sought::Resend), Evidence::Remembered);
     assert_eq!(rig.look_up(&of(&mine, Some("B")), Sought::Stored), Evidence::StoredAt(0));
 }
@@ -63,20 +61,20 @@ fn a_plan_of_another_cluster_is_neither_sent_nor_asked_about() {
 fn a_cluster_without_a_name_can_not_be_told_apart() {
     let kafka = kafka(None);
     let mut rig = Rig::start(&kafka);
-    let plan = rig.plan("users", 0, &["a"]);
-    rig.until_stored(&plan);
-    assert_eq!(rig.look_up(&of(&plan, Some("A")), Sought::Resend), Evidence::Remembered);
+    let batch = rig.batch("users", 0, &["a"]);
+    rig.until_stored(&batch);
+    assert_eq!(rig.look_up(&of(&batch, Some("A")), Sought::Resend), Evidence::Remembered);
 }
 
 #[test]
 fn another_cluster_at_the_old_address_is_refused_while_we_run() {
     let kafka = kafka(Some("A"));
     let mut rig = Rig::start(&kafka);
-    let first = of(&rig.plan("users", 0, &["a"]), Some("A"));
+    let first = of(&rig.batch("users", 0, &["a"]), Some("A"));
     rig.until_stored(&first);
     kafka.become_cluster(Some("B"), 0);
     let produced = asked(&kafka, ApiKey::Produce);
-    let second = of(&rig.plan("users", 0, &["b"]), Some("A"));
+    let second = of(&rig.batch("users", 0, &["b"]), Some("A"));
     for manner in [Manner::Merged, Manner::Alone, Manner::Merged] {
         rig.send(&second, manner);
         assert_eq!(class(&rig.outcome(&second)), "not appended");
@@ -87,13 +85,13 @@ fn another_cluster_at_the_old_address_is_refused_while_we_run() {
             "{why}"
         );
     }
-    rig.handle.look_up(&second, Sought::Resend);
+    rig.handle.look_up(second.clone(), Sought::Resend);
     let why = rig.no_evidence(&second);
     assert!(why.text.contains("cluster B"), "{why}");
     let why = rig.not_opened("users");
     assert!(why.text.contains("cluster B"), "{why}");
     let why = {
-        rig.handle.producer();
+        rig.handle.producer_id();
         rig.no_producer()
     };
     assert!(why.text.contains("cluster B"), "{why}");
@@ -127,8 +125,8 @@ fn a_stray_server_among_ours_is_passed_by() {
     let mut options = options(&ours);
     options.bootstrap_servers = servers;
     let mut rig = Rig::with(options);
-    let plan = rig.plan("users", 0, &["a"]);
-    match rig.until_stored(&plan) {
+    let batch = rig.batch("users", 0, &["a"]);
+    match rig.until_stored(&batch) {
         0 => {}
         other => panic!("{other}"),
     }

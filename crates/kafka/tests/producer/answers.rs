@@ -2,7 +2,7 @@
 
 use super::rig::{Rig, class, values};
 use fake_kafka::{FakeKafka, Fault};
-use outboxd::model::Outcome;
+use outboxd_kafka::outcome::Outcome;
 use std::time::Duration;
 
 #[test]
@@ -20,8 +20,8 @@ fn codes_before_the_append() {
     ] {
         for code in codes {
             kafka.fault("users", 0, Fault::AnswerBefore(*code));
-            let plan = rig.plan("users", 0, &[&code.to_string()]);
-            let outcome = rig.try_once(&plan);
+            let batch = rig.batch("users", 0, &[&code.to_string()]);
+            let outcome = rig.try_once(&batch);
             assert_eq!(class(&outcome), expected, "{code}");
             match &outcome {
                 Outcome::Rejected { why, records } => {
@@ -36,7 +36,7 @@ fn codes_before_the_append() {
                 }
                 Outcome::Stored { .. } => unreachable!(),
             }
-            assert_eq!(rig.until_stored(&plan), count);
+            assert_eq!(rig.until_stored(&batch), count);
             count += 1;
         }
     }
@@ -50,14 +50,14 @@ fn every_code_has_a_reason_and_who_can_do_something_is_told_what() {
     rig.open("users");
     for code in (-2..=200).filter(|code| *code != 0) {
         kafka.fault("users", 0, Fault::AnswerBefore(code));
-        let plan = rig.plan("users", 0, &[&code.to_string()]);
-        let outcome = rig.try_once(&plan);
+        let batch = rig.batch("users", 0, &[&code.to_string()]);
+        let outcome = rig.try_once(&batch);
         let why = rig.last_why.clone().unwrap_or_else(|| panic!("{code}: {outcome:?}"));
         assert!(why.code == Some(code) && why.text.contains(&code.to_string()), "{code}: {why}");
         if let Outcome::Refused(why) | Outcome::Rejected { why, .. } = &outcome {
             assert!(!why.hint.is_empty(), "{code}: {why}");
         }
-        assert!(matches!(rig.until_stored(&plan), 0..), "{code}");
+        assert!(matches!(rig.until_stored(&batch), 0..), "{code}");
     }
 }
 
@@ -66,14 +66,14 @@ fn an_answer_about_who_we_are_ends_the_connection() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
     let mut rig = Rig::start(&kafka);
     rig.open("users");
-    let first = rig.plan("users", 0, &["first"]);
+    let first = rig.batch("users", 0, &["first"]);
     rig.until_stored(&first);
     for (code, closes) in [(33, true), (34, true), (58, true), (29, false)] {
-        let plan = rig.plan("users", 0, &["x"]);
+        let batch = rig.batch("users", 0, &["x"]);
         let connections = kafka.connections_opened();
         kafka.fault("users", 0, Fault::AnswerBefore(code));
-        rig.try_once(&plan);
-        rig.until_stored(&plan);
+        rig.try_once(&batch);
+        rig.until_stored(&batch);
         assert_eq!(kafka.connections_opened() > connections, closes, "{code}");
     }
 }
@@ -85,9 +85,9 @@ fn codes_after_the_append_are_unsure_and_a_resend_is_no_second_record() {
     rig.open("users");
     for (at, code) in [7, 20, 6, 3, 56, -1].into_iter().enumerate() {
         kafka.fault("users", 0, Fault::AppendThenAnswer(code));
-        let plan = rig.plan("users", 0, &[&code.to_string()]);
-        assert_eq!(class(&rig.try_once(&plan)), "unsure", "{code}");
-        assert_eq!(rig.until_stored(&plan), at as i64);
+        let batch = rig.batch("users", 0, &[&code.to_string()]);
+        assert_eq!(class(&rig.try_once(&batch)), "unsure", "{code}");
+        assert_eq!(rig.until_stored(&batch), at as i64);
     }
     assert_eq!(values(&kafka, "users", 0), ["7", "20", "6", "3", "56", "-1"]);
 }
@@ -98,14 +98,14 @@ fn rejected_records_are_named_when_the_broker_names_them() {
     let mut rig = Rig::start(&kafka);
     rig.open("users");
     kafka.reject_records("users", |record| record.value.as_deref().is_some_and(|value| value.starts_with(b"bad")));
-    let plan = rig.plan("users", 0, &["good", "bad 1", "good", "bad 2"]);
-    match rig.try_once(&plan) {
+    let batch = rig.batch("users", 0, &["good", "bad 1", "good", "bad 2"]);
+    match rig.try_once(&batch) {
         Outcome::Rejected { why, records } => assert_eq!((why.code, records), (Some(87), Some(vec![1, 3]))),
         other => panic!("{other:?}"),
     }
     kafka.accept_records("users");
     kafka.set_max_message_bytes("users", 50);
-    match rig.try_once(&plan) {
+    match rig.try_once(&batch) {
         Outcome::Rejected { why, records } => assert_eq!((why.code, records), (Some(10), None)),
         other => panic!("{other:?}"),
     }
@@ -119,14 +119,14 @@ fn a_clock_that_is_off_is_named() {
     kafka.set_clock_offset_ms(-2 * 3_600_000);
     let mut rig = Rig::start(&kafka);
     rig.open("users");
-    let plan = rig.plan("users", 0, &["x"]);
-    match rig.try_once(&plan) {
+    let batch = rig.batch("users", 0, &["x"]);
+    match rig.try_once(&batch) {
         Outcome::Refused(why) => assert!(why.code == Some(32) && why.hint.contains("date -u"), "{why}"),
         other => panic!("{other:?}"),
     }
     // Each attempt carries the time of the attempt.
     kafka.set_clock_offset_ms(0);
-    assert_eq!(rig.try_once(&plan), Outcome::Stored { offset: 0 });
+    assert_eq!(rig.try_once(&batch), Outcome::Stored { offset: 0 });
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn a_partition_missing_in_the_answer_is_unsure() {
     let mut rig = Rig::start(&kafka);
     rig.open("users");
     kafka.fault("users", 0, Fault::OmitPartition);
-    let plan = rig.plan("users", 0, &["x"]);
-    assert_eq!(class(&rig.try_once(&plan)), "unsure");
-    assert_eq!(rig.try_once(&plan), Outcome::Stored { offset: 0 });
+    let batch = rig.batch("users", 0, &["x"]);
+    assert_eq!(class(&rig.try_once(&batch)), "unsure");
+    assert_eq!(rig.try_once(&batch), Outcome::Stored { offset: 0 });
     assert_eq!(kafka.record_count("users"), 1);
 }

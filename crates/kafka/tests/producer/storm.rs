@@ -2,10 +2,8 @@
 
 use super::rig::{PATIENCE, Rig, options, values};
 use fake_kafka::{FakeKafka, Fault};
-use outboxd::model::{Outcome, Plan, SinkEvent};
-use outboxd::ports::{Manner, Sink};
-use outboxd::sink::kafka::KafkaOptions;
-use std::sync::Arc;
+use outboxd_kafka::outcome::{Batch, Event, Manner, Outcome};
+use outboxd_kafka::producer::KafkaOptions;
 use std::time::{Duration, Instant};
 
 const PARTITIONS: i32 = 6;
@@ -15,7 +13,7 @@ struct Lane {
     relay: usize,
     partition: i32,
     stored: usize,
-    plan: Option<Arc<Plan>>,
+    batch: Option<Batch>,
     in_flight: bool,
     not_before: Instant,
     manner: Manner,
@@ -35,7 +33,7 @@ fn a_storm_of_faults_loses_and_doubles_nothing() {
         reconnect_backoff_max_ms: 50,
         ..options(&kafka)
     });
-    let other = rig.second_relay();
+    let other = rig.second_owner();
     rig.open("users");
     let mut relays = [rig, other];
     relays[1].open("users");
@@ -46,7 +44,7 @@ fn a_storm_of_faults_loses_and_doubles_nothing() {
             relay,
             partition,
             stored: 0,
-            plan: None,
+            batch: None,
             in_flight: false,
             not_before: now,
             manner: Manner::Merged,
@@ -58,37 +56,37 @@ fn a_storm_of_faults_loses_and_doubles_nothing() {
         assert!(Instant::now() < deadline, "{:?}", lanes.iter().map(|lane| lane.stored).collect::<Vec<_>>());
         for lane in lanes.iter_mut().filter(|lane| !lane.in_flight && Instant::now() >= lane.not_before) {
             let relay = &mut relays[lane.relay];
-            if lane.plan.is_none() && lane.stored < BATCHES_PER_LANE {
+            if lane.batch.is_none() && lane.stored < BATCHES_PER_LANE {
                 let rows: Vec<String> =
                     (0..random.usize(1..4)).map(|row| format!("{} {} {row}", lane.relay, lane.stored)).collect();
-                lane.plan =
-                    Some(relay.plan("users", lane.partition, &rows.iter().map(String::as_str).collect::<Vec<_>>()));
+                lane.batch =
+                    Some(relay.batch("users", lane.partition, &rows.iter().map(String::as_str).collect::<Vec<_>>()));
             }
-            if let Some(plan) = &lane.plan {
-                relay.handle.send(plan, lane.manner).expect("room for one batch of each lane");
+            if let Some(batch) = &lane.batch {
+                relay.handle.send(batch.clone(), lane.manner).expect("room for one batch of each lane");
                 lane.in_flight = true;
             }
         }
         mischief(&kafka, &mut random, &mut away);
         for (index, relay) in relays.iter_mut().enumerate() {
             while let Ok(event) = relay.events.recv_timeout(Duration::from_millis(1)) {
-                let SinkEvent::Outcome { plan, outcome, .. } = event else { continue };
+                let Event::Outcome { batch, outcome, .. } = event else { continue };
                 let lane = lanes
                     .iter_mut()
-                    .find(|lane| lane.relay == index && lane.plan.as_ref().is_some_and(|sent| sent.id == plan))
-                    .expect("an outcome of a plan that is under way");
+                    .find(|lane| lane.relay == index && lane.batch.as_ref().is_some_and(|sent| sent.id == batch))
+                    .expect("an outcome of a batch that is under way");
                 assert!(std::mem::take(&mut lane.in_flight), "a second outcome: {outcome:?}");
                 lane.manner = match outcome {
                     Outcome::Stored { .. } => {
                         lane.stored += 1;
-                        lane.plan = None;
+                        lane.batch = None;
                         Manner::Merged
                     }
                     Outcome::Unsure(_) => Manner::Alone,
                     Outcome::NotAppended(_) => lane.manner,
                     other => panic!("{other:?}"),
                 };
-                if lane.plan.is_some() {
+                if lane.batch.is_some() {
                     lane.not_before = Instant::now() + Duration::from_millis(random.u64(1..20));
                 }
             }

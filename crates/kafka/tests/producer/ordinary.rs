@@ -2,9 +2,8 @@
 
 use super::rig::{PATIENCE, Rig, class, options, values};
 use fake_kafka::{ApiKey, FakeKafka, Fault};
-use outboxd::model::Outcome;
-use outboxd::ports::{Full, Manner, Sink};
-use outboxd::sink::kafka::KafkaOptions;
+use outboxd_kafka::outcome::{Full, Manner, Outcome};
+use outboxd_kafka::producer::KafkaOptions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,8 +20,8 @@ fn batches_arrive_whole_under_their_own_triples() {
     for round in 0..5 {
         for partition in 0..4 {
             let rows = [format!("{round}a"), format!("{round}b")];
-            let plan = rig.plan("users", partition, &[&rows[0], &rows[1]]);
-            assert_eq!(rig.try_once(&plan), Outcome::Stored { offset: 2 * round });
+            let batch = rig.batch("users", partition, &[&rows[0], &rows[1]]);
+            assert_eq!(rig.try_once(&batch), Outcome::Stored { offset: 2 * round });
         }
     }
     let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
@@ -51,8 +50,8 @@ fn lanes_are_dealt_to_senders_and_stay_there() {
     rig.open("users");
     for _ in 0..3 {
         for partition in 0..4 {
-            let plan = rig.plan("users", partition, &["x"]);
-            assert_eq!(class(&rig.try_once(&plan)), "stored");
+            let batch = rig.batch("users", partition, &["x"]);
+            assert_eq!(class(&rig.try_once(&batch)), "stored");
         }
     }
     let mut connections: BTreeMap<i32, BTreeSet<u64>> = BTreeMap::new();
@@ -63,9 +62,9 @@ fn lanes_are_dealt_to_senders_and_stay_there() {
     assert!(connections.values().all(|of_lane| of_lane.len() == 1), "{connections:?}");
     assert_eq!(connections.values().flatten().collect::<BTreeSet<_>>().len(), 2, "{connections:?}");
     // Alone: the third connection, and all of the time it is allowed.
-    let plan = rig.plan("users", 0, &["alone"]);
-    rig.send(&plan, Manner::Alone);
-    assert_eq!(class(&rig.outcome(&plan)), "stored");
+    let batch = rig.batch("users", 0, &["alone"]);
+    rig.send(&batch, Manner::Alone);
+    assert_eq!(class(&rig.outcome(&batch)), "stored");
     let last = kafka.requests_of(ApiKey::Produce).pop().unwrap();
     assert!(connections.values().all(|of_lane| !of_lane.contains(&last.connection)));
     assert_eq!(last.timeout_ms, Some(30_000));
@@ -79,7 +78,7 @@ fn what_waits_is_merged_and_matched_in_any_order() {
     rig.open("orders");
     let gate = kafka.gate();
     kafka.fault("users", 0, Fault::DelayUntil(gate.clone()));
-    let first = rig.plan("users", 0, &["first"]);
+    let first = rig.batch("users", 0, &["first"]);
     rig.send(&first, Manner::Merged);
     gate.wait_until_reached(1, PATIENCE);
     kafka.clear_requests();
@@ -87,13 +86,13 @@ fn what_waits_is_merged_and_matched_in_any_order() {
     kafka.fault("users", 2, Fault::AnswerBefore(19));
     kafka.fault("orders", 1, Fault::AppendThenAnswer(7));
     let lanes = [("users", 1), ("orders", 0), ("users", 2), ("users", 3), ("orders", 1), ("users", 4)];
-    let plans: Vec<_> = lanes.iter().map(|(topic, partition)| rig.plan(topic, *partition, &["x"])).collect();
-    for plan in &plans {
-        rig.send(plan, Manner::Merged);
+    let batches: Vec<_> = lanes.iter().map(|(topic, partition)| rig.batch(topic, *partition, &["x"])).collect();
+    for batch in &batches {
+        rig.send(batch, Manner::Merged);
     }
     gate.open();
     assert_eq!(class(&rig.outcome(&first)), "stored");
-    let outcomes: Vec<_> = plans.iter().map(|plan| class(&rig.outcome(plan))).collect();
+    let outcomes: Vec<_> = batches.iter().map(|batch| class(&rig.outcome(batch))).collect();
     assert_eq!(outcomes, ["stored", "stored", "not appended", "stored", "unsure", "stored"]);
     assert_eq!(kafka.requests_of(ApiKey::Produce).len(), 1, "one request for all that waited");
     kafka.assert_no_complaints();
@@ -103,17 +102,17 @@ fn what_waits_is_merged_and_matched_in_any_order() {
 fn two_relays_share_a_partition_but_never_a_request() {
     let kafka = FakeKafka::builder().topic("users", 1).start();
     let mut rig = Rig::with(KafkaOptions { senders_per_broker: 1, ..options(&kafka) });
-    let mut other = rig.second_relay();
+    let mut other = rig.second_owner();
     assert_ne!(rig.producer, other.producer);
     rig.open("users");
     other.open("users");
     let gate = kafka.gate();
     kafka.fault("users", 0, Fault::DelayUntil(gate.clone()));
-    let first = rig.plan("users", 0, &["first"]);
+    let first = rig.batch("users", 0, &["first"]);
     rig.send(&first, Manner::Merged);
     gate.wait_until_reached(1, PATIENCE);
-    let ours = rig.plan("users", 0, &["ours"]);
-    let theirs = other.plan("users", 0, &["theirs"]);
+    let ours = rig.batch("users", 0, &["ours"]);
+    let theirs = other.batch("users", 0, &["theirs"]);
     rig.send(&ours, Manner::Merged);
     other.send(&theirs, Manner::Merged);
     gate.open();
@@ -129,19 +128,19 @@ fn the_channels_room_bounds_what_is_under_way() {
     let mut rig = Rig::with_room(options(&kafka), 4);
     rig.open("users");
     let gate = kafka.gate();
-    let plans: Vec<_> = (0..4).map(|partition| rig.plan("users", partition, &["x"])).collect();
+    let batches: Vec<_> = (0..4).map(|partition| rig.batch("users", partition, &["x"])).collect();
     for partition in 0..4 {
         kafka.fault("users", partition, Fault::DelayUntil(gate.clone()));
     }
-    for plan in &plans[..3] {
-        rig.send(plan, Manner::Merged);
+    for batch in &batches[..3] {
+        rig.send(batch, Manner::Merged);
     }
-    assert_eq!(rig.handle.send(&plans[3], Manner::Merged), Err(Full));
+    assert_eq!(rig.handle.send(batches[3].clone(), Manner::Merged), Err(Full));
     gate.open();
-    for plan in &plans[..3] {
-        assert_eq!(class(&rig.outcome(plan)), "stored");
+    for batch in &batches[..3] {
+        assert_eq!(class(&rig.outcome(batch)), "stored");
     }
-    assert_eq!(class(&rig.try_once(&plans[3])), "stored");
+    assert_eq!(class(&rig.try_once(&batches[3])), "stored");
 }
 
 #[test]
@@ -150,8 +149,8 @@ fn a_batch_beyond_max_request_size_is_rejected_here() {
     let mut rig = Rig::with(KafkaOptions { max_request_size: 100, ..options(&kafka) });
     rig.open("users");
     let long = "x".repeat(200);
-    let plan = rig.plan("users", 0, &[&long]);
-    match rig.try_once(&plan) {
+    let batch = rig.batch("users", 0, &[&long]);
+    match rig.try_once(&batch) {
         Outcome::Rejected { why, records } => {
             assert_eq!((why.code, records), (Some(10), Some(vec![0])));
             assert!(why.text.contains("max_request_size (100)"), "{why}");

@@ -2,9 +2,7 @@
 //! anew, followers that lag.
 
 use super::look_up::{but, incomplete, noted};
-use super::rig::{PATIENCE, Rig, class};
-use super::support::wait;
-use super::support::{Broker, broker};
+use super::rig::{PATIENCE, Rig, class, wait_until};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::{
@@ -12,12 +10,11 @@ use kafka_protocol::messages::{
     TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use outboxd::model::{Evidence, Sought};
-use outboxd::ports::{Manner, Sink};
-use outboxd::sink::kafka::KafkaOptions;
+use outboxd_kafka::outcome::{Evidence, Manner, Sought};
+use outboxd_kafka::producer::KafkaOptions;
+use real_kafka::Broker;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 
 mod real_kafka_4_3_0 {
     #[test]
@@ -93,15 +90,15 @@ fn delete_records(kafka: &Broker, name: &str, before: i64) {
 }
 
 fn memory_log_and_a_topic_created_anew(version: &str) {
-    let Some(kafka) = broker::own(version, 1, &[]) else { return };
+    let Some(kafka) = real_kafka::own(version, 1, &[]) else { return };
     let topic = "looked-up";
     kafka.create_topic(topic, 1, &[]);
     let mut rig = rig(&kafka);
     rig.open(topic);
-    let first = rig.plan(topic, 0, &["a", "b"]);
-    let second = rig.plan(topic, 0, &["c", "d", "e"]);
-    let third = rig.plan(topic, 0, &["never sent"]);
-    let fourth = rig.plan(topic, 0, &["nor this"]);
+    let first = rig.batch(topic, 0, &["a", "b"]);
+    let second = rig.batch(topic, 0, &["c", "d", "e"]);
+    let third = rig.batch(topic, 0, &["never sent"]);
+    let fourth = rig.batch(topic, 0, &["nor this"]);
     assert_eq!((rig.until_stored(&first), rig.until_stored(&second)), (0, 2));
 
     for restarted in [false, true] {
@@ -117,8 +114,8 @@ fn memory_log_and_a_topic_created_anew(version: &str) {
         assert_eq!(rig.until_stored(&second), 2);
         if !restarted {
             kafka.kill(1);
-            rig.handle.look_up(&second, Sought::Stored);
-            wait::until(PATIENCE, "its absence is told", || rig.no_evidence(&second).text.contains("refused"));
+            rig.handle.look_up(second.clone(), Sought::Stored);
+            wait_until("its absence is told", || rig.no_evidence(&second).text.contains("refused"));
             kafka.restart(1);
             assert_eq!(rig.evidence(&second), Evidence::StoredAt(2));
         }
@@ -127,9 +124,9 @@ fn memory_log_and_a_topic_created_anew(version: &str) {
     assert!(why.text.contains("ends at offset 5"), "{why}");
 
     // Sequences wrap inside a batch.
-    let wrapping = but(&rig.plan(topic, 0, &["1", "2", "3"]), |plan| {
-        plan.triple.producer_id += 1_000_000;
-        plan.triple.first_sequence = i32::MAX - 1;
+    let wrapping = but(&rig.batch(topic, 0, &["1", "2", "3"]), |batch| {
+        batch.producer_id += 1_000_000;
+        batch.base_sequence = i32::MAX - 1;
     });
     assert_eq!(rig.until_stored(&wrapping), 5);
     assert_eq!(rig.look_up(&wrapping, Sought::Resend), Evidence::Remembered);
@@ -146,7 +143,7 @@ fn memory_log_and_a_topic_created_anew(version: &str) {
 
     // Deleted, and created anew. On 4.x the restart has raised the leader epoch, and the new topic begins at 0.
     let leader_epoch = rig.open(topic)[0].leader_epoch;
-    let old = but(&noted(&second, 2), |plan| plan.leader_epoch = leader_epoch);
+    let old = but(&noted(&second, 2), |batch| batch.leader_epoch = leader_epoch);
     delete_topic(&kafka, topic);
     match rig.look_up(&old, Sought::Resend) {
         Evidence::PartitionGone(why) => assert_eq!(why.code, Some(3), "{why}"),
@@ -156,11 +153,11 @@ fn memory_log_and_a_topic_created_anew(version: &str) {
     let why = incomplete(rig.look_up(&old, Sought::Resend));
     assert!(why.text.contains("created anew"), "{why}");
     // Longer than the old one was.
-    let mut new = rig.second_relay();
+    let mut new = rig.second_owner();
     new.open(topic);
     for _ in 0..9 {
-        let plan = new.plan(topic, 0, &["in the new topic"]);
-        new.until_stored(&plan);
+        let batch = new.batch(topic, 0, &["in the new topic"]);
+        new.until_stored(&batch);
     }
     let evidence = rig.look_up(&old, Sought::Resend);
     if leader_epoch > 0 {
@@ -174,26 +171,29 @@ fn memory_log_and_a_topic_created_anew(version: &str) {
 
 /// Two batches with the same key: compaction takes the first one's records, and its offsets with them.
 fn a_compacted_topic(version: &str) {
-    let Some(kafka) = broker::own(version, 1, &["log.cleaner.backoff.ms=100"]) else { return };
+    let Some(kafka) = real_kafka::own(version, 1, &["log.cleaner.backoff.ms=100"]) else { return };
     let topic = "compacted";
     let eager = ["cleanup.policy=compact", "min.cleanable.dirty.ratio=0.001", "segment.ms=50"];
     kafka.create_topic(topic, 1, &eager);
     let mut rig = rig(&kafka);
     rig.open(topic);
-    let first = rig.plan(topic, 0, &["a"]);
+    let first = rig.batch(topic, 0, &["a"]);
     assert_eq!(rig.until_stored(&first), 0);
     assert_eq!(rig.look_up(&first, Sought::Stored), Evidence::StoredAt(0));
-    let mut last = Arc::clone(&first);
-    let why = wait::some(PATIENCE, "compaction", || {
+    let mut last = first.clone();
+    let mut compacted = None;
+    wait_until("compaction", || {
         // Segments are rolled by appends alone.
-        last = rig.plan(topic, 0, &["b"]);
+        last = rig.batch(topic, 0, &["b"]);
         rig.until_stored(&last);
         match rig.look_up(&first, Sought::Stored) {
-            Evidence::StoredAt(0) => None,
-            Evidence::Incomplete(why) => Some(why),
+            Evidence::StoredAt(0) => {}
+            Evidence::Incomplete(why) => compacted = Some(why),
             other => panic!("{other:?}"),
         }
+        compacted.is_some()
     });
+    let why = compacted.unwrap();
     assert!(why.text.contains("offsets 0 to ") && why.text.contains("compaction"), "{why}");
     // The last batch of a producer is kept, and so are the offsets from it on.
     assert_eq!(rig.look_up(&last, Sought::Resend), Evidence::Remembered);
@@ -204,36 +204,36 @@ fn a_compacted_topic(version: &str) {
 fn while_followers_lag(version: &str) {
     // Frozen followers stay in the in-sync set however long the test takes: were they thrown out, nothing would lag any more.
     let patient = ["broker.session.timeout.ms=180000", "replica.lag.time.max.ms=180000"];
-    let Some(kafka) = broker::own(version, 3, &patient) else { return };
+    let Some(kafka) = real_kafka::own(version, 3, &patient) else { return };
     let topic = "lagging";
     kafka.create_topic(topic, 1, &[]);
     let mut rig = rig(&kafka);
     rig.open(topic);
-    let first = rig.plan(topic, 0, &["a"]);
+    let first = rig.batch(topic, 0, &["a"]);
     assert_eq!(rig.until_stored(&first), 0);
     let (leader, _) = kafka.leader(topic, 0);
     let followers: Vec<u32> = (1..=3).filter(|node| *node as i32 != leader).collect();
     for node in &followers {
         kafka.freeze(*node);
     }
-    let plan = rig.plan(topic, 0, &["b"]);
-    rig.send(&plan, Manner::Alone);
-    assert_eq!(class(&rig.outcome(&plan)), "unsure");
-    assert_eq!(rig.look_up(&plan, Sought::Resend), Evidence::Remembered);
-    let never = but(&plan, |plan| {
-        plan.triple.producer_id += 1_000_000;
-        plan.id.0 += 1_000;
+    let batch = rig.batch(topic, 0, &["b"]);
+    rig.send(&batch, Manner::Alone);
+    assert_eq!(class(&rig.outcome(&batch)), "unsure");
+    assert_eq!(rig.look_up(&batch, Sought::Resend), Evidence::Remembered);
+    let never = but(&batch, |batch| {
+        batch.producer_id += 1_000_000;
+        batch.id.0 += 1_000;
     });
-    rig.handle.look_up(&plan, Sought::Stored);
-    rig.handle.look_up(&never, Sought::Resend);
-    for plan in [&plan, &never] {
-        let why = rig.no_evidence(plan);
+    rig.handle.look_up(batch.clone(), Sought::Stored);
+    rig.handle.look_up(never.clone(), Sought::Resend);
+    for batch in [&batch, &never] {
+        let why = rig.no_evidence(batch);
         assert!(why.text.contains("not on all in-sync replicas yet"), "{why}");
     }
     for node in &followers {
         kafka.thaw(*node);
     }
-    assert_eq!(rig.evidence(&plan), Evidence::StoredAt(1));
+    assert_eq!(rig.evidence(&batch), Evidence::StoredAt(1));
     assert_eq!(rig.evidence(&never), Evidence::Absent);
     assert!(rig.stop());
 }

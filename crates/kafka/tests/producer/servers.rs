@@ -2,9 +2,8 @@
 
 use super::rig::{Rig, options};
 use fake_kafka::{FakeKafka, Listener};
-use outboxd::model::{Outcome, SinkEvent};
-use outboxd::ports::Sink;
-use outboxd::sink::kafka::{KafkaOptions, KafkaSink};
+use outboxd_kafka::outcome::{Event, Outcome};
+use outboxd_kafka::producer::{KafkaOptions, Producer};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ fn every_server_that_was_tried_is_named() {
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let servers = vec![free(), free(), "no-such-host.invalid:9092".to_owned()];
     let mut rig = Rig::unready(KafkaOptions { bootstrap_servers: servers.clone(), ..KafkaOptions::default() });
-    rig.handle.producer();
+    rig.handle.producer_id();
     let why = rig.no_producer();
     for server in &servers {
         assert!(why.text.contains(server), "{why}");
@@ -21,8 +20,8 @@ fn every_server_that_was_tried_is_named() {
     assert!(why.text.contains("refused") && why.text.contains("resolve") && !why.hint.is_empty(), "{why}");
     let why = rig.not_opened("users");
     assert!(why.text.contains(&servers[0]), "{why}");
-    let plan = rig.plan("users", 0, &["x"]);
-    match rig.try_once(&plan) {
+    let batch = rig.batch("users", 0, &["x"]);
+    match rig.try_once(&batch) {
         Outcome::NotAppended(why) => assert!(why.text.contains(&servers[0]), "{why}"),
         other => panic!("{other:?}"),
     }
@@ -82,7 +81,7 @@ fn pauses_between_attempts_are_those_of_the_settings() {
         reconnect_backoff_max_ms: 250,
         ..KafkaOptions::default()
     });
-    rig.handle.producer();
+    rig.handle.producer_id();
     rig.no_producer();
     let first = Instant::now();
     rig.no_producer();
@@ -96,14 +95,14 @@ fn pauses_between_attempts_are_those_of_the_settings() {
     let first = Instant::now();
     for _ in 0..2 {
         let event = rig.next();
-        assert!(matches!(event, SinkEvent::NotOpened { .. }), "{event:?}");
+        assert!(matches!(event, Event::NotOpened { .. }), "{event:?}");
     }
     assert!(first.elapsed() >= Duration::from_millis(2 * 200 - 50), "{:?}", first.elapsed());
 }
 
 #[test]
 fn bad_settings_are_refused_at_the_start() {
-    let error = |options| KafkaSink::start(options).err().map(|error| error.to_string());
+    let error = |options| Producer::start(options).err().map(|error| error.to_string());
     assert_eq!(error(KafkaOptions::default()).as_deref(), Some("no bootstrap server is named"));
     let zero = KafkaOptions { bootstrap_servers: vec!["a:1".into()], senders_per_broker: 0, ..KafkaOptions::default() };
     assert_eq!(error(zero).as_deref(), Some("senders_per_broker must be at least 1"));

@@ -1,0 +1,239 @@
+//! What a producer is given and what it tells: a batch, the outcome of an attempt, the evidence for it, all in plain data.
+//!
+//! Promises: no I/O, no threads, no clock. Does not know: how anything is sent or found out.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A batch by its owner's number. Every answer names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BatchId(pub u64);
+
+/// Records of one partition under one triple. What it says must never change: a triple stands for one list of records (invariant I1).
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Its owner's.
+    pub id: BatchId,
+    /// Where it goes.
+    pub topic: Arc<str>,
+    /// Where it goes.
+    pub partition: i32,
+    /// The cluster that its producer id and sequences belong to, where that has an id.
+    pub cluster: Option<Arc<str>>,
+    /// With epoch and sequences what a broker recognises it by.
+    pub producer_id: i64,
+    /// Of the producer id.
+    pub producer_epoch: i16,
+    /// Of its first record. The others follow; after 2^31-1 comes 0.
+    pub base_sequence: i32,
+    /// How many records there are.
+    pub record_count: i32,
+    /// The records section of a record batch v2, uncompressed, timestamp deltas 0. A look-up does without.
+    pub records: Records,
+    /// A lower bound of the offset at which it can lie: where it is looked for from.
+    pub noted_offset: i64,
+    /// Of the partition's leader when that bound was taken; -1: not known.
+    pub leader_epoch: i32,
+}
+
+/// The bytes of a batch's records, shared with whoever owns them: they are never copied.
+#[derive(Clone)]
+pub struct Records(Arc<dyn AsRef<[u8]> + Send + Sync>);
+
+impl Records {
+    /// Of whatever holds them: a vector, or something that has them among others.
+    pub fn new(holder: Arc<impl AsRef<[u8]> + Send + Sync + 'static>) -> Records {
+        Records(holder)
+    }
+
+    /// As they go over the wire.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes().len())
+    }
+}
+
+/// Why something did not go as wished: for people, never matched on. It names no topic-partition where it is about one: whoever asked
+/// knows it, and what happens to hundreds for one reason reads alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// Kafka's error code, where one was answered.
+    pub code: Option<i16>,
+    /// What happened, with the culprit's name (`127.0.0.1:9092: connection refused`).
+    pub text: String,
+    /// What to do or type next; empty when there is nothing to add.
+    pub hint: String,
+}
+
+impl Why {
+    /// Without a code and a hint.
+    pub fn new(text: impl Into<String>) -> Self {
+        Why { code: None, text: text.into(), hint: String::new() }
+    }
+
+    /// With Kafka's error code.
+    #[must_use]
+    pub fn code(mut self, code: i16) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// With what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if !self.hint.is_empty() {
+            write!(f, " (hint: {})", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// How a batch travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// With batches for other partitions of the same leader in one request.
+    Merged,
+    /// In a request of its own, on the leader's extra connection: a partition in trouble must not hold up the others.
+    Alone,
+}
+
+/// The owner has as many batches under way as its channel has room for; try again after its next event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// What became of one attempt to send a batch. The classes and their codes: docs/kafka.md, "What an answer means".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Error 0 to acks=all: the only acknowledgement (invariant I2).
+    Stored {
+        /// The first record's offset; -1 when the broker answered a duplicate it no longer has the offset of.
+        offset: i64,
+    },
+    /// This attempt wrote nothing. An earlier one may have.
+    NotAppended(Why),
+    /// May have been appended. Sticks until `Stored` or reconciled (invariant I3).
+    Unsure(Why),
+    /// The broker rejects a record of this batch.
+    Rejected {
+        /// For what fault.
+        why: Why,
+        /// Which (positions in the batch), when it says so.
+        records: Option<Vec<u32>>,
+    },
+    /// The topic, the clock or our permissions, not the records.
+    Refused(Why),
+    /// 45, 47 or 59 from the leader the metadata names.
+    OutOfSequence(Why),
+}
+
+/// What a look-up asks (docs/kafka.md, "Recovery").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// All records are at hand, so the batch can go again under its triple: is that exact? DescribeProducers first, then the log.
+    Resend,
+    /// Some records have changed or are gone: only what lies in the log below the high watermark counts.
+    Stored,
+}
+
+/// What the partition's current leader says of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// The batch (producer id, epoch, base sequence, count) lies in the log below the high watermark, from this offset on.
+    StoredAt(i64),
+    /// The leader remembers producer id and epoch with the batch's last sequence or the one before its first: the same triple sent
+    /// again is appended once. Only for [`Sought::Resend`]: it speaks of the log's end, not of the high watermark, so it is no
+    /// acknowledgement.
+    Remembered,
+    /// Every offset from the lower bound to the end that the leader's log had when it was asked has been seen, all of them below
+    /// the high watermark, and the batch is not there.
+    Absent,
+    /// Not found, and not every offset could be looked at: the range is cut off at its start or compacted, or the topic was re-created.
+    Incomplete(Why),
+    /// We may not ask or read.
+    Forbidden(Why),
+    /// The topic or the partition does not exist.
+    PartitionGone(Why),
+    /// The batch was on its way to another cluster. Nothing was asked: here its triple can be a stranger's (invariant I4).
+    OtherCluster(Why),
+}
+
+/// One partition of an opened topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionStart {
+    /// Its number.
+    pub partition: i32,
+    /// The high watermark when the topic was opened: a lower bound for what we write next. `None`: its leader could not be asked yet,
+    /// so nothing can be planned for it.
+    pub end_offset: Option<i64>,
+    /// Of the leader that the metadata named.
+    pub leader_epoch: i32,
+}
+
+/// What a producer tells an owner of batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A new producer id, for each time one was asked for.
+    Producer {
+        /// With epoch 0.
+        id: i64,
+        /// What the cluster that gave it calls itself, if it has a name.
+        cluster: Option<Arc<str>>,
+    },
+    /// The producer id could not be had yet; it is tried on.
+    NoProducer {
+        /// What the last attempt met.
+        why: Why,
+    },
+    /// A topic that was asked for, once the partition count and the end of one partition are known, and again whenever there are more
+    /// of either.
+    Opened {
+        /// As it was asked for.
+        topic: Arc<str>,
+        /// Sorted, 0..n without gaps.
+        partitions: Vec<PartitionStart>,
+    },
+    /// The topic can't be opened yet; it is tried on.
+    NotOpened {
+        /// As it was asked for.
+        topic: Arc<str>,
+        /// What the last attempt met.
+        why: Why,
+    },
+    /// Exactly one for each batch that was accepted.
+    Outcome {
+        /// Which.
+        batch: BatchId,
+        /// What became of the attempt.
+        outcome: Outcome,
+        /// When that was known.
+        at: Instant,
+    },
+    /// Exactly one for each batch that was asked about, after any number of `NoEvidence`, unless its owner drains.
+    Evidence {
+        /// Which.
+        batch: BatchId,
+        /// What was found.
+        evidence: Evidence,
+    },
+    /// The partition's leader can't be asked yet; it is tried on.
+    NoEvidence {
+        /// Which.
+        batch: BatchId,
+        /// What the last attempt met.
+        why: Why,
+    },
+}

@@ -1,0 +1,15 @@
+//! The producer against a broker that does every unpleasant thing on request: what each answer, fault and failure becomes for an owner of batches.
+
+mod answers;
+mod clusters;
+mod connections;
+mod ends;
+mod leaders;
+mod look_up;
+mod look_up_real;
+mod opening;
+mod ordinary;
+mod real;
+mod rig;
+mod servers;
+mod storm;
