@@ -14,3 +14,4 @@ pub mod partitioner;
 pub mod producer;
 pub mod protocol;
 pub mod record_batch;
+mod worker;

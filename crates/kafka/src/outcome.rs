@@ -237,3 +237,25 @@ pub enum Event {
         why: Why,
     },
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A batch whose records don't matter: ten bytes each.
+    pub(crate) fn batch(topic: &str, partition: i32, record_count: i32) -> Batch {
+        Batch {
+            id: BatchId(0),
+            topic: topic.into(),
+            partition,
+            cluster: None,
+            producer_id: 1,
+            producer_epoch: 0,
+            base_sequence: 0,
+            record_count,
+            records: Records::new(Arc::new(vec![0; 10 * record_count as usize])),
+            noted_offset: 0,
+            leader_epoch: -1,
+        }
+    }
+}

@@ -7,8 +7,6 @@ mod options;
 mod pool;
 mod queue;
 mod sender;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use options::Backoff;
 pub use options::{KafkaOptions, REQUEST_MERGED_MAX_BYTES, StartError};

@@ -3,9 +3,9 @@
 //! Promises: no partition is named twice in a request; what a broker does not answer goes back to have its leader looked for. Does not
 //! know: what an answer means, other brokers.
 
-use super::Desk;
+use super::Queue;
 use super::inquiry::{Inquiry, Stage, Verdict};
-use crate::connection::{Address, Connection, ConnectionOptions};
+use crate::connection::ConnectionOptions;
 use crate::error::{CallError, Loss};
 use crate::outcome::Why;
 use crate::producer::Shared;
@@ -13,6 +13,7 @@ use crate::protocol::{
     ApiKey, DescribeProducersRequest, FetchPartition, FetchRequest, ListOffsetsPartition, ListOffsetsRequest,
     ListOffsetsResponse, Reach, Request,
 };
+use crate::worker::{Link, Woken};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,12 +32,8 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Clerk {
     shared: Arc<Shared>,
-    broker: i32,
-    desk: Arc<Desk>,
-    connection: Option<(Connection, Address)>,
-    /// What the broker is called in texts.
-    name: String,
-    throttled_until: Option<Instant>,
+    queue: Arc<Queue>,
+    link: Link<Inquiry>,
     inquiries: VecDeque<Inquiry>,
 }
 
@@ -49,34 +46,38 @@ enum Broken {
 }
 
 impl Clerk {
-    pub(super) fn new(shared: &Arc<Shared>, broker: i32, desk: &Arc<Desk>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, broker: i32, queue: &Arc<Queue>) -> Self {
         Clerk {
             shared: Arc::clone(shared),
-            broker,
-            desk: Arc::clone(desk),
-            connection: None,
-            name: broker.to_string(),
-            throttled_until: None,
+            queue: Arc::clone(queue),
+            link: Link::new(shared, broker, queue),
             inquiries: VecDeque::new(),
         }
     }
 
     pub(super) fn run(mut self) {
         loop {
-            let idle_max = self.inquiries.is_empty().then_some(IDLE_MAX);
-            let Some(arrived) = self.desk.take(idle_max, &self.shared.stopping) else { break };
-            self.inquiries.extend(arrived);
-            self.inquiries.retain(|inquiry| !inquiry.is_forgotten());
-            if let Some(until) = self.throttled_until.take()
-                && !self.desk.pause(until, &self.shared.stopping)
-            {
-                break;
-            }
-            if !self.inquiries.is_empty() {
-                self.turn();
+            let deadline = if self.inquiries.is_empty() { Instant::now() + IDLE_MAX } else { Instant::now() };
+            match self.queue.wait(deadline, &self.shared.stopping) {
+                Woken::Stop => return,
+                Woken::Deadline if self.inquiries.is_empty() => {
+                    self.link.close();
+                    if self.queue.leave() {
+                        return;
+                    }
+                }
+                Woken::Work | Woken::Deadline => {
+                    self.inquiries.extend(self.queue.take(|waiting| waiting.drain(..).collect()));
+                    self.inquiries.retain(|inquiry| !inquiry.is_forgotten());
+                    if !self.link.pause_while_throttled() {
+                        return;
+                    }
+                    if !self.inquiries.is_empty() {
+                        self.turn();
+                    }
+                }
             }
         }
-        self.disconnect();
     }
 
     /// One exchange. What needs least of it comes first: most questions are over before a log is read.
@@ -121,7 +122,7 @@ impl Clerk {
     }
 
     fn ask_memory(&mut self) {
-        if self.connection.as_ref().is_none_or(|(c, _)| c.api_version(ApiKey::DescribeProducers).is_none()) {
+        if self.link.connection().is_none_or(|c| c.api_version(ApiKey::DescribeProducers).is_none()) {
             let all = self.inquiries.iter_mut().filter(|inquiry| inquiry.stage() == Stage::Memory);
             all.for_each(Inquiry::no_memory);
             return;
@@ -131,11 +132,11 @@ impl Clerk {
         let request = DescribeProducersRequest { partitions: &partitions };
         match self.exchange(&request, &picked, self.shared.options.news_patience()) {
             Ok(response) => {
-                self.throttled(response.throttle_time);
+                self.link.throttled(response.throttle_time);
                 for mut inquiry in picked {
                     let answer =
                         only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place()));
-                    let verdict = inquiry.described(&self.name, answer);
+                    let verdict = inquiry.described(&self.link.name(), answer);
                     self.settle(inquiry, verdict);
                 }
             }
@@ -155,7 +156,7 @@ impl Clerk {
                         only(answers.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place())).cloned()
                     };
                     let (start, end) = (of(&starts), of(&ends));
-                    let verdict = inquiry.ends_listed(&self.name, start.as_ref(), end.as_ref());
+                    let verdict = inquiry.ends_listed(&self.link.name(), start.as_ref(), end.as_ref());
                     self.settle(inquiry, verdict);
                 }
             }
@@ -175,7 +176,7 @@ impl Clerk {
             .collect();
         let request = ListOffsetsRequest { reach: Reach::LogEnd, partitions: &partitions };
         let response = self.exchange(&request, picked, self.shared.options.news_patience())?;
-        self.throttled(response.throttle_time);
+        self.link.throttled(response.throttle_time);
         Ok(response)
     }
 
@@ -206,11 +207,11 @@ impl Clerk {
             FetchRequest { max_wait_ms: 0, min_bytes: 1, max_bytes: FETCH_MAX_BYTES, partitions: &partitions };
         match self.exchange(&request, &picked, self.shared.options.request_timeout()) {
             Ok(response) => {
-                self.throttled(response.throttle_time);
+                self.link.throttled(response.throttle_time);
                 for mut inquiry in picked {
                     let answer =
                         only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place()));
-                    let verdict = inquiry.fetched(&self.name, answer, alone);
+                    let verdict = inquiry.fetched(&self.link.name(), answer, alone);
                     self.settle(inquiry, verdict);
                 }
             }
@@ -259,48 +260,12 @@ impl Clerk {
         }
     }
 
-    fn throttled(&mut self, throttle_time: Duration) {
-        if !throttle_time.is_zero() {
-            self.throttled_until = Some(Instant::now() + throttle_time);
-        }
-    }
-
     fn connect(&mut self) -> Result<(), Why> {
-        let Some(address) = self.shared.cluster.address(self.broker) else {
-            self.disconnect();
-            return Err(Why::new(format!("broker {} is not in the cluster any more", self.broker)));
-        };
-        if let Some((connection, connected_to)) = &mut self.connection {
-            if *connected_to == address && connection.alive() {
-                return Ok(());
-            }
-            self.disconnect();
-        }
-        self.name = format!("{} at {}:{}", self.broker, address.host, address.port);
-        let _struggle = self.shared.cluster.struggle();
+        let Some(address) = self.link.where_to_connect()? else { return Ok(()) };
         let ordinary = self.shared.options.connection();
         // Another producer's batch may be as large as ours.
         let receive_bytes_max = ordinary.receive_bytes_max.max(self.shared.options.max_request_size + (1 << 20));
-        match self.shared.cluster.connect(&address, &ConnectionOptions { receive_bytes_max, ..ordinary }) {
-            Ok(connection) => {
-                if !self.desk.uses(connection.interrupter().ok(), &self.shared.stopping) {
-                    return Err(Why::new("the producer has been stopped"));
-                }
-                self.connection = Some((connection, address));
-                Ok(())
-            }
-            Err(error) => {
-                let mut why = self.shared.cluster.connect_failure(&error, &address);
-                why.text = format!("broker {}: {}", self.broker, why.text);
-                Err(why)
-            }
-        }
-    }
-
-    fn disconnect(&mut self) {
-        if self.connection.take().is_some() {
-            self.desk.uses(None, &self.shared.stopping);
-        }
+        self.link.connect(address, &ConnectionOptions { receive_bytes_max, ..ordinary })
     }
 
     fn exchange<R: Request>(
@@ -309,25 +274,26 @@ impl Clerk {
         picked: &[Inquiry],
         patience: Duration,
     ) -> Result<R::Response, Broken> {
-        let Some((connection, _)) = &mut self.connection else {
-            return Err(Broken::Lost(Why::new(format!("broker {}: not connected", self.name))));
+        let broker = self.link.name();
+        let Some(connection) = self.link.connection() else {
+            return Err(Broken::Lost(Why::new(format!("broker {broker}: not connected"))));
         };
         // It may take long, and be in vain when another broker leads by now: then the cluster's thread cuts it off.
         let struggle = self.shared.cluster.struggle();
         let named = picked.iter().map(|inquiry| (inquiry.topic(), inquiry.place().1)).collect();
-        self.desk.under_way(named);
+        self.queue.under_way(named);
         let result = connection.call(request, patience);
-        self.desk.under_way(Vec::new());
+        self.queue.under_way(Vec::new());
         drop(struggle);
         let error = match result {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
-        self.disconnect();
+        self.link.close();
         if self.shared.stopping.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Broken::Stopping);
         }
-        let text = format!("broker {}: {}", self.name, crate::cluster::chain(&error));
+        let text = format!("broker {broker}: {}", crate::cluster::chain(&error));
         Err(match error {
             CallError::Decode(_) | CallError::Lost { loss: Loss::FrameLength { .. }, .. } => Broken::Unreadable(text),
             _ => Broken::Lost(Why::new(text)),

@@ -106,7 +106,7 @@ fn hint(answer: &ProducedPartition) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::producer::tests::batch;
+    use crate::outcome::tests::batch;
     use std::time::Duration;
 
     fn answered(code: i16, records: &[i32], rows: i32) -> Outcome {

@@ -1,12 +1,12 @@
-//! One sender: a thread, a blocking connection to one broker, and one request at a time on it.
+//! One sender: a thread, a blocking connection to one broker, and one Produce request at a time on it.
 //!
 //! Promises: every batch it takes is answered, by the broker's word or by what is known of the bytes. Does not know: other brokers, resends.
 
-use super::queue::{Job, Queue, Woken};
+use super::queue::{Job, Queue, take_request};
 use super::{Backoff, Shared, answer, answer::outcome};
-use crate::connection::{Address, Connection};
 use crate::outcome::{Manner, Outcome, Why};
 use crate::protocol::{PartitionBatch, ProduceRequest};
+use crate::worker::{Link, Woken};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,12 +25,9 @@ const ACKS_ALL: i16 = -1;
 
 pub(super) struct Sender {
     shared: Arc<Shared>,
-    broker: i32,
     queue: Arc<Queue>,
     manner: Manner,
-    connection: Option<(Connection, Address)>,
-    /// Until then the broker won't read from us.
-    throttled_until: Option<Instant>,
+    link: Link<Job>,
     reconnect: Backoff,
     connect_not_before: Option<Instant>,
 }
@@ -39,11 +36,9 @@ impl Sender {
     pub(super) fn new(shared: &Arc<Shared>, broker: i32, queue: &Arc<Queue>, manner: Manner) -> Self {
         Sender {
             shared: Arc::clone(shared),
-            broker,
             queue: Arc::clone(queue),
             manner,
-            connection: None,
-            throttled_until: None,
+            link: Link::new(shared, broker, queue),
             reconnect: shared.options.reconnect_backoff(),
             connect_not_before: None,
         }
@@ -56,7 +51,7 @@ impl Sender {
             match self.queue.wait(idle_deadline, &self.shared.stopping) {
                 Woken::Work => self.turn(),
                 Woken::Deadline => {
-                    self.disconnect();
+                    self.link.close();
                     if self.queue.leave() {
                         return;
                     }
@@ -70,9 +65,7 @@ impl Sender {
     }
 
     fn turn(&mut self) {
-        if let Some(until) = self.throttled_until.take()
-            && !self.queue.pause(until, &self.shared.stopping)
-        {
+        if !self.link.pause_while_throttled() {
             return;
         }
         match self.connect() {
@@ -90,27 +83,15 @@ impl Sender {
         };
         self.refuse_foreign();
         // Nothing is left when a drain or a change of leader came while the connection was made.
-        let jobs = self.queue.take(bytes_max, batches_max);
+        let jobs = self.queue.take(|waiting| take_request(waiting, bytes_max, batches_max));
         if !jobs.is_empty() {
             self.exchange(jobs);
         }
     }
 
-    /// Sees to a connection that can be written to. The batches stay in the queue meanwhile, where they can be taken back; false when
-    /// none is left to connect for.
+    /// Sees to a connection that can be written to; false when no batch is left to connect for.
     fn connect(&mut self) -> Result<bool, Why> {
-        let Some(address) = self.shared.cluster.address(self.broker) else {
-            self.disconnect();
-            return Err(Why::new(format!("broker {} is not in the cluster any more", self.broker)));
-        };
-        if let Some((connection, connected_to)) = &mut self.connection {
-            // A peer that closed while we were idle would take the next request into the void and leave it unsure.
-            if *connected_to == address && connection.idle_for() < self.shared.options.idle_max() && connection.alive()
-            {
-                return Ok(true);
-            }
-            self.disconnect();
-        }
+        let Some(address) = self.link.where_to_connect()? else { return Ok(true) };
         if let Some(not_before) = self.connect_not_before.take()
             && !self.queue.pause(not_before, &self.shared.stopping)
         {
@@ -119,37 +100,22 @@ impl Sender {
         if self.queue.is_empty() {
             return Ok(false);
         }
-        // From here on the follower asks for news by itself: it takes the batches back when another broker leads their partitions.
-        let _struggle = self.shared.cluster.struggle();
-        match self.shared.cluster.connect(&address, &self.shared.options.connection()) {
-            Ok(connection) => {
+        match self.link.connect(address, &self.shared.options.connection()) {
+            Ok(()) => {
                 self.reconnect.over();
-                let interrupter = connection.interrupter().ok();
-                if !self.queue.uses(interrupter, &self.shared.stopping) {
-                    return Err(Why::new("the producer has been stopped"));
-                }
-                log::debug!("kafka: connected to broker {}: {connection}", self.broker);
-                self.connection = Some((connection, address));
                 Ok(true)
             }
-            Err(error) => {
+            Err(why) => {
                 self.connect_not_before = Some(Instant::now() + self.reconnect.failed());
-                let mut why = self.shared.cluster.connect_failure(&error, &address);
-                why.text = format!("broker {}: {}", self.broker, why.text);
                 Err(why)
             }
         }
     }
 
-    fn disconnect(&mut self) {
-        if self.connection.take().is_some() {
-            self.queue.uses(None, &self.shared.stopping);
-        }
-    }
-
     fn exchange(&mut self, jobs: Vec<Job>) {
-        let Some((connection, address)) = &mut self.connection else {
-            unreachable!("connect() has just returned a connection");
+        let broker = self.link.name();
+        let Some(connection) = self.link.connection() else {
+            unreachable!("connect() has just made sure of a connection");
         };
         let timeout = match self.manner {
             Manner::Merged => MERGED_TIMEOUT.min(self.shared.options.request_timeout()),
@@ -180,24 +146,21 @@ impl Sender {
             (Manner::Alone, Some(job)) => {
                 // It may take long, and be in vain when another broker leads by now: then the follower cuts it off.
                 let _struggle = self.shared.cluster.struggle();
-                self.queue.under_way(Some((Arc::clone(&job.batch.topic), job.batch.partition)));
+                self.queue.under_way(vec![(Arc::clone(&job.batch.topic), job.batch.partition)]);
                 let result = connection.produce(&request, timeout + ANSWER_GRACE);
-                self.queue.under_way(None);
+                self.queue.under_way(Vec::new());
                 result
             }
             _ => connection.produce(&request, timeout + ANSWER_GRACE),
         };
         drop(batches);
-        let broker = format!("{} at {}:{}", self.broker, address.host, address.port);
         let shared = Arc::clone(&self.shared);
         let stopping = &shared.stopping;
         match result {
             Ok(response) => {
-                if !response.throttle_time.is_zero() {
-                    self.throttled_until = Some(Instant::now() + response.throttle_time);
-                }
+                self.link.throttled(response.throttle_time);
                 if response.partitions.iter().any(|answer| answer.error.is_about_authentication()) {
-                    self.disconnect();
+                    self.link.close();
                 }
                 let mut refresh = false;
                 for job in jobs {
@@ -214,7 +177,7 @@ impl Sender {
             }
             Err(error) => {
                 // The next attempt is on a new connection: an answer that comes late on this one would be taken for another's.
-                self.disconnect();
+                self.link.close();
                 self.shared.cluster.ask_refresh();
                 let unsure = error.maybe_applied();
                 let why = Why::new(format!("broker {broker}: {}", crate::cluster::chain(&error)));
