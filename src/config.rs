@@ -14,7 +14,7 @@ pub use error::{ConfigError, Place};
 pub use file::KEYS;
 pub use flags::Flags;
 pub use group::{Database, resolve};
-pub use topic::{Part, TopicTemplate, check_topic_name};
+pub use topic::{Part, TopicTemplate};
 
 use std::fmt;
 use std::path::{Path, PathBuf};

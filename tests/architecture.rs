@@ -55,7 +55,7 @@ const ROOMS: &[Room] = &[
         knows: &["cli", "commands", "config", "daemon", "exit", "kafka"],
         without: &[FILES_BUT_TEMPORARY, SOCKETS],
     },
-    Room { path: "config", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
+    Room { path: "config", knows: &["kafka::topic_name"], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
     Room {
         path: "daemon",
         knows: &["config", "exit", "model", "ports", "relay", "sink", "source", "state", "telemetry"],
@@ -81,7 +81,16 @@ const ROOMS: &[Room] = &[
     Room { path: "source/wal", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room {
         path: "relay",
-        knows: &["failpoint", "kafka::partitioner", "kafka::record_batch", "model", "ports", "telemetry"],
+        knows: &[
+            "failpoint",
+            "kafka::backoff",
+            "kafka::partitioner",
+            "kafka::record_batch",
+            "kafka::topic_name",
+            "model",
+            "ports",
+            "telemetry",
+        ],
         without: &[FILES, SOCKETS, STREAMS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
     },
     // The one place where the relay's thread waits.
@@ -92,19 +101,19 @@ const ROOMS: &[Room] = &[
     },
     Room {
         path: "state",
-        knows: &["failpoint", "locks", "model", "ports", "uri"],
+        knows: &["failpoint", "kafka::leb128", "locks", "model", "ports", "uri"],
         without: &[SOCKETS, THREADS, CHANNELS, PROCESSES],
     },
     Room { path: "sink", knows: &["kafka", "model", "ports"], without: &[FILES, SOCKETS, SQL, PROCESSES] },
     Room { path: "kafka", knows: &[], without: &[FILES, PROCESSES] },
     Room {
         path: "kafka/protocol",
-        knows: &["kafka::error", "kafka::record_batch"],
+        knows: &["kafka::error", "kafka::leb128", "kafka::record_batch", "kafka::topic_name"],
         without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
     },
     Room {
         path: "kafka/record_batch",
-        knows: &["kafka::error", "kafka::protocol"],
+        knows: &["kafka::error", "kafka::leb128", "kafka::protocol"],
         without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
     },
     Room {

@@ -1,8 +1,9 @@
 //! A topic as the config writes it: a name, or a template over a row's columns.
 //!
-//! Promises: what can be known wrong before a row is seen is refused here; [`check_topic_name`] judges the rest, row by row.
+//! Promises: what can be known wrong before a row is seen is refused here; `relay::route` judges the rest, row by row.
 //! Does not know: rows.
 
+use outboxd_kafka::topic_name::{self, TopicNameError};
 use std::fmt;
 
 /// A literal topic, or one made of literal parts and columns: `users.{eventType}`. `{{` and `}}` stand for the braces.
@@ -18,9 +19,6 @@ pub enum Part {
     /// A column's name.
     Column(String),
 }
-
-/// Kafka's limit (`org.apache.kafka.common.internals.Topic`).
-const NAME_MAX_BYTES: usize = 249;
 
 impl TopicTemplate {
     /// Errors are a sentence about `source`, without its place.
@@ -69,17 +67,18 @@ impl TopicTemplate {
 
     fn check(&self) -> Result<(), String> {
         if let Some(name) = self.literal() {
-            return check_topic_name(name);
+            return topic_name::check(name).map_err(|error| sentence(name, &error));
         }
         let mut literal_bytes = 0;
         for part in &self.parts {
             if let Part::Literal(text) = part {
-                check_characters(text)?;
+                topic_name::check_characters(text).map_err(|error| sentence(text, &error))?;
                 literal_bytes += text.len();
             }
         }
-        if literal_bytes > NAME_MAX_BYTES {
-            return Err(format!("its literal parts alone are {literal_bytes} bytes; Kafka allows {NAME_MAX_BYTES}"));
+        if literal_bytes > topic_name::BYTES_MAX {
+            let max = topic_name::BYTES_MAX;
+            return Err(format!("its literal parts alone are {literal_bytes} bytes; Kafka allows {max}"));
         }
         Ok(())
     }
@@ -112,23 +111,12 @@ impl fmt::Display for TopicTemplate {
     }
 }
 
-/// Kafka's rule for the name of a topic. Errors are a sentence without the place.
-pub fn check_topic_name(name: &str) -> Result<(), String> {
-    match name {
-        "" => return Err("a topic's name can't be empty".into()),
-        "." | ".." => return Err(format!("a topic can't be named `{name}`")),
-        _ => {}
-    }
-    check_characters(name)?;
-    if name.len() > NAME_MAX_BYTES {
-        return Err(format!("a topic's name of {} bytes is too long; Kafka allows {NAME_MAX_BYTES}", name.len()));
-    }
-    Ok(())
-}
-
-fn check_characters(text: &str) -> Result<(), String> {
-    match text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
-        Some(c) => Err(format!("`{text}` has {c:?} in it, which Kafka does not allow in a topic's name")),
-        None => Ok(()),
+/// Without the place.
+fn sentence(text: &str, error: &TopicNameError) -> String {
+    match error {
+        TopicNameError::Character(c) => {
+            format!("`{text}` has {c:?} in it, which Kafka does not allow in a topic's name")
+        }
+        other => other.to_string(),
     }
 }

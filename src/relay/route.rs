@@ -5,9 +5,7 @@
 use crate::model::{OutboxIx, RowKey, RowMeta, RowView, Rows, RunId, Span, field};
 use outboxd_kafka::partitioner;
 use outboxd_kafka::record_batch::{self, RecordHeader};
-
-/// Kafka's longest topic name, in bytes.
-const TOPIC_NAME_BYTES_MAX: usize = 249;
+use outboxd_kafka::topic_name;
 
 /// One piece of a topic template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,14 +58,6 @@ pub enum Unroutable {
     EventIdNull,
 }
 
-/// Kafka's rule for topic names.
-pub fn is_topic_name(name: &[u8]) -> bool {
-    (1..=TOPIC_NAME_BYTES_MAX).contains(&name.len())
-        && name != b"."
-        && name != b".."
-        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-}
-
 impl Route {
     /// Writes the row's topic into `name` (cleared first).
     pub fn topic(&self, row: &RowView<'_>, name: &mut String) -> Result<(), Unroutable> {
@@ -86,7 +76,7 @@ impl Route {
                 }
             }
         }
-        if is_topic_name(name.as_bytes()) { Ok(()) } else { Err(Unroutable::TopicIllegal(name.clone())) }
+        topic_name::check(name).map_err(|_| Unroutable::TopicIllegal(name.clone()))
     }
 
     /// The literal topic, when there is one.

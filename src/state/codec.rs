@@ -8,6 +8,7 @@
 //! byte) and each with its length, then 16 bytes of fingerprint for each row, little-endian. Numbers are LEB128, distances zig-zag.
 
 use crate::model::{Fingerprint, Rows};
+use outboxd_kafka::leb128::{self, Malformed};
 
 const LAYOUT: u8 = 1;
 
@@ -34,10 +35,10 @@ pub fn encode(rows: &Rows, outboxes: &[i64], blob: &mut Vec<u8>) {
     let meta = &rows.meta;
     blob.reserve(8 + meta.len() * 19);
     blob.push(LAYOUT);
-    number(blob, meta.len() as u64);
+    leb128::put(blob, meta.len() as u64);
     for stretch in meta.chunk_by(|a, b| a.key.outbox == b.key.outbox) {
-        number(blob, outboxes[usize::from(stretch[0].key.outbox.0)] as u64);
-        number(blob, stretch.len() as u64);
+        leb128::put(blob, outboxes[usize::from(stretch[0].key.outbox.0)] as u64);
+        leb128::put(blob, stretch.len() as u64);
     }
     let mut before = 0i64;
     for row in meta {
@@ -54,7 +55,7 @@ pub fn encode(rows: &Rows, outboxes: &[i64], blob: &mut Vec<u8>) {
     if event_ids {
         for row in meta {
             let id = row.event_id.of(&rows.bytes);
-            number(blob, id.len() as u64);
+            leb128::put(blob, id.len() as u64);
             blob.extend_from_slice(id);
         }
     }
@@ -116,16 +117,8 @@ pub fn decode(blob: &[u8]) -> Result<Vec<OpenRow>, Damaged> {
     if rest.is_empty() { Ok(rows) } else { Err(Damaged("bytes are left over")) }
 }
 
-fn number(blob: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        blob.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    blob.push(value as u8);
-}
-
 fn distance(blob: &mut Vec<u8>, value: i64) {
-    number(blob, (value << 1 ^ value >> 63) as u64);
+    leb128::put(blob, leb128::zigzag(value));
 }
 
 fn byte(rest: &mut &[u8]) -> Result<u8, Damaged> {
@@ -135,24 +128,14 @@ fn byte(rest: &mut &[u8]) -> Result<u8, Damaged> {
 }
 
 fn take(rest: &mut &[u8]) -> Result<u64, Damaged> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let next = byte(rest)?;
-        let bits = u64::from(next & 0x7f);
-        if shift == 63 && bits > 1 {
-            return Err(Damaged("a number is too large"));
-        }
-        value |= bits << shift;
-        if next < 0x80 {
-            return Ok(value);
-        }
-    }
-    Err(Damaged("a number does not end"))
+    leb128::take(rest, 10).map_err(|malformed| match malformed {
+        Malformed::Short => Damaged("it is cut off"),
+        Malformed::Endless => Damaged("a number does not end"),
+    })
 }
 
 fn take_distance(rest: &mut &[u8]) -> Result<i64, Damaged> {
-    let value = take(rest)?;
-    Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    take(rest).map(leb128::unzigzag)
 }
 
 #[cfg(test)]
@@ -238,7 +221,7 @@ mod tests {
     #[test]
     fn a_hostile_count_allocates_nothing() {
         let mut blob = vec![LAYOUT];
-        number(&mut blob, u64::MAX);
+        leb128::put(&mut blob, u64::MAX);
         assert_eq!(decode(&blob), Err(Damaged("more rows than bytes")));
     }
 }

@@ -5,13 +5,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 mod cluster;
 pub mod connection;
 pub mod error;
+pub mod leb128;
 mod look_up;
 pub mod outcome;
 pub mod partitioner;
 pub mod producer;
 pub mod protocol;
 pub mod record_batch;
+pub mod topic_name;
 mod worker;

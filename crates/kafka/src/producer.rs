@@ -8,7 +8,6 @@ mod pool;
 mod queue;
 mod sender;
 
-pub(crate) use options::Backoff;
 pub use options::{KafkaOptions, REQUEST_MERGED_MAX_BYTES, StartError};
 pub(crate) use pool::Pool;
 

@@ -9,7 +9,8 @@ mod read;
 
 pub use read::{Batch, BatchHeader, BatchReader, Compression, Piece, Record, RecordReader};
 
-use super::protocol::primitives::{DecodeError, Reader};
+use crate::leb128;
+use crate::protocol::primitives::{DecodeError, Reader};
 use std::ops::Range;
 
 /// A batch's header, from its base offset to its record count.
@@ -71,22 +72,22 @@ pub fn append_record(
     let headers_bytes: usize = headers.iter().map(header_bytes).sum();
     // Attributes and timestamp delta take a byte each.
     let body_bytes = 2
-        + varint_bytes(offset_delta)
+        + leb128::bytes(offset_delta)
         + field_bytes(key)
         + field_bytes(value)
-        + varint_bytes(header_count)
+        + leb128::bytes(header_count)
         + headers_bytes;
     assert!(i32::try_from(body_bytes).is_ok(), "a record of {body_bytes} bytes does not fit into the format");
     let prefix = zigzag(body_bytes as i32);
     let start = out.len();
-    let len = varint_bytes(prefix) + body_bytes;
+    let len = leb128::bytes(prefix) + body_bytes;
     out.reserve(len);
-    put_varint(out, prefix);
+    leb128::put(out, prefix);
     out.extend_from_slice(&[0, 0]);
-    put_varint(out, offset_delta);
+    leb128::put(out, offset_delta);
     put_field(out, key);
     put_field(out, value);
-    put_varint(out, header_count);
+    leb128::put(out, header_count);
     let headers_start = out.len();
     for header in headers {
         put_field(out, Some(header.key));
@@ -115,39 +116,26 @@ pub fn renumber_record(out: &mut Vec<u8>, record: &[u8], offset_delta: u32) {
         reader.take(reader.left())
     })()
     .expect("one whole record of append_record's");
-    let body_bytes = 2 + varint_bytes(offset_delta) + rest.len();
+    let body_bytes = 2 + leb128::bytes(offset_delta) + rest.len();
     let prefix = zigzag(body_bytes as i32);
-    out.reserve(varint_bytes(prefix) + body_bytes);
-    put_varint(out, prefix);
+    out.reserve(leb128::bytes(prefix) + body_bytes);
+    leb128::put(out, prefix);
     out.extend_from_slice(&[0, 0]);
-    put_varint(out, offset_delta);
+    leb128::put(out, offset_delta);
     out.extend_from_slice(rest);
 }
 
-fn zigzag(value: i32) -> u32 {
-    ((value << 1) ^ (value >> 31)) as u32
-}
-
-fn varint_bytes(value: u32) -> usize {
-    // One byte for every seven bits, at least one.
-    ((38 - (value | 1).leading_zeros()) / 7) as usize
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u32) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+fn zigzag(value: i32) -> u64 {
+    leb128::zigzag(value.into())
 }
 
 /// A length of -1 is null. Longer fields than the format's are caught by the whole record's size.
-fn field_length(field: Option<&[u8]>) -> u32 {
+fn field_length(field: Option<&[u8]>) -> u64 {
     field.map_or(1, |bytes| zigzag(bytes.len() as i32))
 }
 
 fn field_bytes(field: Option<&[u8]>) -> usize {
-    varint_bytes(field_length(field)) + field.map_or(0, <[u8]>::len)
+    leb128::bytes(field_length(field)) + field.map_or(0, <[u8]>::len)
 }
 
 fn header_bytes(header: &RecordHeader<'_>) -> usize {
@@ -155,7 +143,7 @@ fn header_bytes(header: &RecordHeader<'_>) -> usize {
 }
 
 fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
-    put_varint(out, field_length(field));
+    leb128::put(out, field_length(field));
     out.extend_from_slice(field.unwrap_or_default());
 }
 

@@ -6,10 +6,11 @@
 use super::brokers::Brokers;
 use super::snapshot::{PartitionLead, illegal_name, leaderless};
 use super::{Asked, Cluster, Snapshot};
+use crate::backoff::Backoff;
 use crate::error::ErrorCode;
 use crate::look_up::Seekers;
 use crate::outcome::{Event, PartitionStart, Why};
-use crate::producer::{Backoff, Mailbox, Pool, Shared};
+use crate::producer::{Mailbox, Pool, Shared};
 use crate::protocol::{
     InitProducerIdRequest, ListOffsetsPartition, ListOffsetsRequest, ListedOffset, MetadataRequest, Reach,
 };
@@ -48,6 +49,7 @@ struct Follower<'a> {
     seekers: Seekers,
     /// What was looked up, and found no room with whoever asked.
     undelivered: bool,
+    random: fastrand::Rng,
 }
 
 /// A topic that someone opened or writes to.
@@ -91,6 +93,7 @@ impl<'a> Follower<'a> {
             metadata_at: None,
             seekers: Seekers::new(Duration::from_millis(shared.options.retry_backoff_ms)),
             undelivered: false,
+            random: fastrand::Rng::new(),
             shared,
         }
     }
@@ -179,7 +182,7 @@ impl<'a> Follower<'a> {
         {
             self.ask_producer_id()?;
         }
-        self.reconnect.over();
+        self.reconnect.reset();
         Ok(())
     }
 
@@ -234,13 +237,13 @@ impl<'a> Follower<'a> {
         let max = Duration::from_millis(self.shared.options.retry_backoff_max_ms);
         if self.news_due().is_some_and(|at| now >= at) {
             if self.metadata_at.is_none_or(|at| now.duration_since(at) > 3 * max) {
-                self.refresh_backoff.over();
+                self.refresh_backoff.reset();
             }
             if self.refresh_backoff.failures() > 1 {
                 // The last answers did not help.
                 self.brokers.change_favourite(self.cluster());
             }
-            self.refresh_not_before = now + self.refresh_backoff.failed();
+            self.refresh_not_before = self.refresh_backoff.next(now, &mut self.random);
         }
         self.refresh = false;
         let looked_up = self.seekers.topics(&self.shared.look_ups);
@@ -380,13 +383,13 @@ impl<'a> Follower<'a> {
         topic.fresh = true;
         if ends.len() == leads.len() {
             topic.wanted = false;
-            topic.backoff.over();
+            topic.backoff.reset();
         }
     }
 
     fn not_opened(&mut self, name: &Arc<str>, why: &Why) {
         let Some(topic) = self.topics.get_mut(name) else { return };
-        topic.due = Instant::now() + topic.backoff.failed();
+        topic.due = topic.backoff.next(Instant::now(), &mut self.random);
         for subscriber in &topic.subscribers {
             // One that finds no room is not missed: the next attempt tells again.
             subscriber.mailbox.offer(Event::NotOpened { topic: Arc::clone(name), why: why.clone() });
@@ -398,7 +401,7 @@ impl<'a> Follower<'a> {
         let response = self.brokers.call_any(&self.shared.cluster, &self.shared.options, &InitProducerIdRequest)?;
         self.throttled(response.throttle_time);
         if response.error == ErrorCode(0) && response.producer_id >= 0 {
-            self.producer_backoff.over();
+            self.producer_backoff.reset();
             let cluster = self.cluster();
             if let Some(ask) = self.producer_ids.iter_mut().find(|ask| ask.id.is_none()) {
                 ask.id = Some((response.producer_id, cluster.id().name()));
@@ -406,7 +409,7 @@ impl<'a> Follower<'a> {
             return Ok(());
         }
         let first = self.producer_backoff.failures() == 0;
-        self.producer_due = Instant::now() + self.producer_backoff.failed();
+        self.producer_due = self.producer_backoff.next(Instant::now(), &mut self.random);
         // Every broker answers 14 to the first call after its start.
         if !(first && response.error == ErrorCode(14)) {
             self.tell_no_producer_id(&producer_failure(response.error));
@@ -431,7 +434,7 @@ impl<'a> Follower<'a> {
         }
         let known = self.cluster().snapshot();
         self.cluster().publish(Snapshot { failure: Some(Arc::new(failure.clone())), ..Snapshot::clone(&known) });
-        self.silent_until = Instant::now() + self.reconnect.failed();
+        self.silent_until = self.reconnect.next(Instant::now(), &mut self.random);
         let wanted: Vec<Arc<str>> =
             self.topics.iter().filter(|(_, topic)| topic.wanted).map(|(name, _)| Arc::clone(name)).collect();
         for name in wanted {

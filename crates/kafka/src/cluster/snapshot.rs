@@ -6,7 +6,8 @@
 use crate::connection::Address;
 use crate::error::ErrorCode;
 use crate::outcome::Why;
-use crate::protocol::{MetadataResponse, MetadataTopic, check_topic_name};
+use crate::protocol::{MetadataResponse, MetadataTopic};
+use crate::topic_name;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -178,7 +179,7 @@ pub(super) fn leaderless(topic: &str, error: ErrorCode) -> Why {
 
 /// Why no such topic can exist; found without asking a broker.
 pub(super) fn illegal_name(topic: &str) -> Option<Why> {
-    let error = check_topic_name(topic).err()?;
+    let error = topic_name::check(topic).err()?;
     Some(Why {
         code: Some(17),
         text: format!("topic {topic:?}: {error}"),

@@ -3,10 +3,11 @@
 //! Promises: pure but for telling its owner; in doubt nothing is found. Does not know: sockets, other questions.
 
 use super::reading::{Missing, Reading, Step, Wanted};
+use crate::backoff::Backoff;
 use crate::cluster::Whereabouts;
 use crate::error::ErrorCode;
 use crate::outcome::{Batch, Event, Evidence, Sought, Why};
-use crate::producer::{Backoff, Mailbox};
+use crate::producer::Mailbox;
 use crate::protocol::{DescribedPartition, FetchedPartition, ListedOffset};
 use crate::record_batch::sequence_after;
 use std::sync::Arc;
@@ -128,7 +129,7 @@ impl Inquiry {
     /// Tells the owner, who misses nothing if there is no room: the next failure is told again. Sets the time of the next attempt.
     pub(super) fn failed(&mut self, why: &Why) {
         let first = self.backoff.failures() == 0;
-        self.due = Instant::now() + self.backoff.failed();
+        self.due = self.backoff.next(Instant::now(), &mut fastrand::Rng::new());
         if first && self.behind {
             // Replicas are always a little behind where someone writes: not worth a word.
             return;
@@ -279,7 +280,7 @@ impl Inquiry {
             Step::More => {
                 self.unreadable = 0;
                 self.alone = false;
-                self.backoff.over();
+                self.backoff.reset();
                 Verdict::On
             }
             Step::Behind => Verdict::Back(Why::new(format!(

@@ -2,6 +2,7 @@
 //!
 //! Promises: every one has its effect, and bad ones are refused before a thread starts. Does not know: config files.
 
+use crate::backoff::Backoff;
 use crate::connection::{Address, AddressError, ConnectionOptions};
 use std::time::Duration;
 
@@ -133,11 +134,11 @@ impl KafkaOptions {
     }
 
     pub(crate) fn retry_backoff(&self) -> Backoff {
-        Backoff::new(self.retry_backoff_ms, self.retry_backoff_max_ms)
+        backoff(self.retry_backoff_ms, self.retry_backoff_max_ms)
     }
 
     pub(crate) fn reconnect_backoff(&self) -> Backoff {
-        Backoff::new(self.reconnect_backoff_ms, self.reconnect_backoff_max_ms)
+        backoff(self.reconnect_backoff_ms, self.reconnect_backoff_max_ms)
     }
 
     pub(crate) fn connection(&self) -> ConnectionOptions {
@@ -152,34 +153,8 @@ impl KafkaOptions {
     }
 }
 
-/// Pauses that double up to a bound, each a fifth longer or shorter at random, so that many daemons don't come back at once.
-#[derive(Clone, Debug)]
-pub(crate) struct Backoff {
-    first: Duration,
-    max: Duration,
-    failures: u32,
-}
-
-impl Backoff {
-    fn new(first_ms: u64, max_ms: u64) -> Self {
-        Backoff { first: Duration::from_millis(first_ms), max: Duration::from_millis(max_ms), failures: 0 }
-    }
-
-    /// The pause after one more failure.
-    pub(crate) fn failed(&mut self) -> Duration {
-        let bare = self.first.saturating_mul(1 << self.failures.min(20)).min(self.max);
-        self.failures = self.failures.saturating_add(1);
-        bare.mul_f64(0.8 + 0.4 * fastrand::f64())
-    }
-
-    pub(crate) fn over(&mut self) {
-        self.failures = 0;
-    }
-
-    /// How many failures in a row.
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
-    }
+fn backoff(first_ms: u64, longest_ms: u64) -> Backoff {
+    Backoff::new(Duration::from_millis(first_ms), Duration::from_millis(longest_ms))
 }
 
 #[cfg(test)]
@@ -207,16 +182,5 @@ mod tests {
         assert_eq!(zero.check().unwrap_err().to_string(), "senders_per_broker must be at least 1");
         let crossed = KafkaOptions { retry_backoff_ms: 2_000, ..with(&["a:1"]) };
         assert_eq!(crossed.check().unwrap_err().to_string(), "retry_backoff_ms must not be above retry_backoff_max_ms");
-    }
-
-    #[test]
-    fn backoff_doubles_with_jitter_up_to_its_bound() {
-        let mut backoff = Backoff::new(100, 1_000);
-        for bare in [100_u64, 200, 400, 800, 1_000, 1_000, 1_000] {
-            let pause = backoff.failed().as_millis() as u64;
-            assert!((bare * 8 / 10 - 1..=bare * 12 / 10 + 1).contains(&pause), "{pause} for {bare}");
-        }
-        backoff.over();
-        assert!(backoff.failed() <= Duration::from_millis(121));
     }
 }

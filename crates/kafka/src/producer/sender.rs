@@ -3,7 +3,8 @@
 //! Promises: every batch it takes is answered, by the broker's word or by what is known of the bytes. Does not know: other brokers, resends.
 
 use super::queue::{Job, Queue, take_request};
-use super::{Backoff, Shared, answer, answer::outcome};
+use super::{Shared, answer, answer::outcome};
+use crate::backoff::Backoff;
 use crate::outcome::{Manner, Outcome, Why};
 use crate::protocol::{PartitionBatch, ProduceRequest};
 use crate::worker::{Link, Woken};
@@ -102,11 +103,11 @@ impl Sender {
         }
         match self.link.connect(address, &self.shared.options.connection()) {
             Ok(()) => {
-                self.reconnect.over();
+                self.reconnect.reset();
                 Ok(true)
             }
             Err(why) => {
-                self.connect_not_before = Some(Instant::now() + self.reconnect.failed());
+                self.connect_not_before = Some(self.reconnect.next(Instant::now(), &mut fastrand::Rng::new()));
                 Err(why)
             }
         }

@@ -27,6 +27,7 @@ pub use metadata::{MetadataBroker, MetadataPartition, MetadataRequest, MetadataR
 pub use primitives::{DecodeError, Reader, Writer};
 pub use produce::{PartitionBatch, ProduceRequest, ProduceResponse, ProducedPartition};
 
+use crate::topic_name;
 use std::fmt;
 use std::time::Duration;
 
@@ -145,7 +146,7 @@ pub(crate) fn topic_name<'a>(
 ) -> Result<&'a str, DecodeError> {
     let at = reader.position();
     let name = text(reader)?;
-    if name.len() > TOPIC_NAME_MAX {
+    if name.len() > topic_name::BYTES_MAX {
         return Err(DecodeError::Length { at, length: name.len() as i64 });
     }
     Ok(name)
@@ -164,39 +165,6 @@ pub(crate) fn sorted_by_partition<'a, T>(items: &'a [T], place: impl Fn(&'a T) -
     sorted
 }
 
-/// Why no topic can have this name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TopicNameError {
-    #[error("a topic name can't be empty")]
-    Empty,
-    #[error("a topic name has at most {max} characters, this has {length}", max = TOPIC_NAME_MAX)]
-    TooLong { length: usize },
-    #[error("{0:?} can't be a topic name")]
-    Dots(String),
-    #[error("a topic name is made of a-z, A-Z, 0-9, '.', '_' and '-'; {0:?} is not among them")]
-    Character(char),
-}
-
-/// The longest topic name, in characters (and bytes).
-pub const TOPIC_NAME_MAX: usize = 249;
-
-/// Kafka's rule for topic names (`org.apache.kafka.common.internals.Topic`). A name that fails here would be answered with
-/// INVALID_TOPIC_EXCEPTION.
-pub fn check_topic_name(name: &str) -> Result<(), TopicNameError> {
-    match name {
-        "" => return Err(TopicNameError::Empty),
-        "." | ".." => return Err(TopicNameError::Dots(name.to_owned())),
-        _ => {}
-    }
-    if let Some(strange) = name.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-')) {
-        return Err(TopicNameError::Character(strange));
-    }
-    if name.len() > TOPIC_NAME_MAX {
-        return Err(TopicNameError::TooLong { length: name.len() });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,18 +178,6 @@ mod tests {
         assert_eq!(range(7, 8).common(range(9, 12)), None);
         // What a confused broker might say.
         assert_eq!(range(7, 8).common(range(9, 3)), None);
-    }
-
-    #[test]
-    fn topic_names_follow_kafkas_rule() {
-        for good in ["users", "a", "users.Created_v1-x", "...", &"x".repeat(249)] {
-            assert_eq!(check_topic_name(good), Ok(()), "{good}");
-        }
-        assert_eq!(check_topic_name(""), Err(TopicNameError::Empty));
-        assert_eq!(check_topic_name(".."), Err(TopicNameError::Dots("..".into())));
-        assert_eq!(check_topic_name("ünit"), Err(TopicNameError::Character('ü')));
-        assert_eq!(check_topic_name("a b"), Err(TopicNameError::Character(' ')));
-        assert_eq!(check_topic_name(&"x".repeat(250)), Err(TopicNameError::TooLong { length: 250 }));
     }
 
     #[test]
@@ -244,7 +200,7 @@ mod tests {
             out.no_tagged_fields();
             DescribeProducersRequest::decode(0, &mut Reader::new(&bytes)).map(|response| response.partitions.len())
         };
-        assert_eq!(answer(&"x".repeat(TOPIC_NAME_MAX)), Ok(100));
+        assert_eq!(answer(&"x".repeat(topic_name::BYTES_MAX)), Ok(100));
         assert_eq!(answer(&"x".repeat(250)), Err(DecodeError::Length { at: 5, length: 250 }));
     }
 

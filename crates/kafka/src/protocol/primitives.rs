@@ -3,6 +3,8 @@
 //! Promises: a [`Reader`] never panics, and checks every length and count against the bytes left before anything is allocated.
 //! Does not know: any message.
 
+use crate::leb128::{self, Malformed};
+
 /// Why bytes are not what they should be. `at` is the offset in the answer after its length prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -105,31 +107,25 @@ impl<'a> Reader<'a> {
 
     /// Zig-zag, 32 bits.
     pub fn varint(&mut self) -> Result<i32, DecodeError> {
-        let bits = self.unsigned_varint()?;
-        Ok((bits >> 1) as i32 ^ -((bits & 1) as i32))
+        self.unsigned_varint().map(|bits| leb128::unzigzag(bits.into()) as i32)
     }
 
     /// Zig-zag, 64 bits.
     pub fn varlong(&mut self) -> Result<i64, DecodeError> {
-        let bits = self.varint_bits(10)?;
-        Ok((bits >> 1) as i64 ^ -((bits & 1) as i64))
+        self.varint_bits(10).map(leb128::unzigzag)
     }
 
-    fn varint_bits(&mut self, bytes_max: u32) -> Result<u64, DecodeError> {
-        let at = self.at;
-        let mut bits = 0u64;
-        for group in 0..bytes_max {
-            let byte = self.fixed::<1>()?[0];
-            // The tenth byte of a varlong has room for one bit only.
-            if group == 9 && byte > 1 {
-                break;
+    fn varint_bits(&mut self, bytes_max: usize) -> Result<u64, DecodeError> {
+        let (at, mut rest) = (self.at, self.rest);
+        match leb128::take(&mut rest, bytes_max) {
+            Ok(bits) => {
+                self.at += self.rest.len() - rest.len();
+                self.rest = rest;
+                Ok(bits)
             }
-            bits |= u64::from(byte & 0x7f) << (7 * group);
-            if byte < 0x80 {
-                return Ok(bits);
-            }
+            Err(Malformed::Short) => Err(DecodeError::Short { at: at + self.rest.len(), need: 1, left: 0 }),
+            Err(Malformed::Endless) => Err(DecodeError::Varint { at }),
         }
-        Err(DecodeError::Varint { at })
     }
 
     fn text(&mut self, bytes: usize) -> Result<&'a str, DecodeError> {
@@ -288,15 +284,11 @@ impl<'a> Writer<'a> {
         self.i8(value.into());
     }
 
-    pub fn unsigned_varint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.out.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.out.push(value as u8);
+    pub fn unsigned_varint(&mut self, value: u32) {
+        leb128::put(self.out, value.into());
     }
 
-    /// STRING. Panics above 32,767 bytes: names are checked where they enter (`check_topic_name`, `Connection::open`).
+    /// STRING. Panics above 32,767 bytes: names are checked where they enter (`topic_name::check`, `Connection::open`).
     pub fn string(&mut self, value: &str) {
         self.i16(i16::try_from(value.len()).expect("a STRING has at most 32,767 bytes"));
         self.raw(value.as_bytes());

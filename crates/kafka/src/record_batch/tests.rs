@@ -32,27 +32,6 @@ fn appending_to_a_buffer_with_room_does_not_allocate() {
 }
 
 #[test]
-fn sizes_of_varints_change_where_they_should() {
-    for (value, bytes) in [
-        (0, 1),
-        (127, 1),
-        (128, 2),
-        (16_383, 2),
-        (16_384, 3),
-        (2_097_151, 3),
-        (2_097_152, 4),
-        (268_435_455, 4),
-        (268_435_456, 5),
-        (u32::MAX, 5),
-    ] {
-        assert_eq!(varint_bytes(value), bytes, "{value}");
-        let mut out = Vec::new();
-        put_varint(&mut out, value);
-        assert_eq!(out.len(), bytes, "{value}");
-    }
-}
-
-#[test]
 fn a_renumbered_record_equals_one_encoded_there() {
     // Lengths around which the length prefix changes its own length, deltas around which the delta does.
     for length in (0..200).chain(8_100..8_300) {
