@@ -6,15 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
-mod cluster;
 pub mod connection;
 pub mod error;
 pub mod leb128;
-mod look_up;
+mod link;
+mod lookup;
+mod metadata;
 pub mod outcome;
 pub mod partitioner;
 pub mod producer;
 pub mod protocol;
+mod queue;
 pub mod record_batch;
 pub mod topic_name;
-mod worker;

@@ -2,20 +2,20 @@
 //!
 //! Promises: each accepted batch is tried once and answered exactly once; its bytes are not copied. Does not know: outboxes, rows, plans.
 
-mod answer;
+mod classify;
+mod job;
 mod options;
 mod pool;
-mod queue;
 mod sender;
 
 pub use options::{KafkaOptions, REQUEST_MERGED_MAX_BYTES, StartError};
 pub(crate) use pool::Pool;
 
-use crate::cluster::{Cluster, Lead};
-use crate::look_up::LookUps;
+use crate::lookup::Lookups;
+use crate::metadata::{Cluster, Lead};
 use crate::outcome::{Batch, Event, Full, Manner, Outcome, Sought, Why};
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
-use queue::Job;
+use job::Job;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ pub(crate) struct Shared {
     pub(crate) options: KafkaOptions,
     pub(crate) cluster: Cluster,
     pub(crate) pool: Pool,
-    pub(crate) look_ups: LookUps,
+    pub(crate) lookups: Lookups,
     pub(crate) stopping: AtomicBool,
     handles: AtomicU64,
     threads: ThreadEnds,
@@ -162,15 +162,15 @@ impl Producer {
         let shared = Arc::new(Shared {
             cluster: Cluster::new(servers),
             pool: Pool::new(options.senders_per_broker),
-            look_ups: LookUps::new(),
+            lookups: Lookups::new(),
             options,
             stopping: AtomicBool::new(false),
             handles: AtomicU64::new(0),
             threads: ThreadEnds(std::sync::Mutex::new(Some(ticket))),
         });
-        let follower = Arc::clone(&shared);
+        let for_thread = Arc::clone(&shared);
         shared
-            .spawn("kafka-cluster".to_owned(), move || crate::cluster::follow(&follower))
+            .spawn("kafka-cluster".to_owned(), move || crate::metadata::run(&for_thread))
             .map_err(StartError::Thread)?;
         Ok(Producer { shared, threads_ended })
     }
@@ -207,7 +207,7 @@ impl Shared {
         self.threads.close();
         self.cluster.interrupt();
         self.pool.interrupt();
-        self.look_ups.interrupt();
+        self.lookups.interrupt();
     }
 }
 
@@ -232,7 +232,7 @@ impl Handle {
     /// Asks the partition's leader what became of a batch: one [`Event::Evidence`], after any number of [`Event::NoEvidence`], unless
     /// the handle drains. Never waits.
     pub fn look_up(&self, batch: Batch, sought: Sought) {
-        LookUps::ask(&self.shared, batch, sought, &self.mailbox);
+        Lookups::ask(&self.shared, batch, sought, &self.mailbox);
     }
 
     /// Hands a batch over for one attempt. Never waits. Without `Full` exactly one [`Event::Outcome`] follows.

@@ -2,9 +2,9 @@
 //!
 //! Promises: a lane stays with one sender of its leader; threads exist only where there is work. Does not know: sockets, answers.
 
-use super::queue::{Job, Queue};
+use super::job::{Job, Queue};
 use super::{Shared, answer, lock, sender};
-use crate::cluster::{Lead, Snapshot};
+use crate::metadata::{Lead, Snapshot};
 use crate::outcome::{Full, Manner, Outcome, Why};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -2,12 +2,13 @@
 //!
 //! Promises: every batch it takes is answered, by the broker's word or by what is known of the bytes. Does not know: other brokers, resends.
 
-use super::queue::{Job, Queue, take_request};
-use super::{Shared, answer, answer::outcome};
+use super::job::{Job, Queue, take_request};
+use super::{Shared, answer, classify::outcome};
 use crate::backoff::Backoff;
+use crate::link::Link;
 use crate::outcome::{Manner, Outcome, Why};
 use crate::protocol::{PartitionBatch, ProduceRequest};
-use crate::worker::{Link, Woken};
+use crate::queue::Woken;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -145,7 +146,7 @@ impl Sender {
         };
         let result = match (self.manner, jobs.first()) {
             (Manner::Alone, Some(job)) => {
-                // It may take long, and be in vain when another broker leads by now: then the follower cuts it off.
+                // It may take long, and be in vain when another broker leads by now: then the metadata thread cuts it off.
                 let _struggle = self.shared.cluster.struggle();
                 self.queue.under_way(vec![(Arc::clone(&job.batch.topic), job.batch.partition)]);
                 let result = connection.produce(&request, timeout + ANSWER_GRACE);
@@ -181,7 +182,7 @@ impl Sender {
                 self.link.close();
                 self.shared.cluster.ask_refresh();
                 let unsure = error.maybe_applied();
-                let why = Why::new(format!("broker {broker}: {}", crate::cluster::chain(&error)));
+                let why = Why::new(format!("broker {broker}: {}", crate::metadata::chain(&error)));
                 log::debug!("kafka: connection closed: {}", why.text);
                 for job in jobs {
                     let why = why.clone();

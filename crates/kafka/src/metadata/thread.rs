@@ -8,7 +8,7 @@ use super::snapshot::{PartitionLead, illegal_name, leaderless};
 use super::{Asked, Cluster, Snapshot};
 use crate::backoff::Backoff;
 use crate::error::ErrorCode;
-use crate::look_up::Seekers;
+use crate::lookup::Pending;
 use crate::outcome::{Event, PartitionStart, Why};
 use crate::producer::{Mailbox, Pool, Shared};
 use crate::protocol::{
@@ -26,11 +26,11 @@ const OFFER_AGAIN: Duration = Duration::from_millis(10);
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 /// Runs until the producer stops.
-pub(crate) fn follow(shared: &Arc<Shared>) {
-    Follower::new(shared).run();
+pub(crate) fn run(shared: &Arc<Shared>) {
+    MetadataThread::new(shared).run();
 }
 
-struct Follower<'a> {
+struct MetadataThread<'a> {
     shared: &'a Arc<Shared>,
     brokers: Brokers,
     topics: BTreeMap<Arc<str>, Topic>,
@@ -46,7 +46,7 @@ struct Follower<'a> {
     refresh_backoff: Backoff,
     refresh_not_before: Instant,
     metadata_at: Option<Instant>,
-    seekers: Seekers,
+    pending: Pending,
     /// What was looked up, and found no room with whoever asked.
     undelivered: bool,
     random: fastrand::Rng,
@@ -75,10 +75,10 @@ struct ProducerAsk {
     id: Option<(i64, Option<Arc<str>>)>,
 }
 
-impl<'a> Follower<'a> {
+impl<'a> MetadataThread<'a> {
     fn new(shared: &'a Arc<Shared>) -> Self {
         let now = Instant::now();
-        Follower {
+        MetadataThread {
             brokers: Brokers::new(),
             topics: BTreeMap::new(),
             producer_ids: VecDeque::new(),
@@ -91,7 +91,7 @@ impl<'a> Follower<'a> {
             refresh_backoff: shared.options.retry_backoff(),
             refresh_not_before: now,
             metadata_at: None,
-            seekers: Seekers::new(Duration::from_millis(shared.options.retry_backoff_ms)),
+            pending: Pending::new(Duration::from_millis(shared.options.retry_backoff_ms)),
             undelivered: false,
             random: fastrand::Rng::new(),
             shared,
@@ -105,7 +105,7 @@ impl<'a> Follower<'a> {
     fn run(mut self) {
         while let Some(asked) = self.cluster().wait(self.next_deadline()) {
             self.accept(asked);
-            self.seekers.collect(&self.shared.look_ups);
+            self.pending.collect(&self.shared.lookups);
             self.forget_closed();
             self.brokers.close_idle(self.shared.options.idle_max());
             if Instant::now() >= self.silent_until
@@ -170,7 +170,7 @@ impl<'a> Follower<'a> {
     fn ask_cluster(&mut self) -> Result<(), Why> {
         if self.metadata_due(Instant::now()) {
             let snapshot = self.ask_metadata()?;
-            if self.seekers.dispatch(self.shared, &snapshot) {
+            if self.pending.dispatch(self.shared, &snapshot) {
                 self.brokers.change_favourite(self.cluster());
             }
             self.open_topics();
@@ -198,7 +198,7 @@ impl<'a> Follower<'a> {
         let age_reached = self.metadata_at.is_some_and(|at| now >= at + self.shared.options.metadata_max_age());
         self.topics.values().any(|topic| topic.wanted && now >= topic.due)
             || self.news_due().is_some_and(|at| now >= at)
-            || self.seekers.next_due().is_some_and(|at| now >= at)
+            || self.pending.next_due().is_some_and(|at| now >= at)
             || (age_reached && !self.topics.is_empty())
     }
 
@@ -217,7 +217,7 @@ impl<'a> Follower<'a> {
         if self.producer_ids.iter().any(|ask| ask.id.is_none()) {
             at_latest(quiet(self.producer_due));
         }
-        if let Some(at) = self.seekers.next_due() {
+        if let Some(at) = self.pending.next_due() {
             at_latest(quiet(at));
         }
         let undelivered = self.undelivered
@@ -246,7 +246,7 @@ impl<'a> Follower<'a> {
             self.refresh_not_before = self.refresh_backoff.next(now, &mut self.random);
         }
         self.refresh = false;
-        let looked_up = self.seekers.topics(&self.shared.look_ups);
+        let looked_up = self.pending.topics(&self.shared.lookups);
         let topics: BTreeSet<&str> =
             self.topics.keys().map(|name| &**name).chain(looked_up.iter().map(|name| &**name)).collect();
         let names: Vec<&str> = topics.iter().copied().filter(|name| illegal_name(name).is_none()).collect();
@@ -270,7 +270,7 @@ impl<'a> Follower<'a> {
             }
         }
         Pool::give_up_moved(self.shared, &snapshot);
-        self.shared.look_ups.give_up_moved(&snapshot);
+        self.shared.lookups.give_up_moved(&snapshot);
         Ok(snapshot)
     }
 
@@ -442,14 +442,14 @@ impl<'a> Follower<'a> {
             self.not_opened(&name, &failure);
         }
         self.tell_no_producer_id(failure);
-        self.seekers.nobody_answered(failure);
+        self.pending.nobody_answered(failure);
         // An answer is still owed.
         self.refresh |= !self.topics.is_empty();
     }
 
     /// Offers what must arrive until there is room for it.
     fn deliver(&mut self) {
-        self.undelivered = self.shared.look_ups.deliver();
+        self.undelivered = self.shared.lookups.deliver();
         self.producer_ids.retain(|ask| {
             ask.id
                 .as_ref()

@@ -3,13 +3,13 @@
 //! Promises: asking never waits; what is known is an immutable snapshot, swapped whole. Does not know: batches, outboxes.
 
 mod brokers;
-mod follower;
 mod identity;
 mod snapshot;
+mod thread;
 
 pub(crate) use brokers::chain;
-pub(crate) use follower::follow;
 pub(crate) use snapshot::{Lead, Snapshot, Whereabouts};
+pub(crate) use thread::run;
 
 use crate::connection::{Address, Connection, ConnectionOptions, Interrupter};
 use crate::error::ConnectError;
@@ -33,7 +33,7 @@ pub(crate) struct Cluster {
     struggling: AtomicUsize,
 }
 
-/// What was asked since the follower last looked. Coalesced, so it can't grow beyond topics and handles.
+/// What was asked since the metadata thread last looked. Coalesced, so it can't grow beyond topics and handles.
 struct Inbox {
     producer_ids: HashMap<u64, (Arc<Mailbox>, usize)>,
     opens: HashMap<(u64, Arc<str>), Arc<Mailbox>>,
@@ -43,7 +43,7 @@ struct Inbox {
     /// Someone began to struggle.
     struggle: bool,
     /// There is something in the trays of the look-ups.
-    look_ups: bool,
+    lookups: bool,
     interrupter: Option<Interrupter>,
 }
 
@@ -54,11 +54,11 @@ impl Inbox {
             && self.wanted.is_empty()
             && !self.refresh
             && !self.struggle
-            && !self.look_ups
+            && !self.lookups
     }
 }
 
-/// While it lives, and lives long, the follower asks for news again and again: the broker that does not answer may have lost its
+/// While it lives, and lives long, the metadata thread asks for news again and again: the broker that does not answer may have lost its
 /// partitions to another.
 pub(crate) struct Struggle<'a>(&'a AtomicUsize);
 
@@ -80,7 +80,7 @@ impl Cluster {
                 wanted: BTreeSet::new(),
                 refresh: false,
                 struggle: false,
-                look_ups: false,
+                lookups: false,
                 interrupter: None,
             }),
             asked: Condvar::new(),
@@ -140,8 +140,8 @@ impl Cluster {
         self.ask(|inbox| inbox.refresh = true);
     }
 
-    pub(crate) fn ask_look_ups(&self) {
-        self.ask(|inbox| inbox.look_ups = true);
+    pub(crate) fn ask_lookups(&self) {
+        self.ask(|inbox| inbox.lookups = true);
     }
 
     pub(crate) fn struggle(&self) -> Struggle<'_> {
@@ -167,7 +167,7 @@ impl Cluster {
         self.stopping.load(SeqCst)
     }
 
-    /// Names the follower's socket in use. False when the producer stops.
+    /// Names the metadata thread's socket in use. False when the producer stops.
     fn uses(&self, interrupter: Option<Interrupter>) -> bool {
         lock(&self.inbox).interrupter = interrupter;
         !self.is_stopping()
@@ -183,7 +183,7 @@ impl Cluster {
             let left = deadline.saturating_duration_since(Instant::now());
             if !inbox.is_empty() || left.is_zero() {
                 inbox.struggle = false;
-                inbox.look_ups = false;
+                inbox.lookups = false;
                 return Some(Asked {
                     producer_ids: std::mem::take(&mut inbox.producer_ids).into_values().collect(),
                     opens: std::mem::take(&mut inbox.opens).into_iter().map(|((_, topic), m)| (topic, m)).collect(),

@@ -1,4 +1,4 @@
-//! The follower's own connections: any broker for what every broker knows, a certain one for what only a leader knows.
+//! The metadata thread's own connections: any broker for what every broker knows, a certain one for what only a leader knows.
 //!
 //! Promises: tries all servers there are before it gives up, and then names each with its reason. Does not know: what is asked.
 

@@ -27,14 +27,14 @@ impl Wanted {
     }
 }
 
-/// One reading under one leader epoch. Another epoch takes a new one: the new leader's log may be another.
+/// One scan under one leader epoch. Another epoch takes a new one: the new leader's log may be another.
 ///
-/// Where it ends: at the log's end as it was when the reading began, whatever was on all replicas by then. What lies between the
+/// Where it ends: at the log's end as it was when the scan began, whatever was on all replicas by then. What lies between the
 /// high watermark and that end may still become stored, so it is waited for; only what is appended later is not. Where to stop could
 /// also be the high watermark of each answer, but then a batch that is still being replicated would be called absent, and a partition
 /// with steady traffic would never be read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct LogScan {
     /// Where to read on.
     next: i64,
     end: i64,
@@ -67,11 +67,11 @@ pub(super) enum Step {
     Stuck,
 }
 
-impl Reading {
+impl LogScan {
     /// Of what is left of the range, when the log goes from `start` to `end`.
-    pub(super) fn new(from: i64, start: i64, end: i64) -> Reading {
+    pub(super) fn new(from: i64, start: i64, end: i64) -> LogScan {
         let missing = (start > from).then_some(Missing::Start { from, to: start });
-        Reading { next: from.max(start), end, missing }
+        LogScan { next: from.max(start), end, missing }
     }
 
     pub(super) fn next(&self) -> i64 {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// How many batches there are is bounded by their mailboxes.
-pub(crate) type Queue = crate::worker::Queue<Job>;
+pub(crate) type Queue = crate::queue::Queue<Job>;
 
 /// A batch and who waits for its answer.
 pub(crate) struct Job {

@@ -2,10 +2,10 @@
 //!
 //! Promises: pure but for telling its owner; in doubt nothing is found. Does not know: sockets, other questions.
 
-use super::reading::{Missing, Reading, Step, Wanted};
+use super::log_scan::{LogScan, Missing, Step, Wanted};
 use crate::backoff::Backoff;
-use crate::cluster::Whereabouts;
 use crate::error::ErrorCode;
+use crate::metadata::Whereabouts;
 use crate::outcome::{Batch, Event, Evidence, Sought, Why};
 use crate::producer::Mailbox;
 use crate::protocol::{DescribedPartition, FetchedPartition, ListedOffset};
@@ -20,7 +20,7 @@ const CONFIRMED_AFTER: Duration = Duration::from_millis(500);
 /// How often in a row an answer may be one that nobody can do anything with, before the log counts as unreadable.
 const UNREADABLE_MAX: u32 = 5;
 
-pub(super) struct Inquiry {
+pub(super) struct Question {
     batch: Batch,
     sought: Sought,
     mailbox: Arc<Mailbox>,
@@ -49,12 +49,12 @@ pub(super) enum Stage {
     /// Where the log starts and ends.
     Ends,
     /// The log; `first`: nothing of it yet.
-    Log { reading: Reading, first: bool },
+    Log { scan: LogScan, first: bool },
 }
 
 /// What an answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Progress {
     /// The same broker is asked on.
     On,
     /// Weather: a leader is looked for again, after a pause.
@@ -70,9 +70,9 @@ pub(super) enum Route {
     Over(Evidence),
 }
 
-impl Inquiry {
+impl Question {
     pub(super) fn new(batch: Batch, sought: Sought, mailbox: Arc<Mailbox>, backoff: Backoff) -> Self {
-        Inquiry {
+        Question {
             batch,
             stage: Stage::first(sought),
             sought,
@@ -88,7 +88,7 @@ impl Inquiry {
         }
     }
 
-    pub(super) fn place(&self) -> (&str, i32) {
+    pub(super) fn partition(&self) -> (&str, i32) {
         (&self.batch.topic, self.batch.partition)
     }
 
@@ -195,10 +195,10 @@ impl Inquiry {
         self.alone = false;
     }
 
-    pub(super) fn described(&mut self, leader: &str, answer: Option<&DescribedPartition>) -> Verdict {
-        let Some(answer) = answer else { return Verdict::Back(Self::unnamed(leader)) };
+    pub(super) fn described(&mut self, leader: &str, answer: Option<&DescribedPartition>) -> Progress {
+        let Some(answer) = answer else { return Progress::Back(Self::unnamed(leader)) };
         if !answer.error.is_ok() && is_weather(answer.error) {
-            return Verdict::Back(Self::answered(leader, answer.error));
+            return Progress::Back(Self::answered(leader, answer.error));
         }
         let remembered = answer.error.is_ok()
             && answer.active_producers.iter().any(|producer| {
@@ -207,11 +207,11 @@ impl Inquiry {
                     && self.fits(producer.last_sequence)
             });
         if remembered {
-            return Verdict::Over(Evidence::Remembered);
+            return Progress::Over(Evidence::Remembered);
         }
         // Not allowed, not known, or another sequence: the log says more, if it may be read.
         self.no_memory();
-        Verdict::On
+        Progress::On
     }
 
     /// Whether a leader whose newest sequence this is takes the batch as its last one again, or as the next.
@@ -230,8 +230,8 @@ impl Inquiry {
         leader: &str,
         start: Option<&ListedOffset>,
         end: Option<&ListedOffset>,
-    ) -> Verdict {
-        let (Some(start), Some(end)) = (start, end) else { return Verdict::Back(Self::unnamed(leader)) };
+    ) -> Progress {
+        let (Some(start), Some(end)) = (start, end) else { return Progress::Back(Self::unnamed(leader)) };
         for answer in [start, end] {
             if !answer.error.is_ok() {
                 return self.refused(leader, answer.error, "Describe");
@@ -240,24 +240,24 @@ impl Inquiry {
         let from = self.batch.noted_offset;
         let end_offset = end.offset;
         if let Some(younger) = self.younger() {
-            return Verdict::Over(Evidence::Incomplete(younger));
+            return Progress::Over(Evidence::Incomplete(younger));
         }
         if end_offset < from {
-            return Verdict::Over(Evidence::Incomplete(Why::new(format!(
+            return Progress::Over(Evidence::Incomplete(Why::new(format!(
                 "the log ends at offset {end_offset}, and the batch was to lie at {from} or after: it was truncated, or the topic created anew"
             ))));
         }
-        let reading = Reading::new(from, start.offset, end_offset);
+        let scan = LogScan::new(from, start.offset, end_offset);
         self.alone = false;
-        self.stage = Stage::Log { reading, first: true };
+        self.stage = Stage::Log { scan, first: true };
         // Nothing was appended since; nobody needs to read for that.
-        if reading.is_over() { Self::not_found(reading) } else { Verdict::On }
+        if scan.is_over() { Self::not_found(scan) } else { Progress::On }
     }
 
     /// `alone`: it had the whole answer to itself.
-    pub(super) fn fetched(&mut self, leader: &str, answer: Option<&FetchedPartition>, alone: bool) -> Verdict {
-        let Some(answer) = answer else { return Verdict::Back(Self::unnamed(leader)) };
-        let Stage::Log { mut reading, .. } = self.stage else { return Verdict::On };
+    pub(super) fn fetched(&mut self, leader: &str, answer: Option<&FetchedPartition>, alone: bool) -> Progress {
+        let Some(answer) = answer else { return Progress::Back(Self::unnamed(leader)) };
+        let Stage::Log { mut scan, .. } = self.stage else { return Progress::On };
         if answer.error == ErrorCode::OFFSET_OUT_OF_RANGE {
             // Retention was faster than we were, or the log was truncated: look where it is now.
             self.stage = Stage::Ends;
@@ -266,58 +266,58 @@ impl Inquiry {
         if !answer.error.is_ok() {
             return self.refused(leader, answer.error, "Read");
         }
-        let step = match reading.add(self.wanted(), answer.high_watermark, &answer.records) {
+        let step = match scan.add(self.wanted(), answer.high_watermark, &answer.records) {
             Ok(step) => step,
             Err(error) => {
                 return self.useless(Why::new(format!("what leader {leader} serves can't be read: {error}")));
             }
         };
-        self.stage = Stage::Log { reading, first: false };
+        self.stage = Stage::Log { scan, first: false };
         self.behind = step == Step::Behind;
         match step {
-            Step::Found(offset) => Verdict::Over(Evidence::StoredAt(offset)),
-            Step::Over => Self::not_found(reading),
+            Step::Found(offset) => Progress::Over(Evidence::StoredAt(offset)),
+            Step::Over => Self::not_found(scan),
             Step::More => {
                 self.unreadable = 0;
                 self.alone = false;
                 self.backoff.reset();
-                Verdict::On
+                Progress::On
             }
-            Step::Behind => Verdict::Back(Why::new(format!(
+            Step::Behind => Progress::Back(Why::new(format!(
                 "the end of the log on leader {leader} is not on all in-sync replicas yet"
             ))),
             // Its share of the answer was less than a batch.
             Step::Stuck if !alone => {
                 self.alone = true;
-                Verdict::On
+                Progress::On
             }
             Step::Stuck => self.useless(Why::new(format!(
                 "leader {leader} serves nothing from offset {} on, which is below its high watermark",
-                reading.next()
+                scan.next()
             ))),
         }
     }
 
     /// An answer that could not be read at all, or is larger than we take.
-    pub(super) fn unreadable(&mut self, why: &str, alone: bool) -> Verdict {
+    pub(super) fn unreadable(&mut self, why: &str, alone: bool) -> Progress {
         if !alone {
             self.alone = true;
-            return Verdict::On;
+            return Progress::On;
         }
         match self.useless(Why::new(why)) {
             // Its memory is a help, no more.
-            Verdict::Over(_) if self.stage == Stage::Memory => {
+            Progress::Over(_) if self.stage == Stage::Memory => {
                 self.unreadable = 0;
                 self.no_memory();
-                Verdict::On
+                Progress::On
             }
-            verdict => verdict,
+            progress => progress,
         }
     }
 
-    fn not_found(reading: Reading) -> Verdict {
-        let text = match reading.missing() {
-            None => return Verdict::Over(Evidence::Absent),
+    fn not_found(scan: LogScan) -> Progress {
+        let text = match scan.missing() {
+            None => return Progress::Over(Evidence::Absent),
             Some(Missing::Start { from, to }) => {
                 format!("the log starts at offset {to} by now, and the batch could lie from {from} on")
             }
@@ -326,7 +326,7 @@ impl Inquiry {
             }
             Some(Missing::Damaged { at }) => format!("the batch at offset {at} has a wrong checksum"),
         };
-        Verdict::Over(Evidence::Incomplete(Why::new(&text)))
+        Progress::Over(Evidence::Incomplete(Why::new(&text)))
     }
 
     fn younger(&self) -> Option<Why> {
@@ -337,13 +337,13 @@ impl Inquiry {
         )))
     }
 
-    fn refused(&mut self, leader: &str, error: ErrorCode, operation: &str) -> Verdict {
+    fn refused(&mut self, leader: &str, error: ErrorCode, operation: &str) -> Progress {
         let why = Self::answered(leader, error);
         if is_weather(error) {
-            return Verdict::Back(why);
+            return Progress::Back(why);
         }
         if error == ErrorCode::TOPIC_AUTHORIZATION_FAILED {
-            return Verdict::Over(Evidence::Forbidden(why.hint(format!(
+            return Progress::Over(Evidence::Forbidden(why.hint(format!(
                 "grant {operation} on the topic: `kafka-acls.sh --add --allow-principal User:NAME --operation {operation} --topic {}`",
                 self.batch.topic
             ))));
@@ -352,9 +352,9 @@ impl Inquiry {
     }
 
     /// Once more, as weather; but not for ever.
-    fn useless(&mut self, why: Why) -> Verdict {
+    fn useless(&mut self, why: Why) -> Progress {
         self.unreadable += 1;
-        if self.unreadable < UNREADABLE_MAX { Verdict::Back(why) } else { Verdict::Over(Evidence::Incomplete(why)) }
+        if self.unreadable < UNREADABLE_MAX { Progress::Back(why) } else { Progress::Over(Evidence::Incomplete(why)) }
     }
 
     fn answered(leader: &str, error: ErrorCode) -> Why {
@@ -375,7 +375,7 @@ impl Stage {
     }
 }
 
-/// What goes over by itself, or with another leader. Everything else a broker says of a reading either stands or is beyond us.
+/// What goes over by itself, or with another leader. Everything else a broker says of a scan either stands or is beyond us.
 fn is_weather(error: ErrorCode) -> bool {
     matches!(
         error,

@@ -4,16 +4,17 @@
 //! know: what an answer means, other brokers.
 
 use super::Queue;
-use super::inquiry::{Inquiry, Stage, Verdict};
+use super::question::{Progress, Question, Stage};
 use crate::connection::ConnectionOptions;
 use crate::error::{CallError, Loss};
+use crate::link::Link;
 use crate::outcome::Why;
 use crate::producer::Shared;
 use crate::protocol::{
     ApiKey, DescribeProducersRequest, FetchPartition, FetchRequest, ListOffsetsPartition, ListOffsetsRequest,
     ListOffsetsResponse, Reach, Request,
 };
-use crate::worker::{Link, Woken};
+use crate::queue::Woken;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,11 +31,11 @@ const PARTITIONS_MAX: usize = 64;
 /// How long thread and connection are kept for the next question.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-pub(super) struct Clerk {
+pub(super) struct Worker {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
-    link: Link<Inquiry>,
-    inquiries: VecDeque<Inquiry>,
+    link: Link<Question>,
+    questions: VecDeque<Question>,
 }
 
 /// Why an exchange came to nothing. The connection is closed.
@@ -45,34 +46,34 @@ enum Broken {
     Stopping,
 }
 
-impl Clerk {
+impl Worker {
     pub(super) fn new(shared: &Arc<Shared>, broker: i32, queue: &Arc<Queue>) -> Self {
-        Clerk {
+        Worker {
             shared: Arc::clone(shared),
             queue: Arc::clone(queue),
             link: Link::new(shared, broker, queue),
-            inquiries: VecDeque::new(),
+            questions: VecDeque::new(),
         }
     }
 
     pub(super) fn run(mut self) {
         loop {
-            let deadline = if self.inquiries.is_empty() { Instant::now() + IDLE_MAX } else { Instant::now() };
+            let deadline = if self.questions.is_empty() { Instant::now() + IDLE_MAX } else { Instant::now() };
             match self.queue.wait(deadline, &self.shared.stopping) {
                 Woken::Stop => return,
-                Woken::Deadline if self.inquiries.is_empty() => {
+                Woken::Deadline if self.questions.is_empty() => {
                     self.link.close();
                     if self.queue.leave() {
                         return;
                     }
                 }
                 Woken::Work | Woken::Deadline => {
-                    self.inquiries.extend(self.queue.take(|waiting| waiting.drain(..).collect()));
-                    self.inquiries.retain(|inquiry| !inquiry.is_forgotten());
+                    self.questions.extend(self.queue.take(|waiting| waiting.drain(..).collect()));
+                    self.questions.retain(|question| !question.is_forgotten());
                     if !self.link.pause_while_throttled() {
                         return;
                     }
-                    if !self.inquiries.is_empty() {
+                    if !self.questions.is_empty() {
                         self.turn();
                     }
                 }
@@ -93,51 +94,51 @@ impl Clerk {
             return;
         };
         self.shared.cluster.ask_refresh();
-        let all = std::mem::take(&mut self.inquiries);
+        let all = std::mem::take(&mut self.questions);
         self.send_back(all, &why);
     }
 
     fn any(&self, which: impl Fn(Stage) -> bool) -> bool {
-        self.inquiries.iter().any(|inquiry| which(inquiry.stage()))
+        self.questions.iter().any(|question| which(question.stage()))
     }
 
     /// Takes out up to `max` that are at such a stage, no two of them for one partition, and if the first is to be alone, it alone.
-    fn pick(&mut self, max: usize, which: impl Fn(Stage) -> bool) -> Vec<Inquiry> {
-        let mut picked: Vec<Inquiry> = Vec::new();
+    fn pick(&mut self, max: usize, which: impl Fn(Stage) -> bool) -> Vec<Question> {
+        let mut picked: Vec<Question> = Vec::new();
         let mut rest = VecDeque::new();
         let mut full = false;
-        for inquiry in self.inquiries.drain(..) {
+        for question in self.questions.drain(..) {
             let fits = picked.is_empty()
-                || (!inquiry.is_alone() && picked.iter().all(|other| other.place() != inquiry.place()));
-            if !full && fits && which(inquiry.stage()) {
-                full = inquiry.is_alone();
-                picked.push(inquiry);
+                || (!question.is_alone() && picked.iter().all(|other| other.partition() != question.partition()));
+            if !full && fits && which(question.stage()) {
+                full = question.is_alone();
+                picked.push(question);
                 full |= picked.len() == max;
             } else {
-                rest.push_back(inquiry);
+                rest.push_back(question);
             }
         }
-        self.inquiries = rest;
+        self.questions = rest;
         picked
     }
 
     fn ask_memory(&mut self) {
         if self.link.connection().is_none_or(|c| c.api_version(ApiKey::DescribeProducers).is_none()) {
-            let all = self.inquiries.iter_mut().filter(|inquiry| inquiry.stage() == Stage::Memory);
-            all.for_each(Inquiry::no_memory);
+            let all = self.questions.iter_mut().filter(|question| question.stage() == Stage::Memory);
+            all.for_each(Question::no_memory);
             return;
         }
         let picked = self.pick(PARTITIONS_MAX, |stage| stage == Stage::Memory);
-        let partitions: Vec<_> = picked.iter().map(Inquiry::place).collect();
+        let partitions: Vec<_> = picked.iter().map(Question::partition).collect();
         let request = DescribeProducersRequest { partitions: &partitions };
         match self.exchange(&request, &picked, self.shared.options.news_patience()) {
             Ok(response) => {
                 self.link.throttled(response.throttle_time);
-                for mut inquiry in picked {
+                for mut question in picked {
                     let answer =
-                        only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place()));
-                    let verdict = inquiry.described(&self.link.name(), answer);
-                    self.settle(inquiry, verdict);
+                        only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == question.partition()));
+                    let progress = question.described(&self.link.name(), answer);
+                    self.proceed(question, progress);
                 }
             }
             Err(broken) => self.broken(picked, broken),
@@ -151,26 +152,27 @@ impl Clerk {
             Ok((ends, self.list(&picked, ListOffsetsPartition::START)?))
         }) {
             Ok((ends, starts)) => {
-                for mut inquiry in picked {
+                for mut question in picked {
                     let of = |answers: &'_ ListOffsetsResponse| {
-                        only(answers.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place())).cloned()
+                        only(answers.partitions.iter().filter(|p| (&*p.topic, p.partition) == question.partition()))
+                            .cloned()
                     };
                     let (start, end) = (of(&starts), of(&ends));
-                    let verdict = inquiry.ends_listed(&self.link.name(), start.as_ref(), end.as_ref());
-                    self.settle(inquiry, verdict);
+                    let progress = question.ends_listed(&self.link.name(), start.as_ref(), end.as_ref());
+                    self.proceed(question, progress);
                 }
             }
             Err(broken) => self.broken(picked, broken),
         }
     }
 
-    fn list(&mut self, picked: &[Inquiry], timestamp: i64) -> Result<ListOffsetsResponse, Broken> {
+    fn list(&mut self, picked: &[Question], timestamp: i64) -> Result<ListOffsetsResponse, Broken> {
         let partitions: Vec<_> = picked
             .iter()
-            .map(|inquiry| ListOffsetsPartition {
-                topic: inquiry.place().0,
-                partition: inquiry.place().1,
-                current_leader_epoch: inquiry.leader_epoch(),
+            .map(|question| ListOffsetsPartition {
+                topic: question.partition().0,
+                partition: question.partition().1,
+                current_leader_epoch: question.leader_epoch(),
                 timestamp,
             })
             .collect();
@@ -185,19 +187,19 @@ impl Clerk {
         let is_first = |stage| matches!(stage, Stage::Log { first: true, .. });
         let mut picked = self.pick(PARTITIONS_MAX, is_first);
         if picked.is_empty() {
-            picked = self.inquiries.pop_front().into_iter().collect();
+            picked = self.questions.pop_front().into_iter().collect();
         }
         let alone = picked.len() == 1;
         let partitions: Vec<_> = picked
             .iter()
-            .filter_map(|inquiry| {
-                let Stage::Log { reading, .. } = inquiry.stage() else { return None };
-                let (topic, partition) = inquiry.place();
+            .filter_map(|question| {
+                let Stage::Log { scan, .. } = question.stage() else { return None };
+                let (topic, partition) = question.partition();
                 Some(FetchPartition {
                     topic,
                     partition,
-                    current_leader_epoch: inquiry.leader_epoch(),
-                    fetch_offset: reading.next(),
+                    current_leader_epoch: question.leader_epoch(),
+                    fetch_offset: scan.next(),
                     max_bytes: if alone { FETCH_MAX_BYTES } else { FIRST_FETCH_MAX_BYTES },
                 })
             })
@@ -208,55 +210,55 @@ impl Clerk {
         match self.exchange(&request, &picked, self.shared.options.request_timeout()) {
             Ok(response) => {
                 self.link.throttled(response.throttle_time);
-                for mut inquiry in picked {
+                for mut question in picked {
                     let answer =
-                        only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == inquiry.place()));
-                    let verdict = inquiry.fetched(&self.link.name(), answer, alone);
-                    self.settle(inquiry, verdict);
+                        only(response.partitions.iter().filter(|p| (&*p.topic, p.partition) == question.partition()));
+                    let progress = question.fetched(&self.link.name(), answer, alone);
+                    self.proceed(question, progress);
                 }
             }
             Err(broken) => self.broken(picked, broken),
         }
     }
 
-    fn settle(&mut self, mut inquiry: Inquiry, verdict: Verdict) {
-        match verdict {
-            Verdict::On => self.inquiries.push_back(inquiry),
-            Verdict::Back(why) => {
-                inquiry.failed(&why);
-                self.shared.look_ups.seek(inquiry, &self.shared);
+    fn proceed(&mut self, mut question: Question, progress: Progress) {
+        match progress {
+            Progress::On => self.questions.push_back(question),
+            Progress::Back(why) => {
+                question.failed(&why);
+                self.shared.lookups.await_leader(question, &self.shared);
             }
-            Verdict::Over(evidence) => {
-                log::debug!("kafka: {}: looked up: {evidence:?}", inquiry.lane());
-                self.shared.look_ups.answered(inquiry, evidence, &self.shared);
+            Progress::Over(evidence) => {
+                log::debug!("kafka: {}: looked up: {evidence:?}", question.lane());
+                self.shared.lookups.answered(question, evidence, &self.shared);
             }
         }
     }
 
-    fn broken(&mut self, picked: Vec<Inquiry>, broken: Broken) {
+    fn broken(&mut self, picked: Vec<Question>, broken: Broken) {
         match broken {
             Broken::Lost(why) => {
                 self.shared.cluster.ask_refresh();
                 self.send_back(picked, &why);
                 // The others wait for the same broker.
-                let rest = std::mem::take(&mut self.inquiries);
+                let rest = std::mem::take(&mut self.questions);
                 self.send_back(rest, &why);
             }
             Broken::Unreadable(why) => {
                 let alone = picked.len() == 1;
-                for mut inquiry in picked {
-                    let verdict = inquiry.unreadable(&why, alone);
-                    self.settle(inquiry, verdict);
+                for mut question in picked {
+                    let progress = question.unreadable(&why, alone);
+                    self.proceed(question, progress);
                 }
             }
             Broken::Stopping => {}
         }
     }
 
-    fn send_back(&self, inquiries: impl IntoIterator<Item = Inquiry>, why: &Why) {
-        for mut inquiry in inquiries {
-            inquiry.failed(why);
-            self.shared.look_ups.seek(inquiry, &self.shared);
+    fn send_back(&self, questions: impl IntoIterator<Item = Question>, why: &Why) {
+        for mut question in questions {
+            question.failed(why);
+            self.shared.lookups.await_leader(question, &self.shared);
         }
     }
 
@@ -271,16 +273,16 @@ impl Clerk {
     fn exchange<R: Request>(
         &mut self,
         request: &R,
-        picked: &[Inquiry],
+        picked: &[Question],
         patience: Duration,
     ) -> Result<R::Response, Broken> {
         let broker = self.link.name();
         let Some(connection) = self.link.connection() else {
             return Err(Broken::Lost(Why::new(format!("broker {broker}: not connected"))));
         };
-        // It may take long, and be in vain when another broker leads by now: then the cluster's thread cuts it off.
+        // It may take long, and be in vain when another broker leads by now: then the metadata thread cuts it off.
         let struggle = self.shared.cluster.struggle();
-        let named = picked.iter().map(|inquiry| (inquiry.topic(), inquiry.place().1)).collect();
+        let named = picked.iter().map(|question| (question.topic(), question.partition().1)).collect();
         self.queue.under_way(named);
         let result = connection.call(request, patience);
         self.queue.under_way(Vec::new());
@@ -293,7 +295,7 @@ impl Clerk {
         if self.shared.stopping.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Broken::Stopping);
         }
-        let text = format!("broker {broker}: {}", crate::cluster::chain(&error));
+        let text = format!("broker {broker}: {}", crate::metadata::chain(&error));
         Err(match error {
             CallError::Decode(_) | CallError::Lost { loss: Loss::FrameLength { .. }, .. } => Broken::Unreadable(text),
             _ => Broken::Lost(Why::new(text)),

@@ -1,15 +1,13 @@
-//! What a thread that serves one broker is made of: the queue of what waits for it, and its one connection.
+//! What waits for a thread that serves one broker, and the socket it is busy with.
 //!
-//! Promises: what waits can be taken back until the thread takes it, and no thread is so busy with a broker that it could not be cut
-//! off. Does not know: what waits, what a broker is asked.
+//! Promises: what waits can be taken back until the thread takes it, and the thread can be cut off. Does not know: what waits.
 
-use crate::connection::{Address, Connection, ConnectionOptions, Interrupter};
-use crate::outcome::Why;
-use crate::producer::{Shared, lock};
+use crate::connection::Interrupter;
+use crate::producer::lock;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A list under a lock and not a channel: what waits for a connection must be seen, and taken back, by a drain or a change of leader
 /// while the thread is stuck in the system. How much can be in it is bounded by whose it is.
@@ -114,7 +112,7 @@ impl<T> Queue<T> {
     }
 
     /// Names the socket in use. False when the producer stops: whoever stops it looks here only once.
-    fn uses(&self, interrupter: Option<Interrupter>, stopping: &AtomicBool) -> bool {
+    pub(crate) fn uses(&self, interrupter: Option<Interrupter>, stopping: &AtomicBool) -> bool {
         lock(&self.inner).interrupter = interrupter;
         !stopping.load(SeqCst)
     }
@@ -145,99 +143,6 @@ impl<T> Queue<T> {
             interrupter.interrupt();
         }
         self.changed.notify_all();
-    }
-}
-
-/// The one connection of a thread that serves a broker, made anew when it is needed.
-pub(crate) struct Link<T> {
-    shared: Arc<Shared>,
-    broker: i32,
-    queue: Arc<Queue<T>>,
-    open: Option<(Connection, Address)>,
-    /// What the broker is called in texts.
-    name: Arc<str>,
-    /// Until then the broker won't read from us.
-    throttled_until: Option<Instant>,
-}
-
-impl<T> Link<T> {
-    pub(crate) fn new(shared: &Arc<Shared>, broker: i32, queue: &Arc<Queue<T>>) -> Self {
-        Link {
-            shared: Arc::clone(shared),
-            broker,
-            queue: Arc::clone(queue),
-            open: None,
-            name: broker.to_string().into(),
-            throttled_until: None,
-        }
-    }
-
-    /// Where to connect to first; `None`: there is a connection that can be written to.
-    pub(crate) fn where_to_connect(&mut self) -> Result<Option<Address>, Why> {
-        let Some(address) = self.shared.cluster.address(self.broker) else {
-            self.close();
-            return Err(Why::new(format!("broker {} is not in the cluster any more", self.broker)));
-        };
-        if let Some((connection, connected_to)) = &mut self.open {
-            // A peer that closed while we were idle would take the next request into the void and leave it unsure.
-            if *connected_to == address && connection.idle_for() < self.shared.options.idle_max() && connection.alive()
-            {
-                return Ok(None);
-            }
-            self.close();
-        }
-        Ok(Some(address))
-    }
-
-    /// Connects. What waits stays in the queue meanwhile, where it can be taken back.
-    pub(crate) fn connect(&mut self, address: Address, options: &ConnectionOptions) -> Result<(), Why> {
-        self.name = format!("{} at {}:{}", self.broker, address.host, address.port).into();
-        let cluster = &self.shared.cluster;
-        // From here on the cluster's thread asks for news by itself: it takes back what waits when another broker leads its partition.
-        let _struggle = cluster.struggle();
-        let connection = cluster.connect(&address, options).map_err(|error| {
-            let why = cluster.connect_failure(&error, &address);
-            Why { text: format!("broker {}: {}", self.broker, why.text), ..why }
-        })?;
-        if !self.queue.uses(connection.interrupter().ok(), &self.shared.stopping) {
-            return Err(Why::new("the producer has been stopped"));
-        }
-        log::debug!("kafka: connected to broker {}: {connection}", self.broker);
-        self.open = Some((connection, address));
-        Ok(())
-    }
-
-    pub(crate) fn close(&mut self) {
-        if self.open.take().is_some() {
-            self.queue.uses(None, &self.shared.stopping);
-        }
-    }
-
-    pub(crate) fn connection(&mut self) -> Option<&mut Connection> {
-        self.open.as_mut().map(|(connection, _)| connection)
-    }
-
-    /// What the broker is called in texts: `7 at kafka-7:9092`.
-    pub(crate) fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
-    }
-
-    /// The broker has said that it won't read from us for so long.
-    pub(crate) fn throttled(&mut self, time: Duration) {
-        if !time.is_zero() {
-            self.throttled_until = Some(Instant::now() + time);
-        }
-    }
-
-    /// Waits until the broker reads again. False when the producer stops.
-    pub(crate) fn pause_while_throttled(&mut self) -> bool {
-        self.throttled_until.take().is_none_or(|until| self.queue.pause(until, &self.shared.stopping))
-    }
-}
-
-impl<T> Drop for Link<T> {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 

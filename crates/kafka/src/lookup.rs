@@ -4,44 +4,44 @@
 //! own, so one that is slow, or has much to be read, holds up nobody else; of a log no more is in memory than one Fetch answer.
 //! Does not know: plans, rows, what is done about it.
 
-mod clerk;
-mod inquiry;
-mod reading;
-mod seekers;
+mod log_scan;
+mod pending;
+mod question;
 #[cfg(test)]
 mod tests;
+mod worker;
 
-pub(crate) use seekers::Seekers;
+pub(crate) use pending::Pending;
 
-use crate::cluster::{Lead, Snapshot};
+use crate::metadata::{Lead, Snapshot};
 use crate::outcome::{Batch, Evidence, Sought, Why};
 use crate::producer::{Mailbox, Shared, lock};
-use clerk::Clerk;
-use inquiry::Inquiry;
+use question::Question;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use worker::Worker;
 
 /// What waits for the thread that asks one broker.
-type Queue = crate::worker::Queue<Inquiry>;
+type Queue = crate::queue::Queue<Question>;
 
 /// All questions that are open. The locks are held to put in or take out, never while anything waits.
-pub(crate) struct LookUps {
+pub(crate) struct Lookups {
     trays: Mutex<Trays>,
     /// By broker.
     queues: Mutex<HashMap<i32, Arc<Queue>>>,
 }
 
-/// What the cluster's thread takes from here. As many as the owners have batches to ask about: each is asked about once at a time.
+/// What the metadata thread takes from here. As many as the owners have batches to ask about: each is asked about once at a time.
 struct Trays {
     /// Need a leader.
-    seeking: Vec<Inquiry>,
+    seeking: Vec<Question>,
     /// Wait for room in their owners' channels.
-    answered: VecDeque<(Inquiry, Evidence)>,
+    answered: VecDeque<(Question, Evidence)>,
 }
 
-impl LookUps {
+impl Lookups {
     pub(crate) fn new() -> Self {
-        LookUps {
+        Lookups {
             trays: Mutex::new(Trays { seeking: Vec::new(), answered: VecDeque::new() }),
             queues: Mutex::new(HashMap::new()),
         }
@@ -52,14 +52,14 @@ impl LookUps {
     }
 
     pub(crate) fn ask(shared: &Shared, batch: Batch, sought: Sought, mailbox: &Arc<Mailbox>) {
-        let inquiry = Inquiry::new(batch, sought, Arc::clone(mailbox), shared.options.retry_backoff());
-        shared.look_ups.seek(inquiry, shared);
+        let question = Question::new(batch, sought, Arc::clone(mailbox), shared.options.retry_backoff());
+        shared.lookups.await_leader(question, shared);
     }
 
-    /// Hands a question to the cluster's thread, which finds out who leads.
-    fn seek(&self, inquiry: Inquiry, shared: &Shared) {
-        lock(&self.trays).seeking.push(inquiry);
-        shared.cluster.ask_look_ups();
+    /// Hands a question to the metadata thread, which finds out who leads.
+    fn await_leader(&self, question: Question, shared: &Shared) {
+        lock(&self.trays).seeking.push(question);
+        shared.cluster.ask_lookups();
     }
 
     /// Topics that some broker is being asked about at this moment: only news of them can tell that it is asked in vain.
@@ -67,23 +67,23 @@ impl LookUps {
         lock(&self.queues).values().flat_map(|queue| queue.topics_under_way()).collect()
     }
 
-    fn answered(&self, inquiry: Inquiry, evidence: Evidence, shared: &Shared) {
-        lock(&self.trays).answered.push_back((inquiry, evidence));
-        shared.cluster.ask_look_ups();
+    fn answered(&self, question: Question, evidence: Evidence, shared: &Shared) {
+        lock(&self.trays).answered.push_back((question, evidence));
+        shared.cluster.ask_lookups();
     }
 
     /// Gives a question to the thread that asks this broker, starting it if need be.
-    fn push(shared: &Arc<Shared>, broker: i32, inquiry: Inquiry) {
-        let queue = Arc::clone(lock(&shared.look_ups.queues).entry(broker).or_insert_with(|| Arc::new(Queue::new())));
+    fn push(shared: &Arc<Shared>, broker: i32, question: Question) {
+        let queue = Arc::clone(lock(&shared.lookups.queues).entry(broker).or_insert_with(|| Arc::new(Queue::new())));
         let served = Arc::clone(&queue);
-        let pushed = queue.push(inquiry, || {
+        let pushed = queue.push(question, || {
             let for_thread = Arc::clone(shared);
             let name = format!("kafka-{broker}-look-up");
-            shared.spawn(name, move || Clerk::new(&for_thread, broker, &served).run())
+            shared.spawn(name, move || Worker::new(&for_thread, broker, &served).run())
         });
-        if let Err((mut inquiry, error)) = pushed {
-            inquiry.failed(&Why::new(format!("no thread to ask its leader with: {error}")));
-            shared.look_ups.seek(inquiry, shared);
+        if let Err((mut question, error)) = pushed {
+            question.failed(&Why::new(format!("no thread to ask its leader with: {error}")));
+            shared.lookups.await_leader(question, shared);
         }
     }
 
@@ -92,7 +92,7 @@ impl LookUps {
         let answered = std::mem::take(&mut lock(&self.trays).answered);
         let mut left: VecDeque<_> = answered
             .into_iter()
-            .filter(|(inquiry, evidence)| !inquiry.is_forgotten() && !inquiry.answer(evidence))
+            .filter(|(question, evidence)| !question.is_forgotten() && !question.answer(evidence))
             .collect();
         let mut trays = lock(&self.trays);
         left.append(&mut trays.answered);
