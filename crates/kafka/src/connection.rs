@@ -43,7 +43,7 @@ impl Default for ConnectionOptions {
     }
 }
 
-/// The receive buffer starts with this, and does not keep more than [`RECEIVE_KEPT_BYTES`] after a large answer: a daemon holds
+/// The receive buffer starts with this, and does not keep more than [`RECEIVE_KEPT_BYTES`] after a large answer: a program holds
 /// several connections for months.
 const RECEIVE_START_BYTES: usize = 4 * 1024;
 const RECEIVE_KEPT_BYTES: usize = 64 * 1024;
@@ -74,6 +74,7 @@ pub struct Connection {
 pub struct Interrupter(TcpStream);
 
 impl Interrupter {
+    /// Ends it: now, or what comes next.
     pub fn interrupt(&self) {
         // Fails if it is closed already.
         let _ = self.0.shutdown(Shutdown::Both);

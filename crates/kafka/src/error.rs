@@ -136,6 +136,7 @@ error_codes! {
 }
 
 impl ErrorCode {
+    /// No error at all.
     pub fn is_ok(self) -> bool {
         self == ErrorCode::NONE
     }
@@ -191,7 +192,7 @@ pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
         ErrorCode::NONE => Class::Stored,
 
         // Checked before the append: too few in-sync replicas (after it, the code is 20), a checksum that does not fit (bytes
-        // that were damaged on their way; said of the same batch again and again it is a record's fault, see the relay).
+        // that were damaged on their way; said of the same batch again and again it is a record's fault, which its owner has to count).
         ErrorCode::NOT_ENOUGH_REPLICAS | ErrorCode::CORRUPT_MESSAGE => Class::NotAppended,
 
         // Appended here, and not known to be on the others: the wait ran out (7), or replicas left the set meanwhile (20).
@@ -263,6 +264,7 @@ pub(crate) const OTHER_CLUSTER_HINT: &str = "nothing is sent there. If the chang
 /// Why there is no usable connection. Nothing but ApiVersions and an empty Metadata was ever sent on it. The message never
 /// repeats its source; [`ConnectError::hint`] says what to look at.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant's message says what it is
 pub enum ConnectError {
     #[error("can't resolve the host name of {address}")]
     Resolve {
@@ -354,6 +356,7 @@ impl ConnectError {
 
 /// Why an exchange failed. The connection is dead then, except after [`CallError::Unsupported`].
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant's message says what it is
 pub enum CallError {
     /// Not completely written: a broker acts on whole requests only, so it cannot have acted on this one.
     #[error("the request could not be sent whole")]
@@ -376,6 +379,7 @@ pub enum CallError {
 
 /// Where an answer was lost.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant's message says what it is
 pub enum Loss {
     #[error("the time for it ran out")]
     Timeout,

@@ -39,7 +39,7 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     fn new(id: u64, events: Sender<Event>) -> Self {
-        // A quarter stays free for what is not an answer to a batch, so that senders don't wait for a relay that is busy.
+        // A quarter stays free for what is not an answer to a batch, so that senders don't wait for an owner that is busy.
         let in_flight_max = events.capacity().map_or(IN_FLIGHT_MAX, |capacity| (capacity * 3 / 4).max(1));
         Mailbox {
             id,

@@ -26,7 +26,9 @@ const MAGIC: i8 = 2;
 /// One header of a record. Keys may repeat; they are text by convention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader<'a> {
+    /// Its name.
     pub key: &'a [u8],
+    /// `None`: null.
     pub value: Option<&'a [u8]>,
 }
 
@@ -35,11 +37,13 @@ pub struct RecordHeader<'a> {
 pub struct RecordLayout {
     /// Of the whole record, its length prefix included.
     pub start: usize,
+    /// Bytes, likewise.
     pub len: usize,
     headers_start: usize,
 }
 
 impl RecordLayout {
+    /// The whole record.
     pub fn range(&self) -> Range<usize> {
         self.start..self.start + self.len
     }
@@ -150,11 +154,15 @@ fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
 /// What a batch's header says of records that [`append_record`] made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchFields {
+    /// As InitProducerId gave it.
     pub producer_id: i64,
+    /// Of the producer id.
     pub producer_epoch: i16,
+    /// Of the first record.
     pub base_sequence: i32,
     /// Milliseconds since 1970; base and max timestamp alike, as all deltas are 0.
     pub timestamp_ms: i64,
+    /// At least 1.
     pub record_count: i32,
 }
 

@@ -11,10 +11,12 @@ use std::str::FromStr;
 pub struct Address {
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
+    /// Never 0.
     pub port: u16,
 }
 
 /// Why a text is not an address.
+#[allow(missing_docs)] // each variant's message says what it is
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     #[error("{0:?} has no port; write host:port, for example localhost:9092")]
@@ -82,7 +84,9 @@ impl fmt::Display for Address {
 /// A peer's address for error texts: the name it was asked for and what that resolved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
+    /// What was asked for.
     pub address: Address,
+    /// What is spoken to.
     pub resolved: SocketAddr,
 }
 

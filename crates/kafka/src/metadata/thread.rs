@@ -1,6 +1,6 @@
 //! The thread that follows the cluster: metadata, producer ids, the ends of partitions.
 //!
-//! Promises: what was asked for is tried until it is had, with growing pauses; each failure is told; no relay can hold it up.
+//! Promises: what was asked for is tried until it is had, with growing pauses; each failure is told; no owner of batches can hold it up.
 //! Does not know: batches.
 
 use super::brokers::Brokers;

@@ -29,11 +29,13 @@ pub struct KafkaOptions {
     pub max_request_size: usize,
     /// How long the broker may take for a batch that travels alone. We wait a second longer.
     pub request_timeout_ms: u64,
-    /// First and longest pause before the cluster is asked again after it did not give what was wanted.
+    /// The first pause before the cluster is asked again after it did not give what was wanted.
     pub retry_backoff_ms: u64,
+    /// The longest such pause.
     pub retry_backoff_max_ms: u64,
-    /// First and longest pause before a broker that could not be reached is tried again.
+    /// The first pause before a broker that could not be reached is tried again.
     pub reconnect_backoff_ms: u64,
+    /// The longest such pause.
     pub reconnect_backoff_max_ms: u64,
     /// Metadata is asked for again after this, whether something went wrong or not: new partitions are found by it.
     pub metadata_max_age_ms: u64,
@@ -66,6 +68,7 @@ impl Default for KafkaOptions {
 
 /// Why a producer could not be started.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant's message says what it is
 pub enum StartError {
     #[error("no bootstrap server is named")]
     NoServers,

@@ -5,9 +5,11 @@
 use super::{ApiKey, DecodeError, Reader, Request, VersionRange, Writer};
 use crate::error::ErrorCode;
 
+/// What do you speak?
 #[derive(Clone, Copy, Debug)]
 pub struct ApiVersionsRequest;
 
+/// What a broker speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiVersionsResponse {
     pub error: ErrorCode,

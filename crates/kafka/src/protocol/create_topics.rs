@@ -1,4 +1,4 @@
-//! CreateTopics 2 to 4: a topic for the demo. The daemon never creates one.
+//! CreateTopics 2 to 4. The producer never creates a topic.
 //!
 //! Promises and does not know: as its parent.
 
@@ -15,12 +15,14 @@ pub struct CreateTopicsRequest<'a> {
     pub timeout_ms: i32,
 }
 
+/// What became of each topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateTopicsResponse {
     pub throttle_time: Duration,
     pub topics: Vec<CreatedTopic>,
 }
 
+/// What became of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedTopic {
     pub topic: String,

@@ -6,18 +6,21 @@ use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, t
 use crate::error::ErrorCode;
 use std::time::Duration;
 
+/// Asks a leader which producers it remembers.
 #[derive(Clone, Copy, Debug)]
 pub struct DescribeProducersRequest<'a> {
     /// (topic, partition), in any order, each once.
     pub partitions: &'a [(&'a str, i32)],
 }
 
+/// In the broker's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DescribeProducersResponse {
     pub throttle_time: Duration,
     pub partitions: Vec<DescribedPartition>,
 }
 
+/// The producers of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DescribedPartition {
     pub topic: String,

@@ -19,6 +19,7 @@ pub struct FetchRequest<'a> {
     pub partitions: &'a [FetchPartition<'a>],
 }
 
+/// From where a partition is read.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchPartition<'a> {
     pub topic: &'a str,
@@ -29,6 +30,7 @@ pub struct FetchPartition<'a> {
     pub max_bytes: i32,
 }
 
+/// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchResponse {
     pub throttle_time: Duration,
@@ -37,6 +39,7 @@ pub struct FetchResponse {
     pub partitions: Vec<FetchedPartition>,
 }
 
+/// What was read of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedPartition {
     pub topic: String,

@@ -10,6 +10,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub struct InitProducerIdRequest;
 
+/// A new producer id, or why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InitProducerIdResponse {
     pub throttle_time: Duration,

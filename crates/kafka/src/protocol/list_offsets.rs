@@ -23,6 +23,7 @@ pub enum Reach {
     LogEnd,
 }
 
+/// A partition and what is asked of it.
 #[derive(Clone, Copy, Debug)]
 pub struct ListOffsetsPartition<'a> {
     pub topic: &'a str,
@@ -40,12 +41,14 @@ impl ListOffsetsPartition<'_> {
     pub const START: i64 = -2;
 }
 
+/// In the broker's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListOffsetsResponse {
     pub throttle_time: Duration,
     pub partitions: Vec<ListedOffset>,
 }
 
+/// The answer for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedOffset {
     pub topic: String,

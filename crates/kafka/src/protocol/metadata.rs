@@ -6,6 +6,7 @@ use super::{ApiKey, DecodeError, Reader, Request, Writer, throttle_time};
 use crate::error::ErrorCode;
 use std::time::Duration;
 
+/// Asks any broker for the cluster's shape.
 #[derive(Clone, Copy, Debug)]
 pub struct MetadataRequest<'a> {
     /// `None`: all topics. An empty list: none, only the brokers.
@@ -14,6 +15,7 @@ pub struct MetadataRequest<'a> {
     pub allow_auto_topic_creation: bool,
 }
 
+/// The cluster as one broker knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataResponse {
     pub throttle_time: Duration,
@@ -24,6 +26,7 @@ pub struct MetadataResponse {
     pub topics: Vec<MetadataTopic>,
 }
 
+/// A broker of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataBroker {
     pub node_id: i32,
@@ -33,6 +36,7 @@ pub struct MetadataBroker {
     pub rack: Option<String>,
 }
 
+/// A topic, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataTopic {
     pub error: ErrorCode,
@@ -42,6 +46,7 @@ pub struct MetadataTopic {
     pub partitions: Vec<MetadataPartition>,
 }
 
+/// Who leads a partition, and who follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataPartition {
     /// LEADER_NOT_AVAILABLE when it has none.

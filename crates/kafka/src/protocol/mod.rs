@@ -6,16 +6,25 @@
 //! Field order and types: Kafka's message definitions (`clients/src/main/resources/common/message/*.json`). Requests name
 //! partitions in flat lists and are grouped by topic while they are encoded, because that is what callers have.
 
-pub mod api_versions;
-pub mod create_topics;
-pub mod describe_producers;
-pub mod fetch;
+// The messages' fields have Kafka's own names, and Kafka's definitions say what they are.
+#[allow(missing_docs)]
+mod api_versions;
+#[allow(missing_docs)]
+mod create_topics;
+#[allow(missing_docs)]
+mod describe_producers;
+#[allow(missing_docs)]
+mod fetch;
 pub mod header;
-pub mod init_producer_id;
-pub mod list_offsets;
-pub mod metadata;
+#[allow(missing_docs)]
+mod init_producer_id;
+#[allow(missing_docs)]
+mod list_offsets;
+#[allow(missing_docs)]
+mod metadata;
 pub mod primitives;
-pub mod produce;
+#[allow(missing_docs)]
+mod produce;
 
 pub use api_versions::{ApiRange, ApiVersionsRequest, ApiVersionsResponse};
 pub use create_topics::{CreateTopicsRequest, CreateTopicsResponse, CreatedTopic};
@@ -35,13 +44,21 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i16)]
 pub enum ApiKey {
+    /// Append batches of records.
     Produce = 0,
+    /// Read batches of records.
     Fetch = 1,
+    /// Where partitions start and end.
     ListOffsets = 2,
+    /// Brokers, topics, who leads what.
     Metadata = 3,
+    /// What a broker speaks.
     ApiVersions = 18,
+    /// Make topics.
     CreateTopics = 19,
+    /// A new producer id.
     InitProducerId = 22,
+    /// Which producers a leader remembers.
     DescribeProducers = 61,
 }
 
@@ -54,7 +71,9 @@ impl fmt::Display for ApiKey {
 /// The lowest and the highest version of a request that one side speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionRange {
+    /// The lowest.
     pub min: i16,
+    /// The highest.
     pub max: i16,
 }
 
@@ -75,7 +94,9 @@ impl fmt::Display for VersionRange {
 /// A line of the table of versions.
 #[derive(Clone, Copy, Debug)]
 pub struct Spoken {
+    /// Of which request.
     pub api: ApiKey,
+    /// What we speak of it.
     pub versions: VersionRange,
     /// The first version with compact types and tagged fields, whether we speak it or not.
     pub flexible_from: i16,
@@ -95,7 +116,7 @@ pub const SPOKEN: [Spoken; 8] = [
     spoken(ApiKey::Metadata, 7, 7, 9, true),
     // 0 is the one version that every broker answers in its own format, even one that is too old or too new for us.
     spoken(ApiKey::ApiVersions, 0, 0, 3, true),
-    // 2 to 4 have one layout; 4.0 removed 0 and 1. Only the demo creates a topic.
+    // 2 to 4 have one layout; 4.0 removed 0 and 1. No producer needs it.
     spoken(ApiKey::CreateTopics, 2, 4, 5, false),
     spoken(ApiKey::InitProducerId, 1, 1, 2, true),
     // Since 2.8. Only a help for recovery.
@@ -120,7 +141,9 @@ impl ApiKey {
 
 /// A message to a broker and the answer to it.
 pub trait Request {
+    /// The answer's body.
     type Response;
+    /// Which request it is.
     const API: ApiKey;
 
     /// Appends the body. `version` is one of [`SPOKEN`]'s for this API.

@@ -8,6 +8,7 @@ use crate::error::{Class, ErrorCode, classify};
 use crate::record_batch::{self, BatchFields};
 use std::time::Duration;
 
+/// Batches of records for partitions that one broker leads.
 #[derive(Clone, Copy, Debug)]
 pub struct ProduceRequest<'a> {
     /// -1: all in-sync replicas. 0 has no answer and is not supported by `Connection::produce`.
@@ -33,6 +34,7 @@ pub struct PartitionBatch<'a> {
     pub records: &'a [u8],
 }
 
+/// What became of each batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProduceResponse {
     /// In the broker's order: match by topic and partition.
@@ -47,6 +49,7 @@ impl ProduceResponse {
     }
 }
 
+/// What became of one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducedPartition {
     pub topic: String,

@@ -14,7 +14,8 @@ pub(super) const LOG_APPEND_TIME: i16 = 0x08;
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
 
-/// How a batch's records are compressed.
+/// How a batch's records are compressed, by Kafka's numbers.
+#[allow(missing_docs)] // the codecs' own names
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     None,
@@ -28,6 +29,7 @@ pub enum Compression {
 
 /// A batch's header as a broker sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // fields by Kafka's own names
 pub struct BatchHeader {
     pub base_offset: i64,
     /// Of the whole batch, header included.
@@ -47,6 +49,7 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
+    /// Of the last record there was.
     pub fn last_offset(&self) -> i64 {
         self.base_offset.saturating_add(self.last_offset_delta.into())
     }
@@ -66,6 +69,7 @@ impl BatchHeader {
         self.attributes & CONTROL != 0
     }
 
+    /// Written inside a transaction.
     pub fn is_transactional(&self) -> bool {
         self.attributes & TRANSACTIONAL != 0
     }
@@ -75,6 +79,7 @@ impl BatchHeader {
         self.attributes & LOG_APPEND_TIME != 0
     }
 
+    /// Of its records.
     pub fn compression(&self) -> Compression {
         match self.attributes & COMPRESSION_MASK {
             0 => Compression::None,
@@ -90,6 +95,7 @@ impl BatchHeader {
 /// A whole batch of a Fetch answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
+    /// Decoded, not proved by the checksum yet.
     pub header: BatchHeader,
     checked: &'a [u8],
 }
@@ -122,15 +128,18 @@ impl<'a> Batch<'a> {
 /// What comes next in a Fetch answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Piece<'a> {
+    /// A whole one.
     Batch(Batch<'a>),
-    /// Message formats 0 and 1, written before Kafka 0.11: never by an idempotent producer. `offset` is that of the last record.
+    /// Message formats 0 and 1, written before Kafka 0.11: never by an idempotent producer.
     Older {
+        /// Of the last record.
         offset: i64,
+        /// Which format.
         magic: i8,
     },
     /// The answer's byte limit cut the last batch off. Not an error: the next Fetch brings it whole. Always the last piece.
-    /// `header` where it is there: enough to recognise a batch by, but not proved by a checksum.
     Cut {
+        /// Where it is there: enough to recognise a batch by, but not proved by a checksum.
         header: Option<BatchHeader>,
     },
 }
@@ -246,10 +255,15 @@ fn decode_header(bytes: &[u8]) -> Result<BatchHeader, DecodeError> {
 /// One record of a batch that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
+    /// In its partition.
     pub offset: i64,
+    /// Milliseconds since 1970.
     pub timestamp_ms: i64,
+    /// `None`: null.
     pub key: Option<&'a [u8]>,
+    /// `None`: null.
     pub value: Option<&'a [u8]>,
+    /// In their order; keys may repeat.
     pub headers: Vec<RecordHeader<'a>>,
 }
 
