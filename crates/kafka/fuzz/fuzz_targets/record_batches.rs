@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    outboxd_fuzz::record_batches(input);
+    outboxd_kafka_fuzz::record_batches(input);
 });

@@ -3,8 +3,8 @@
 //! Promises: asks that every batch lies where the one before it ended, that cut bytes give no batch that whole ones don't, and that
 //! records written again are read the same. Does not know: compressed records, which nobody reads.
 
+use super::answers::check_error;
 use super::cuts;
-use super::kafka::check_error;
 use outboxd_kafka::protocol::Writer;
 use outboxd_kafka::record_batch::{
     Batch, BatchFields, BatchHeader, BatchReader, HEADER_BYTES, Piece, Record, append_record, encode_header,
