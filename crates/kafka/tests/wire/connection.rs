@@ -536,13 +536,17 @@ fn a_connection_closed_while_idle_is_noticed_before_anything_is_sent() {
 
 #[test]
 fn bytes_nobody_asked_for_end_the_connection_before_anything_is_sent() {
-    let peer = Peer::broker(|mut stream| {
+    let (opened, told) = std::sync::mpsc::channel();
+    let peer = Peer::broker(move |mut stream| {
+        // Sooner it could come along with the answer that opens the connection.
+        told.recv().unwrap();
         stream.write_all(&[0]).unwrap();
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty(), "{rest:x?}");
     });
     let mut connection = peer.open().unwrap();
+    opened.send(()).unwrap();
     wait_until("the byte arrived", || !connection.alive());
     assert_dead(&mut connection);
     drop(connection);
