@@ -13,7 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// No failure yet.
+    /// A backoff without a failure yet.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Backoff { first, longest: longest.max(first), failures: 0 }
     }
@@ -25,12 +25,12 @@ impl Backoff {
         now + doubled.min(self.longest).mul_f64(1.0 - 0.2 * random.f64())
     }
 
-    /// It worked.
+    /// An attempt worked: the next pause is the first one again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// In a row.
+    /// Failures in a row.
     pub fn failures(&self) -> u32 {
         self.failures
     }

@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct ConnectionOptions {
-    /// Seen in the broker's request logs and quotas. At most 32,767 bytes.
+    /// What the broker's request logs and quotas call us. At most 32,767 bytes.
     pub client_id: String,
-    /// For all addresses of a name together. Resolving the name is not included: the system's resolver has its own timeouts.
+    /// Time for all addresses of a name together. Resolving the name is not included: the system's resolver has its own timeouts.
     pub connect_timeout: Duration,
-    /// For each of the two exchanges that open a connection.
+    /// Time for each of the two exchanges that open a connection.
     pub request_timeout: Duration,
     /// The largest answer that is accepted; memory is taken only as its bytes arrive.
     pub receive_bytes_max: usize,
@@ -196,7 +196,7 @@ impl Connection {
         self.cluster_id.as_deref()
     }
 
-    /// Whom it is connected to.
+    /// The broker's address.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }

@@ -16,7 +16,7 @@ pub struct ErrorCode(pub i16);
 
 macro_rules! error_codes {
     ($($name:ident = $code:literal,)*) => {
-        #[allow(missing_docs)]
+        #[allow(missing_docs)] // the constants have Kafka's own names
         impl ErrorCode {
             $(pub const $name: ErrorCode = ErrorCode($code);)*
 
@@ -136,7 +136,7 @@ error_codes! {
 }
 
 impl ErrorCode {
-    /// No error at all.
+    /// The code is 0: no error at all.
     pub fn is_ok(self) -> bool {
         self == ErrorCode::NONE
     }

@@ -5,9 +5,9 @@
 /// Why bytes are not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// They end before it does.
+    /// The bytes end before the number does.
     Short,
-    /// It does not end where it must, or is larger than 64 bits.
+    /// The number does not end where it must, or is larger than 64 bits.
     Endless,
 }
 
@@ -52,7 +52,7 @@ pub fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// What [`zigzag`] was given.
+/// The number that [`zigzag`] was given.
 #[inline]
 pub fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)

@@ -1,7 +1,8 @@
 //! What became of a batch whose answer nobody knows: asked of its partition's leader, whose memory comes first and whose log second.
 //!
-//! Promises: one piece of evidence for each question, after any number of failures that are told; each broker's questions have a thread of their
-//! own, so one that is slow, or has much to be read, holds up nobody else; of a log no more is in memory than one Fetch answer.
+//! Promises: one piece of evidence for each question, after any number of failures that are told; each broker's questions have a
+//! thread of their own, so one that is slow, or has much to be read, holds up nobody else; of a log no more is in memory than one
+//! Fetch answer.
 //! Does not know: plans, rows, what is done about it.
 
 mod log_scan;

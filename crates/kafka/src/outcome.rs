@@ -13,27 +13,27 @@ pub struct BatchId(pub u64);
 /// Records of one partition under one triple. What it says must never change: a triple stands for one list of records (invariant I1).
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Its owner's.
+    /// The owner's number for it.
     pub id: BatchId,
-    /// Where it goes.
+    /// The topic that it goes to.
     pub topic: Arc<str>,
-    /// Where it goes.
+    /// The partition that it goes to.
     pub partition: i32,
     /// The cluster that its producer id and sequences belong to, where that has an id.
     pub cluster: Option<Arc<str>>,
-    /// With epoch and sequences what a broker recognises it by.
+    /// What a broker recognises it by, together with the epoch and the sequences.
     pub producer_id: i64,
-    /// Of the producer id.
+    /// The producer id's epoch.
     pub producer_epoch: i16,
-    /// Of its first record. The others follow; after 2^31-1 comes 0.
+    /// Its first record's sequence. Those of the others follow; after 2^31-1 comes 0.
     pub base_sequence: i32,
-    /// How many records there are.
+    /// How many records it has.
     pub record_count: i32,
     /// The records section of a record batch v2, uncompressed, timestamp deltas 0. A look-up does without.
     pub records: Records,
     /// A lower bound of the offset at which it can lie: where it is looked for from.
     pub noted_offset: i64,
-    /// Of the partition's leader when that bound was taken; -1: not known.
+    /// The leader's epoch when that bound was taken; -1: not known.
     pub leader_epoch: i32,
 }
 
@@ -42,12 +42,12 @@ pub struct Batch {
 pub struct Records(Arc<dyn AsRef<[u8]> + Send + Sync>);
 
 impl Records {
-    /// Of whatever holds them: a vector, or something that has them among others.
+    /// The records that `holder` holds: it is a vector, or has them among other things.
     pub fn new(holder: Arc<impl AsRef<[u8]> + Send + Sync + 'static>) -> Records {
         Records(holder)
     }
 
-    /// As they go over the wire.
+    /// The records as they go over the wire.
     pub fn bytes(&self) -> &[u8] {
         (*self.0).as_ref()
     }
@@ -72,19 +72,19 @@ pub struct Why {
 }
 
 impl Why {
-    /// Without a code and a hint.
+    /// A text alone, without code and hint.
     pub fn new(text: impl Into<String>) -> Self {
         Why { code: None, text: text.into(), hint: String::new() }
     }
 
-    /// With Kafka's error code.
+    /// The same with Kafka's error code.
     #[must_use]
     pub fn code(mut self, code: i16) -> Self {
         self.code = Some(code);
         self
     }
 
-    /// With what to do next.
+    /// The same with what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
@@ -129,9 +129,9 @@ pub enum Outcome {
     Unsure(Why),
     /// The broker rejects a record of this batch.
     Rejected {
-        /// For what fault.
+        /// The fault.
         why: Why,
-        /// Which (positions in the batch), when it says so.
+        /// The records at fault, by their places in the batch, when the broker says so.
         records: Option<Vec<u32>>,
     },
     /// The topic, the clock or our permissions, not the records.
@@ -174,12 +174,12 @@ pub enum Evidence {
 /// One partition of an opened topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionStart {
-    /// Its number.
+    /// The partition's number.
     pub partition: i32,
     /// The high watermark when the topic was opened: a lower bound for what we write next. `None`: its leader could not be asked yet,
     /// so nothing can be planned for it.
     pub end_offset: Option<i64>,
-    /// Of the leader that the metadata named.
+    /// The epoch of the leader that the metadata named.
     pub leader_epoch: i32,
 }
 
@@ -188,9 +188,9 @@ pub struct PartitionStart {
 pub enum Event {
     /// A new producer id, for each time one was asked for.
     Producer {
-        /// With epoch 0.
+        /// The id. Its epoch is 0.
         id: i64,
-        /// What the cluster that gave it calls itself, if it has a name.
+        /// What the cluster that gave the id calls itself, if it has a name.
         cluster: Option<Arc<str>>,
     },
     /// The producer id could not be had yet; it is tried on.
@@ -201,37 +201,37 @@ pub enum Event {
     /// A topic that was asked for, once the partition count and the end of one partition are known, and again whenever there are more
     /// of either.
     Opened {
-        /// As it was asked for.
+        /// The topic, as it was asked for.
         topic: Arc<str>,
-        /// Sorted, 0..n without gaps.
+        /// Its partitions, sorted, 0..n without gaps.
         partitions: Vec<PartitionStart>,
     },
     /// The topic can't be opened yet; it is tried on.
     NotOpened {
-        /// As it was asked for.
+        /// The topic, as it was asked for.
         topic: Arc<str>,
         /// What the last attempt met.
         why: Why,
     },
     /// Exactly one for each batch that was accepted.
     Outcome {
-        /// Which.
+        /// The batch's number.
         batch: BatchId,
         /// What became of the attempt.
         outcome: Outcome,
-        /// When that was known.
+        /// When the outcome was known.
         at: Instant,
     },
     /// Exactly one for each batch that was asked about, after any number of `NoEvidence`, unless its owner drains.
     Evidence {
-        /// Which.
+        /// The batch's number.
         batch: BatchId,
-        /// What was found.
+        /// What the leader says of it.
         evidence: Evidence,
     },
     /// The partition's leader can't be asked yet; it is tried on.
     NoEvidence {
-        /// Which.
+        /// The batch's number.
         batch: BatchId,
         /// What the last attempt met.
         why: Why,

@@ -26,24 +26,24 @@ const MAGIC: i8 = 2;
 /// One header of a record. Keys may repeat; they are text by convention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader<'a> {
-    /// Its name.
+    /// The header's name.
     pub key: &'a [u8],
-    /// `None`: null.
+    /// The header's value; `None`: null.
     pub value: Option<&'a [u8]>,
 }
 
 /// Where in the buffer [`append_record`] put what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordLayout {
-    /// Of the whole record, its length prefix included.
+    /// Where the record starts, its length prefix included.
     pub start: usize,
-    /// Bytes, likewise.
+    /// The record's bytes, its length prefix included.
     pub len: usize,
     headers_start: usize,
 }
 
 impl RecordLayout {
-    /// The whole record.
+    /// Where the whole record lies.
     pub fn range(&self) -> Range<usize> {
         self.start..self.start + self.len
     }
@@ -154,15 +154,15 @@ fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
 /// What a batch's header says of records that [`append_record`] made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchFields {
-    /// As InitProducerId gave it.
+    /// The producer id, as InitProducerId gave it.
     pub producer_id: i64,
-    /// Of the producer id.
+    /// The producer id's epoch.
     pub producer_epoch: i16,
-    /// Of the first record.
+    /// The first record's sequence.
     pub base_sequence: i32,
     /// Milliseconds since 1970; base and max timestamp alike, as all deltas are 0.
     pub timestamp_ms: i64,
-    /// At least 1.
+    /// How many records there are: at least 1.
     pub record_count: i32,
 }
 

@@ -8,16 +8,16 @@ pub const BYTES_MAX: usize = 249;
 /// Why no topic can have this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
-    /// "".
+    /// The name is "".
     #[error("a topic's name can't be empty")]
     Empty,
-    /// It has so many bytes.
+    /// The name has so many bytes.
     #[error("a topic's name of {0} bytes is too long; Kafka allows {BYTES_MAX}")]
     TooLong(usize),
-    /// "." or "..".
+    /// The name is "." or "..".
     #[error("a topic can't be named `{0}`")]
     Dots(String),
-    /// The first that is not allowed.
+    /// The first character that no name may have.
     #[error("a topic's name is made of a-z, A-Z, 0-9, '.', '_' and '-'; {0:?} is not among them")]
     Character(char),
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// It is downloaded by everybody, and run by every `cargo test`.
+/// The most that a corpus may weigh: it is downloaded by everybody, and run by every `cargo test`.
 const BYTES_MAX: u64 = 500_000;
 
 /// What a target does with its bytes: panics when a decoder breaks its word, and says otherwise whether it took the input.
@@ -16,16 +16,16 @@ pub type Body = fn(&[u8]) -> bool;
 /// A `fuzz/` with its targets.
 #[derive(Clone, Copy, Debug)]
 pub struct Corpus<'a> {
-    /// Of the package that is fuzzed.
+    /// The folder of the package that is fuzzed.
     pub manifest_dir: &'a str,
     /// What the fuzz targets call the library with the bodies.
     pub library: &'a str,
-    /// By the name that its file in `fuzz_targets/` and its folder in `corpus/` have.
+    /// Each body by the name that its file in `fuzz_targets/` and its folder in `corpus/` have.
     pub targets: &'a [(&'a str, Body)],
 }
 
 impl Corpus<'_> {
-    /// Runs everything.
+    /// Runs every input through its target.
     pub fn assert_no_decoder_breaks_its_word(&self) {
         let mut failed = Vec::new();
         for (target, body) in self.targets {
@@ -66,7 +66,7 @@ impl Corpus<'_> {
         }
     }
 
-    /// By path.
+    /// A target's inputs, sorted by path.
     pub fn inputs(&self, target: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let folder = self.folder("corpus").join(target);
         let mut files: Vec<PathBuf> = fs::read_dir(&folder)
@@ -77,7 +77,7 @@ impl Corpus<'_> {
         files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
     }
 
-    /// Only what is not there is made: a seed with random numbers in it would be another each time, for nothing.
+    /// Writes a seed that is not there yet, and no other: one with random numbers in it would be another each time, for nothing.
     pub fn write_seed(&self, target: &str, name: &str, input: &[u8]) {
         let folder = self.folder("corpus").join(target);
         fs::create_dir_all(&folder).unwrap();

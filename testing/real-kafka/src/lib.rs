@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 /// A cluster of one node or three.
 pub struct Broker {
-    /// Of Apache Kafka.
+    /// The version of Apache Kafka.
     pub version: String,
     /// `host:port,...`, in the order of the nodes 1, 2, 3.
     pub bootstrap: String,
@@ -119,12 +119,12 @@ impl Broker {
         run(command);
     }
 
-    /// How many there are.
+    /// How many nodes there are.
     pub fn nodes(&self) -> u32 {
         self.bootstrap.split(',').count() as u32
     }
 
-    /// Of a node's listener.
+    /// The port of a node's listener.
     pub fn port(&self, node: u32) -> u16 {
         let server = self.bootstrap.split(',').nth(node as usize - 1).unwrap();
         server.rsplit(':').next().unwrap().parse().unwrap()
@@ -147,27 +147,27 @@ impl Broker {
         start(&self.version, 1, &[], Some(self.port(1)))
     }
 
-    /// kill -9, and waits until it is gone.
+    /// Ends a node by kill -9, and waits until it is gone.
     pub fn kill(&self, node: u32) {
         self.control("kill", &["--node", &node.to_string()]);
     }
 
-    /// SIGTERM: it hands its partitions over and leaves.
+    /// Ends a node by SIGTERM: it hands its partitions over and leaves.
     pub fn shut_down(&self, node: u32) {
         self.control("kill", &["--gently", "--node", &node.to_string()]);
     }
 
-    /// Starts one that was killed or has left.
+    /// Starts a node that was killed or has left.
     pub fn restart(&self, node: u32) {
         self.control("restart", &["--node", &node.to_string()]);
     }
 
-    /// It stands still, and its connections stay.
+    /// The node stands still, and its connections stay.
     pub fn freeze(&self, node: u32) {
         self.control("freeze", &["--node", &node.to_string()]);
     }
 
-    /// It goes on.
+    /// The node goes on.
     pub fn thaw(&self, node: u32) {
         self.control("thaw", &["--node", &node.to_string()]);
     }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 pub struct Address {
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
-    /// Never 0.
+    /// The port, which is never 0.
     pub port: u16,
 }
 
@@ -84,9 +84,9 @@ impl fmt::Display for Address {
 /// A peer's address for error texts: the name it was asked for and what that resolved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// What was asked for.
+    /// The address that was asked for.
     pub address: Address,
-    /// What is spoken to.
+    /// The socket address that the name resolved to.
     pub resolved: SocketAddr,
 }
 

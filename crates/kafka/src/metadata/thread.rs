@@ -56,7 +56,7 @@ struct MetadataThread<'a> {
 struct Topic {
     subscribers: Vec<Subscriber>,
     opened: Option<Arc<[PartitionStart]>>,
-    /// That was found since it was last asked for.
+    /// The ends were found since the topic was last asked for.
     fresh: bool,
     /// To be opened, opened anew, or opened further, when due.
     wanted: bool,

@@ -20,7 +20,7 @@ const NEWS_PATIENCE: Duration = Duration::from_secs(5);
 /// Settings of the Kafka producer. Times in milliseconds, sizes in bytes, as Kafka's own properties of the same names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaOptions {
-    /// `host:port`, tried in turn.
+    /// Servers as `host:port`, tried in turn.
     pub bootstrap_servers: Vec<String>,
     /// What the brokers' logs and quotas know us by.
     pub client_id: String,
@@ -31,17 +31,17 @@ pub struct KafkaOptions {
     pub request_timeout_ms: u64,
     /// The first pause before the cluster is asked again after it did not give what was wanted.
     pub retry_backoff_ms: u64,
-    /// The longest such pause.
+    /// The longest pause before the cluster is asked again.
     pub retry_backoff_max_ms: u64,
     /// The first pause before a broker that could not be reached is tried again.
     pub reconnect_backoff_ms: u64,
-    /// The longest such pause.
+    /// The longest pause before a broker is tried again.
     pub reconnect_backoff_max_ms: u64,
     /// Metadata is asked for again after this, whether something went wrong or not: new partitions are found by it.
     pub metadata_max_age_ms: u64,
     /// Connections unused for this long are closed, before the broker does it (`connections.max.idle.ms`, 10 minutes).
     pub connections_max_idle_ms: u64,
-    /// To connect, and to learn which versions the broker speaks.
+    /// Time to connect, and to learn which versions the broker speaks.
     pub socket_connection_setup_timeout_ms: u64,
     /// Threads, and connections, for each broker that leads a partition we write to; one more for batches that travel alone.
     pub senders_per_broker: usize,

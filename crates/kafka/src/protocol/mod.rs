@@ -6,21 +6,15 @@
 //! Field order and types: Kafka's message definitions (`clients/src/main/resources/common/message/*.json`). Requests name
 //! partitions in flat lists and are grouped by topic while they are encoded, because that is what callers have.
 
-// The messages' fields have Kafka's own names, and Kafka's definitions say what they are.
-#[allow(missing_docs)]
+#![allow(missing_docs)] // messages, their fields and their types have Kafka's own names, and its definitions say what they are
+
 mod api_versions;
-#[allow(missing_docs)]
 mod create_topics;
-#[allow(missing_docs)]
 mod describe_producers;
-#[allow(missing_docs)]
 mod fetch;
 pub mod header;
-#[allow(missing_docs)]
 mod init_producer_id;
-#[allow(missing_docs)]
 mod list_offsets;
-#[allow(missing_docs)]
 mod metadata;
 pub mod primitives;
 #[allow(missing_docs)]
@@ -44,21 +38,13 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i16)]
 pub enum ApiKey {
-    /// Append batches of records.
     Produce = 0,
-    /// Read batches of records.
     Fetch = 1,
-    /// Where partitions start and end.
     ListOffsets = 2,
-    /// Brokers, topics, who leads what.
     Metadata = 3,
-    /// What a broker speaks.
     ApiVersions = 18,
-    /// Make topics.
     CreateTopics = 19,
-    /// A new producer id.
     InitProducerId = 22,
-    /// Which producers a leader remembers.
     DescribeProducers = 61,
 }
 
@@ -71,9 +57,7 @@ impl fmt::Display for ApiKey {
 /// The lowest and the highest version of a request that one side speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionRange {
-    /// The lowest.
     pub min: i16,
-    /// The highest.
     pub max: i16,
 }
 
@@ -94,13 +78,12 @@ impl fmt::Display for VersionRange {
 /// A line of the table of versions.
 #[derive(Clone, Copy, Debug)]
 pub struct Spoken {
-    /// Of which request.
     pub api: ApiKey,
-    /// What we speak of it.
+    /// The versions that we speak.
     pub versions: VersionRange,
     /// The first version with compact types and tagged fields, whether we speak it or not.
     pub flexible_from: i16,
-    /// Without it the broker is of no use. What is not needed is looked up with `Connection::api_version`.
+    /// Whether a broker without it is of no use. What is not needed is looked up with `Connection::api_version`.
     pub needed: bool,
 }
 
@@ -128,12 +111,12 @@ const fn spoken(api: ApiKey, min: i16, max: i16, flexible_from: i16, needed: boo
 }
 
 impl ApiKey {
-    /// Its place in [`SPOKEN`].
+    /// The API's place in [`SPOKEN`].
     pub(crate) fn index(self) -> usize {
         SPOKEN.iter().position(|line| line.api == self).expect("every ApiKey has its line in SPOKEN")
     }
 
-    /// What we speak of it.
+    /// The API's line in [`SPOKEN`].
     pub fn spoken(self) -> &'static Spoken {
         &SPOKEN[self.index()]
     }
@@ -141,9 +124,8 @@ impl ApiKey {
 
 /// A message to a broker and the answer to it.
 pub trait Request {
-    /// The answer's body.
+    /// The body of the answer.
     type Response;
-    /// Which request it is.
     const API: ApiKey;
 
     /// Appends the body. `version` is one of [`SPOKEN`]'s for this API.

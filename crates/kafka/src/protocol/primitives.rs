@@ -7,7 +7,6 @@ use crate::leb128::{self, Malformed};
 
 /// Why bytes are not what they should be. `at` is the offset in the answer after its length prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // each variant's message says what it is
 pub enum DecodeError {
     #[error("{need} bytes needed at byte {at}, {left} are left")]
     Short { at: usize, need: usize, left: usize },
@@ -38,7 +37,6 @@ pub struct Reader<'a> {
     at: usize,
 }
 
-#[allow(missing_docs)] // types by Kafka's own names
 impl<'a> Reader<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
         Reader { rest: bytes, at: 0 }
@@ -252,7 +250,6 @@ pub struct Writer<'a> {
     out: &'a mut Vec<u8>,
 }
 
-#[allow(missing_docs)] // types by Kafka's own names
 impl<'a> Writer<'a> {
     pub fn new(out: &'a mut Vec<u8>) -> Self {
         Writer { out }

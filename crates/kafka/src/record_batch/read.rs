@@ -49,22 +49,22 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// Of the last record there was.
+    /// The last record's offset, also when compaction removed the record.
     pub fn last_offset(&self) -> i64 {
         self.base_offset.saturating_add(self.last_offset_delta.into())
     }
 
-    /// Where to read on.
+    /// The offset to read on at.
     pub fn next_offset(&self) -> i64 {
         self.last_offset().saturating_add(1)
     }
 
-    /// Of the last record. Sequences count like offset deltas, but wrap.
+    /// The last record's sequence. Sequences count like offset deltas, but wrap.
     pub fn last_sequence(&self) -> i32 {
         sequence_after(self.base_sequence.max(0), self.last_offset_delta.max(0))
     }
 
-    /// A transaction's end, not data. Its offset counts, its content is none of a reader's.
+    /// The batch is a transaction's end, not data. Its offset counts, its content is none of a reader's.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
     }
@@ -79,7 +79,7 @@ impl BatchHeader {
         self.attributes & LOG_APPEND_TIME != 0
     }
 
-    /// Of its records.
+    /// How the records are compressed.
     pub fn compression(&self) -> Compression {
         match self.attributes & COMPRESSION_MASK {
             0 => Compression::None,
@@ -95,7 +95,7 @@ impl BatchHeader {
 /// A whole batch of a Fetch answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// Decoded, not proved by the checksum yet.
+    /// The header as it was decoded, not proved by the checksum yet.
     pub header: BatchHeader,
     checked: &'a [u8],
 }
@@ -128,18 +128,18 @@ impl<'a> Batch<'a> {
 /// What comes next in a Fetch answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Piece<'a> {
-    /// A whole one.
+    /// A whole batch.
     Batch(Batch<'a>),
     /// Message formats 0 and 1, written before Kafka 0.11: never by an idempotent producer.
     Older {
-        /// Of the last record.
+        /// The last record's offset.
         offset: i64,
-        /// Which format.
+        /// The format's number.
         magic: i8,
     },
     /// The answer's byte limit cut the last batch off. Not an error: the next Fetch brings it whole. Always the last piece.
     Cut {
-        /// Where it is there: enough to recognise a batch by, but not proved by a checksum.
+        /// The header, where it is there: enough to recognise a batch by, but not proved by a checksum.
         header: Option<BatchHeader>,
     },
 }
@@ -152,7 +152,7 @@ pub struct BatchReader<'a> {
 }
 
 impl<'a> BatchReader<'a> {
-    /// `records` as in `FetchedPartition::records`.
+    /// Reads what stands in `FetchedPartition::records`.
     pub fn new(records: &'a [u8]) -> Self {
         BatchReader { rest: records, at: 0 }
     }
@@ -255,15 +255,15 @@ fn decode_header(bytes: &[u8]) -> Result<BatchHeader, DecodeError> {
 /// One record of a batch that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// In its partition.
+    /// The record's offset in its partition.
     pub offset: i64,
     /// Milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// `None`: null.
+    /// The key; `None`: null.
     pub key: Option<&'a [u8]>,
-    /// `None`: null.
+    /// The value; `None`: null.
     pub value: Option<&'a [u8]>,
-    /// In their order; keys may repeat.
+    /// The headers in their order; keys may repeat.
     pub headers: Vec<RecordHeader<'a>>,
 }
 
