@@ -71,11 +71,11 @@ pub struct Connection {
 
 /// Ends a connection from another thread: a call in progress fails at once, like one whose peer closed.
 #[derive(Debug)]
-pub struct Interrupter(TcpStream);
+pub(crate) struct Interrupter(TcpStream);
 
 impl Interrupter {
-    /// Ends it: now, or what comes next.
-    pub fn interrupt(&self) {
+    /// Ends the call in progress, or the next one.
+    pub(crate) fn interrupt(&self) {
         // Fails if it is closed already.
         let _ = self.0.shutdown(Shutdown::Both);
     }
@@ -171,11 +171,6 @@ impl Connection {
         self.usable
     }
 
-    /// False once a call failed: open another one.
-    pub fn is_usable(&self) -> bool {
-        self.usable
-    }
-
     /// Time since the last answer. Brokers close connections that were idle for `connections.max.idle.ms`, 10 minutes.
     pub fn idle_for(&self) -> Duration {
         self.last_used.elapsed()
@@ -187,7 +182,7 @@ impl Connection {
     }
 
     /// A handle with which another thread can end what this connection is waiting for.
-    pub fn interrupter(&self) -> io::Result<Interrupter> {
+    pub(crate) fn interrupter(&self) -> io::Result<Interrupter> {
         self.stream.try_clone().map(Interrupter)
     }
 

@@ -141,8 +141,8 @@ impl ErrorCode {
         self == ErrorCode::NONE
     }
 
-    /// After it a connection is of no more use: who we are has to be said anew.
-    pub fn is_about_authentication(self) -> bool {
+    /// After such a code a connection is of no more use: who we are has to be said anew.
+    pub(crate) fn is_about_authentication(self) -> bool {
         matches!(
             self,
             ErrorCode::UNSUPPORTED_SASL_MECHANISM
@@ -186,7 +186,7 @@ pub enum Class {
 /// In doubt it is [`Class::Unsure`]: that costs a harmless resend of the same triple; any other class, wrongly given, can lose or
 /// double a record.
 #[allow(clippy::match_same_arms)] // each group of codes stands with its reason, the unknown ones too
-pub fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
+pub(crate) fn classify(code: ErrorCode, record_errors_named: bool) -> Class {
     match code {
         // With acks=all only after the in-sync replicas have it; for a duplicate as well.
         ErrorCode::NONE => Class::Stored,
@@ -403,11 +403,6 @@ impl CallError {
             CallError::NotSent(_) | CallError::Unsupported { .. } => false,
             CallError::Lost { .. } | CallError::Decode(_) => true,
         }
-    }
-
-    /// The broker let the time run out; it may be frozen, or slow.
-    pub fn is_timeout(&self) -> bool {
-        matches!(self, CallError::Lost { loss: Loss::Timeout, .. })
     }
 }
 

@@ -8,7 +8,7 @@ mod options;
 mod pool;
 mod sender;
 
-pub use options::{KafkaOptions, REQUEST_MERGED_MAX_BYTES, StartError};
+pub use options::{KafkaOptions, StartError};
 pub(crate) use pool::Pool;
 
 use crate::lookup::Lookups;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const IN_FLIGHT_MAX: usize = 1024;
 
 /// How often a thread that has an event for a full channel looks whether it should end.
-const LOOK_UP_EVERY: Duration = Duration::from_millis(50);
+const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
 
 /// Where one handle's events go.
 pub(crate) struct Mailbox {
@@ -77,7 +77,7 @@ impl Mailbox {
     /// Waits for room until the producer stops.
     fn deliver(&self, mut event: Event, stopping: &AtomicBool) {
         loop {
-            match self.events.send_timeout(event, LOOK_UP_EVERY) {
+            match self.events.send_timeout(event, STOP_SEEN_WITHIN) {
                 Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
                 Err(SendTimeoutError::Timeout(_)) if stopping.load(SeqCst) => return,
                 Err(SendTimeoutError::Timeout(back)) => event = back,
@@ -152,6 +152,14 @@ impl Shared {
         })?;
         Ok(())
     }
+
+    fn begin_stop(&self) {
+        self.stopping.store(true, SeqCst);
+        self.threads.close();
+        self.cluster.interrupt();
+        self.pool.interrupt();
+        self.lookups.interrupt();
+    }
 }
 
 impl Producer {
@@ -198,16 +206,6 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.shared.begin_stop();
-    }
-}
-
-impl Shared {
-    fn begin_stop(&self) {
-        self.stopping.store(true, SeqCst);
-        self.threads.close();
-        self.cluster.interrupt();
-        self.pool.interrupt();
-        self.lookups.interrupt();
     }
 }
 

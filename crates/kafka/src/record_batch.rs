@@ -10,7 +10,7 @@ mod read;
 pub use read::{Batch, BatchHeader, BatchReader, Compression, Piece, Record, RecordReader};
 
 use crate::leb128;
-use crate::protocol::primitives::{DecodeError, Reader};
+use crate::protocol::{DecodeError, Reader};
 use std::ops::Range;
 
 /// A batch's header, from its base offset to its record count.

@@ -2,7 +2,7 @@
 
 #[path = "../fuzz/src/lib.rs"]
 mod bodies;
-#[allow(dead_code)]
+#[allow(dead_code)] // the tests of the wire use the rest
 #[path = "wire/samples.rs"]
 mod samples;
 

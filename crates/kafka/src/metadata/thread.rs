@@ -64,6 +64,15 @@ struct Topic {
     backoff: Backoff,
 }
 
+/// What the leaders said of the ends of partitions, by topic.
+#[derive(Default)]
+struct Ends {
+    /// By partition.
+    known: HashMap<String, BTreeMap<i32, i64>>,
+    /// Why a topic's ends are not all known.
+    failures: HashMap<String, Why>,
+}
+
 struct Subscriber {
     mailbox: Arc<Mailbox>,
     told: bool,
@@ -292,9 +301,9 @@ impl<'a> MetadataThread<'a> {
                 Err(failure) => failed.push((Arc::clone(name), failure)),
             }
         }
-        let (mut ends, mut failures) = self.list_ends(&snapshot, &leads);
+        let Ends { mut known, mut failures } = self.list_ends(&snapshot, &leads);
         for (name, partitions) in leads {
-            let ends = ends.remove(&*name).unwrap_or_default();
+            let ends = known.remove(&*name).unwrap_or_default();
             self.opened(&name, &partitions, &ends);
             if ends.len() < partitions.len() {
                 let without_leader = partitions.iter().find(|lead| lead.leader.is_none());
@@ -310,13 +319,7 @@ impl<'a> MetadataThread<'a> {
         }
     }
 
-    /// By topic: partition and end; and why a topic's are not complete.
-    #[allow(clippy::type_complexity)] // two maps by topic, used in one place
-    fn list_ends(
-        &mut self,
-        snapshot: &Snapshot,
-        leads: &BTreeMap<Arc<str>, Arc<[PartitionLead]>>,
-    ) -> (HashMap<String, BTreeMap<i32, i64>>, HashMap<String, Why>) {
+    fn list_ends(&mut self, snapshot: &Snapshot, leads: &BTreeMap<Arc<str>, Arc<[PartitionLead]>>) -> Ends {
         let mut by_leader: BTreeMap<i32, Vec<ListOffsetsPartition<'_>>> = BTreeMap::new();
         for (name, partitions) in leads {
             for (index, lead) in partitions.iter().enumerate() {
@@ -329,8 +332,7 @@ impl<'a> MetadataThread<'a> {
                 });
             }
         }
-        let mut ends: HashMap<String, BTreeMap<i32, i64>> = HashMap::new();
-        let mut failures: HashMap<String, Why> = HashMap::new();
+        let mut ends = Ends::default();
         for (leader, partitions) in by_leader {
             let Some(address) = snapshot.brokers.get(&leader) else { continue };
             let request = ListOffsetsRequest { reach: Reach::HighWatermark, partitions: &partitions };
@@ -339,21 +341,21 @@ impl<'a> MetadataThread<'a> {
                     self.throttled(response.throttle_time);
                     for answer in response.partitions {
                         if answer.error == ErrorCode(0) && answer.offset >= 0 {
-                            ends.entry(answer.topic).or_default().insert(answer.partition, answer.offset);
+                            ends.known.entry(answer.topic).or_default().insert(answer.partition, answer.offset);
                         } else {
-                            failures.insert(answer.topic.clone(), end_failure(leader, &answer));
+                            ends.failures.insert(answer.topic.clone(), end_failure(leader, &answer));
                         }
                     }
                 }
                 Err(failure) => {
                     for partition in &partitions {
                         let text = format!("leader {leader}: {}", failure.text);
-                        failures.insert(partition.topic.to_owned(), Why { text, ..failure.clone() });
+                        ends.failures.insert(partition.topic.to_owned(), Why { text, ..failure.clone() });
                     }
                 }
             }
         }
-        (ends, failures)
+        ends
     }
 
     fn opened(&mut self, name: &Arc<str>, leads: &[PartitionLead], ends: &BTreeMap<i32, i64>) {
@@ -484,7 +486,8 @@ fn producer_failure(error: ErrorCode) -> Why {
     let hint = match error {
         // Before 2.8 a right of its own, later Write on any topic is enough.
         ErrorCode(29 | 31) => {
-            "grant Write on the topics, and to brokers before 2.8: `kafka-acls.sh --add --allow-principal User:NAME --operation IdempotentWrite --cluster`"
+            "grant Write on the topics, and to brokers before 2.8: `kafka-acls.sh --add --allow-principal User:NAME \
+             --operation IdempotentWrite --cluster`"
         }
         ErrorCode(14..=16) => "the cluster has just started, or lacks brokers",
         _ => "",

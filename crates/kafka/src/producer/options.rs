@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Requests with several batches stay below this: beyond a broker's `socket.request.max.bytes` (100 MB by default) it closes the
 /// connection without a word.
-pub const REQUEST_MERGED_MAX_BYTES: usize = 16 * 1024 * 1024;
+const REQUEST_MERGED_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// No answer we ask for comes near this; a larger length on the wire is not Kafka or not for us.
 const RECEIVE_MAX_BYTES: usize = 16 * 1024 * 1024;

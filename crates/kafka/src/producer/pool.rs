@@ -42,9 +42,7 @@ impl BrokerSenders {
         self.lanes.entry(topic.into()).or_default().insert(partition, index);
         index
     }
-}
 
-impl BrokerSenders {
     fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
         self.merged.iter().chain(std::iter::once(&self.alone))
     }
@@ -60,9 +58,7 @@ impl Pool {
             queue.interrupt();
         }
     }
-}
 
-impl Pool {
     /// Gives a batch to its lane's sender at this broker, starting the thread if need be.
     pub(crate) fn push(shared: &Arc<Shared>, broker: i32, job: Job, manner: Manner) -> Result<(), Full> {
         let (queue, name) = {
@@ -107,8 +103,11 @@ impl Pool {
                     matches!(snapshot.lead(topic, partition), Lead::Broker(leader) if leader != *broker)
                 });
                 for queue in senders.queues() {
-                    let elsewhere = |job: &Job| !matches!(snapshot.lead(&job.batch.topic, job.batch.partition), Lead::Broker(leader) if leader == *broker);
-                    moved.extend(queue.withdraw(elsewhere).into_iter().map(|job| (*broker, job)));
+                    let withdrawn = queue.withdraw(|Job { batch, .. }| {
+                        let lead = snapshot.lead(&batch.topic, batch.partition);
+                        !matches!(lead, Lead::Broker(leader) if leader == *broker)
+                    });
+                    moved.extend(withdrawn.into_iter().map(|job| (*broker, job)));
                 }
             }
             moved

@@ -5,7 +5,7 @@
 use super::{ApiKey, DecodeError, Reader, Writer};
 
 /// The length that precedes every request and answer; it does not count itself.
-pub const LENGTH_BYTES: usize = 4;
+pub(crate) const LENGTH_BYTES: usize = 4;
 
 /// Whether this version of the API has compact types and tagged fields.
 pub fn is_flexible(api: ApiKey, version: i16) -> bool {

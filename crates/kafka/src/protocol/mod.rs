@@ -16,8 +16,7 @@ pub mod header;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
-pub mod primitives;
-#[allow(missing_docs)]
+mod primitives;
 mod produce;
 
 pub use api_versions::{ApiRange, ApiVersionsRequest, ApiVersionsResponse};

@@ -4,14 +4,13 @@
 //! backwards. Does not know: where the bytes came from, compression codecs.
 
 use super::{CRC_END, HEADER_BYTES, LENGTH_END, MAGIC, RecordHeader, sequence_after};
-use crate::protocol::primitives::{DecodeError, Reader};
+use crate::protocol::{DecodeError, Reader};
 
 const MAGIC_AT: usize = 16;
 const LAST_OFFSET_DELTA_AT: usize = 23;
 
 const COMPRESSION_MASK: i16 = 0x07;
 pub(super) const LOG_APPEND_TIME: i16 = 0x08;
-const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
 
 /// How a batch's records are compressed, by Kafka's numbers.
@@ -67,11 +66,6 @@ impl BatchHeader {
     /// The batch is a transaction's end, not data. Its offset counts, its content is none of a reader's.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
-    }
-
-    /// Written inside a transaction.
-    pub fn is_transactional(&self) -> bool {
-        self.attributes & TRANSACTIONAL != 0
     }
 
     /// All records have the max timestamp, whatever their deltas say.

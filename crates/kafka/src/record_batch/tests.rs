@@ -107,19 +107,21 @@ fn a_new_stamp_changes_stamp_and_checksum_only() {
 #[test]
 fn attributes_are_told_apart() {
     let mut bytes = batch(0, 0, &[b"a"]);
-    for (attributes, compression, control, transactional) in [
-        (0i16, Compression::None, false, false),
-        (1, Compression::Gzip, false, false),
-        (2, Compression::Snappy, false, false),
-        (3 | 0x10, Compression::Lz4, false, true),
-        (4, Compression::Zstd, false, false),
-        (7, Compression::Unknown(7), false, false),
-        (0x30, Compression::None, true, true),
+    for (attributes, compression, control) in [
+        (0i16, Compression::None, false),
+        (1, Compression::Gzip, false),
+        (2, Compression::Snappy, false),
+        // Written inside a transaction.
+        (3 | 0x10, Compression::Lz4, false),
+        (4, Compression::Zstd, false),
+        (7, Compression::Unknown(7), false),
+        // The end of a transaction.
+        (0x30, Compression::None, true),
     ] {
         bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
         let Some(Ok(Piece::Batch(batch))) = BatchReader::new(&bytes).next() else { panic!() };
         assert_eq!(batch.header.compression(), compression);
-        assert_eq!((batch.header.is_control(), batch.header.is_transactional()), (control, transactional));
+        assert_eq!(batch.header.is_control(), control);
         assert_eq!(batch.records().err(), (compression != Compression::None).then_some(compression));
     }
 }

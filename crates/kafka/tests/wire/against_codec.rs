@@ -604,7 +604,7 @@ fn the_codec_reads_our_batches_and_we_read_its() {
     assert_eq!(batch.header.last_offset_delta, shapes.len() as i32 - 1);
     assert_eq!(batch.header.last_sequence(), 77 + shapes.len() as i32 - 1);
     assert_eq!(batch.header.next_offset(), shapes.len() as i64);
-    assert!(!batch.header.is_control() && !batch.header.is_transactional());
+    assert!(!batch.header.is_control());
     let read: Vec<_> = batch.records().unwrap().collect::<Result<_, _>>().unwrap();
     assert_eq!(read.len(), shapes.len());
     for (place, (record, (key, value, headers))) in read.iter().zip(&shapes).enumerate() {
