@@ -48,12 +48,14 @@ pub enum Behind {
 pub struct Outbox {
     pub route: Route,
     pub ledger: Ledger,
-    /// Whether the last look came to the table's end.
+    /// What may lie above the cursor.
     pub more: Behind,
     /// What the last look ran under.
     pub version: Option<Version>,
     /// The news is not of this one: a glance has just found that.
     pub unstirred: bool,
+    /// Rows may have been inserted below the cursor since it was last swept.
+    pub unswept: bool,
     /// Not looked at before this, because of `trouble`.
     pub retry_at: Option<Instant>,
     pub trouble: Trouble,
@@ -195,6 +197,7 @@ impl Intake {
                 more: Behind::Ready,
                 version: None,
                 unstirred: false,
+                unswept: false,
                 retry_at: None,
                 paused: false,
                 noted: None,
@@ -400,8 +403,16 @@ impl Intake {
         match obstacle {
             Obstacle::Stops(wanted) => matches!(self.room(wanted, now), Place::Stop(_)),
             Obstacle::Memory(bytes) => !self.memory.admits(bytes),
-            Obstacle::Held(rowid) => self.outboxes[usize::from(ix.0)].ledger.holds(rowid),
+            Obstacle::Held(rowid) => {
+                let is_held = self.outboxes[usize::from(ix.0)].ledger.holds(rowid);
+                is_held && !self.is_suspect(RowKey { outbox: ix, rowid })
+            }
         }
+    }
+
+    fn is_suspect(&self, key: RowKey) -> bool {
+        let mut suspects = self.topics.iter().flat_map(|topic| topic.breaker.suspects());
+        suspects.any(|suspect| suspect.row.meta[0].key == key)
     }
 
     /// The lowest row below the outbox's cursor that a look could do something with now.
@@ -413,10 +424,14 @@ impl Intake {
     /// Whether a look could do something with what is left of the outbox, or whether nobody knows what there is.
     pub fn wants_look(&self, ix: OutboxIx, now: Instant) -> bool {
         let outbox = &self.outboxes[usize::from(ix.0)];
+        let above = |anyone: bool| {
+            let has_room = |leaver| anyone || self.has_room_for(ix, leaver);
+            outbox.ledger.has_above(has_room, |obstacle| !anyone && self.is_there(ix, obstacle, now))
+        };
         let more = match outbox.more {
-            Behind::No => outbox.ledger.has_marks_above(),
+            Behind::No => above(true),
             Behind::Ready => true,
-            Behind::Unwanted => self.has_takers(ix, true) && !planted::is(Bug::NobodyEverWants),
+            Behind::Unwanted => (self.has_takers(ix, true) && !planted::is(Bug::NobodyEverWants)) || above(false),
             Behind::Stopped(obstacle) => !self.is_there(ix, obstacle, now),
         };
         more || self.lowest(ix, now).is_some()
@@ -486,6 +501,13 @@ impl Intake {
         if self.outboxes[usize::from(ix.0)].ledger.is_marked(Leaver::Lane(lane)) {
             return Place::Leave(Leaver::Lane(lane), None);
         }
+        // Its topic has opened between two looks, and what they passed over for another one to be tried lies before it.
+        if !self.skipped.is_empty()
+            && !self.topics[topic as usize].breaker.is_tripped()
+            && self.skipped.contains_key(&(ix, lane))
+        {
+            return Place::Leave(Leaver::Lane(lane), None);
+        }
         let key = RowKey { outbox: ix, rowid: row.rowid };
         let alone = self.is_retried(key, row.print);
         let is_tried = self.topics[topic as usize].breaker.is_tripped() && self.takes(lane);
@@ -521,6 +543,7 @@ impl Intake {
     /// A look has ended: what it passed over stays its lanes'. `all`: there is no other row. `obstacle`: what it stopped at.
     pub fn leave_skipped(&mut self, ix: OutboxIx, all: bool, obstacle: Option<Obstacle>, now: Instant) {
         for ((outbox, lane), (first, last)) in std::mem::take(&mut self.skipped) {
+            let obstacle = obstacle.filter(|_| outbox == ix);
             let ledger = &mut self.outboxes[usize::from(outbox.0)].ledger;
             ledger.leave(Leaver::Lane(lane), first, obstacle);
             ledger.leave(Leaver::Lane(lane), last, obstacle);

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 /// A lane whose batch was not answered for so long is in trouble and travels alone.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A full lane whose batch is on its way for less than this will have room soon: a look waits for it instead of passing it by.
-pub const SOON: Duration = Duration::from_millis(50);
+const SOON: Duration = Duration::from_millis(50);
 /// A wall clock that is behind an earlier stamp by less was put right by a time server.
 pub const CLOCK_BACK_MAX: Duration = Duration::from_secs(5 * 60);
 /// Refused epochs in a row before a new producer id is taken.

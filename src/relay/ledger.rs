@@ -131,7 +131,7 @@ impl Ledger {
         self.cursor
     }
 
-    /// Whether rows were left below the cursor.
+    /// Whether rows were left.
     pub fn has_marks(&self) -> bool {
         !self.marks.is_empty()
     }
@@ -201,19 +201,23 @@ impl Ledger {
     /// The lowest row below the cursor that a look could do something with: of those that the leavers left which have room now, and of
     /// those to be looked at again. `is_there`: whether an obstacle still is.
     pub fn lowest(&self, mut has_room: impl FnMut(Leaver) -> bool, is_there: impl Fn(Obstacle) -> bool) -> Option<i64> {
-        let cursor = self.cursor?.rowid;
         let is_free = |obstacle: Option<Obstacle>| !obstacle.is_some_and(&is_there);
-        let left = self.marks.iter().filter(|(_, left)| left.low <= cursor);
+        let left = self.marks.iter().filter(|(_, left)| !self.is_above(left.low));
         let left = left.filter(|(leaver, left)| has_room(**leaver) && is_free(left.obstacle));
-        let again = self.revisit.filter(|revisit| revisit.low <= cursor && is_free(revisit.obstacle));
+        let again = self.revisit.filter(|revisit| !self.is_above(revisit.low) && is_free(revisit.obstacle));
         left.map(|(_, left)| left.low).chain(again.map(|revisit| revisit.low)).min()
     }
 
-    /// Whether rows that are to be come to again lie above the cursor: it has fallen.
-    pub fn has_marks_above(&self) -> bool {
-        let is_above = |low: i64| self.cursor.is_none_or(|cursor| low > cursor.rowid);
-        let marked = self.marks.values().any(|left| is_above(left.low));
-        marked || self.revisit.is_some_and(|revisit| is_above(revisit.low))
+    /// Whether rows that are to be come to again lie above the cursor, as it has fallen, and a look could do something with them.
+    pub fn has_above(&self, mut has_room: impl FnMut(Leaver) -> bool, is_there: impl Fn(Obstacle) -> bool) -> bool {
+        let is_free = |obstacle: Option<Obstacle>| !obstacle.is_some_and(&is_there);
+        let mut left = self.marks.iter().filter(|(_, left)| self.is_above(left.low));
+        left.any(|(leaver, left)| has_room(*leaver) && is_free(left.obstacle))
+            || self.revisit.is_some_and(|revisit| self.is_above(revisit.low) && is_free(revisit.obstacle))
+    }
+
+    fn is_above(&self, rowid: i64) -> bool {
+        self.cursor.is_none_or(|cursor| rowid > cursor.rowid)
     }
 
     /// Where the next look starts. `low`: the lowest row below the cursor that it is to come to.
@@ -370,13 +374,20 @@ impl Ledger {
 
     fn release(&mut self, rowids: &[i64]) {
         debug_assert!(rowids.is_sorted());
-        let mut out = rowids.iter().copied().peekable();
-        self.held.retain(|held| {
-            while out.peek().is_some_and(|rowid| *rowid < held.rowid) {
-                out.next();
+        let (Some(first), Some(last)) = (rowids.first(), rowids.last()) else { return };
+        // What lies above is moved as a whole: of a backlog far more is held than one delete takes.
+        let from = self.held.partition_point(|held| held.rowid < *first);
+        let to = self.held.partition_point(|held| held.rowid <= *last);
+        let (mut out, mut kept) = (rowids.iter().copied().peekable(), from);
+        for at in from..to {
+            let held = self.held[at];
+            while out.next_if(|rowid| *rowid < held.rowid).is_some() {}
+            if out.peek() != Some(&held.rowid) {
+                self.held[kept] = held;
+                kept += 1;
             }
-            out.peek() != Some(&held.rowid)
-        });
+        }
+        self.held.drain(kept..to);
     }
 
     /// The highest row not above `rowid` that remains and is known. Never the table's maximum: that may be somebody's new row.
@@ -606,13 +617,13 @@ mod tests {
         let mut ledger = Ledger::default();
         take(&mut ledger, &[1, 2, 3]);
         ledger.removed(&[2, 3]);
-        assert!(!ledger.has_marks_above());
+        assert!(!ledger.has_above(|_| true, |_| true));
         ledger.revisit(3);
         assert_eq!(ledger.lowest(|_| true, |_| false), None, "it is not below the cursor");
-        assert!(ledger.has_marks_above());
+        assert!(ledger.has_above(|_| true, |_| true));
         ledger.begin_look(ledger.start(None));
         ledger.end_look(Some(i64::MAX), false, None);
-        assert!(!ledger.has_marks_above());
+        assert!(!ledger.has_above(|_| true, |_| true));
     }
 
     #[test]

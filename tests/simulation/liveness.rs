@@ -155,6 +155,8 @@ enum Told {
     Not,
     /// Its row takes the place of one that is on its way.
     ByADelete,
+    /// The same of one that is rejected.
+    ByARejection,
 }
 
 /// Beside a sink and an application that are well, nothing waits for longer than what tells of it.
@@ -162,8 +164,8 @@ pub fn nothing_waits_that_is_told_of(seed: u64) {
     let mut run = backlog(seed, 0);
     run.world.borrow_mut().kind = Kind::Sure;
     run.until(Duration::from_secs(2));
-    for round in 0..24 {
-        let told = [Told::Visible, Told::BeforeVisible, Told::Not, Told::ByADelete][round % 4];
+    for round in 0..30 {
+        let told = [Told::Visible, Told::BeforeVisible, Told::Not, Told::ByADelete, Told::ByARejection][round % 5];
         let (key, pause, late) = {
             let random = &mut run.world.borrow_mut().random;
             let pause = if random.bool() { random.u64(1..200) } else { random.u64(1..8_000) };
@@ -191,8 +193,11 @@ pub fn nothing_waits_that_is_told_of(seed: u64) {
                 run.world.borrow_mut().insert(0, [key]);
                 Duration::from_secs(1) + PROMPTLY
             }
-            Told::ByADelete => {
+            Told::ByADelete | Told::ByARejection => {
                 run.world.borrow_mut().insert(0, [key]);
+                if matches!(told, Told::ByARejection) {
+                    run.world.borrow_mut().poison_last();
+                }
                 run.announce();
                 run.until(begun + late / 20);
                 run.world.borrow_mut().rewrite(0);
@@ -252,6 +257,28 @@ fn a_row_below_the_others_is_found_when_they_are_deleted_meanwhile() {
     for seed in 0..4 {
         rows_below_are_found(seed);
     }
+}
+
+#[test]
+fn a_row_below_the_others_is_found_beside_a_table_that_is_away() {
+    let mut run = backlog(1, 0);
+    {
+        let world = &mut *run.world.borrow_mut();
+        world.kind = Kind::Sure;
+        for table in 0..2 {
+            world.insert(table, ["k1".to_owned()]);
+            world.poison_last_of(table);
+        }
+    }
+    run.announce();
+    run.until(Duration::from_secs(100));
+    run.world.borrow_mut().missing = Some((0, Duration::from_secs(400)));
+    run.foreign_commit();
+    run.until(Duration::from_secs(110));
+    run.world.borrow_mut().insert_low(1);
+    run.foreign_commit();
+    run.until(Duration::from_secs(110) + PUBLISHED_WITHIN);
+    assert_eq!(run.world.borrow().db.tables[1].len(), 1, "the one that is rejected");
 }
 
 #[test]

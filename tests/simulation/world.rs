@@ -640,11 +640,15 @@ impl World {
     }
 
     /// The broker rejects the row of the first table that was inserted last.
-    pub fn poison_last(&mut self) {
-        let row = self.db.tables[0].values_mut().next_back().expect("a row was inserted");
+    pub fn poison_last_of(&mut self, table: usize) {
+        let row = self.db.tables[table].values_mut().next_back().expect("a row was inserted");
         row.poison = true;
         let uid = row.uid;
         self.versions.get_mut(&uid).expect("every version is known").1.poison = true;
+    }
+
+    pub fn poison_last(&mut self) {
+        self.poison_last_of(0);
     }
 
     /// The application rewrites one row.

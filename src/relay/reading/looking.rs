@@ -2,11 +2,11 @@
 //!
 //! Promises: a look is short; a row is given to the intake or stays marked. Does not know: when a look is due.
 
-use super::{RETRY_EVERY, SWEEP_EVERY, Stuck};
+use super::{Position, RETRY_EVERY, SWEEP_EVERY, Stuck};
 use crate::failpoint;
 use crate::model::{Budget, Fault, Flow, JournalMode, Look, LookEnd, OutboxIx, RowKey, Start, Version, Why};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
-use crate::relay::intake::{Behind, Intake, Outbox, Unsendable};
+use crate::relay::intake::{Behind, Intake, Unsendable};
 use crate::relay::planted::{self, Bug};
 use crate::relay::{Fatal, Relay};
 use std::sync::atomic::Ordering::Relaxed;
@@ -61,29 +61,30 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.quarantine.table(ix, traits.clone());
         }
         let outbox = self.intake.outbox(ix);
-        outbox.version = Some(look.version);
         outbox.trouble.over(now);
-        outbox.more = match look.end {
-            LookEnd::End => Behind::No,
-            LookEnd::Budget { .. } => Behind::Ready,
-            // Nothing more for anybody below the cursor; above it all is as it was, but for whoever has room again.
-            LookEnd::Stopped if jumps && outbox.more == Behind::No => Behind::No,
-            LookEnd::Stopped if jumps => {
-                outbox.ledger.jump();
-                Behind::Ready
-            }
-            LookEnd::Stopped => match stopped {
-                // Above the cursor all is as it was.
-                Some((rowid, _)) if outbox.ledger.cursor().is_some_and(|cursor| rowid <= cursor.rowid) => outbox.more,
-                Some((_, obstacle)) => obstacle.map_or(Behind::Unwanted, Behind::Stopped),
-                // Too many are in quarantine: it is not looked at before there are fewer.
-                None => Behind::Ready,
-            },
-            LookEnd::MarkGone => {
-                outbox.ledger.forget_cursor();
-                Behind::Ready
-            }
-        };
+        // Nothing more for anybody below the cursor, or somebody waits there: above it all is as it was, also what was news.
+        let is_below = |(rowid, _): (i64, _)| outbox.ledger.cursor().is_some_and(|cursor| rowid <= cursor.rowid);
+        let below = (jumps && !jumps_on) || stopped.is_some_and(is_below);
+        if !below {
+            outbox.version = Some(look.version);
+            outbox.more = match look.end {
+                LookEnd::End => Behind::No,
+                LookEnd::Budget { .. } => Behind::Ready,
+                LookEnd::Stopped if jumps => {
+                    outbox.ledger.jump();
+                    Behind::Ready
+                }
+                LookEnd::Stopped => match stopped {
+                    Some((_, obstacle)) => obstacle.map_or(Behind::Unwanted, Behind::Stopped),
+                    // Too many are in quarantine: it is not looked at before there are fewer.
+                    None => Behind::Ready,
+                },
+                LookEnd::MarkGone => {
+                    outbox.ledger.forget_cursor();
+                    Behind::Ready
+                }
+            };
+        }
         if outbox.more == Behind::No && !outbox.ledger.has_marks() {
             outbox.behind_since = None;
             if !outbox.ledger.wants_revisit() {
@@ -258,60 +259,50 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// A slice of the sweep from the lowest row to the cursor: it finds rows that were inserted below the cursor.
     pub(super) fn sweep(&mut self, now: Instant) -> Result<(), Fatal> {
-        let sweep = &mut self.reading.sweep;
-        if planted::is(Bug::SweepStaysStuck) && sweep.stuck.is_some() {
-            return Ok(());
+        if let Some(stuck) = self.reading.sweep.stuck {
+            let is_there = now < stuck.until && self.intake.is_there(stuck.outbox, stuck.obstacle, now);
+            if is_there || planted::is(Bug::SweepStaysStuck) {
+                return Ok(());
+            }
         }
-        if sweep.stuck.is_some_and(|stuck| now < stuck.until && self.intake.is_there(stuck.outbox, stuck.obstacle, now))
-        {
-            return Ok(());
-        }
-        sweep.stuck = None;
-        let (at, from) = match sweep.running {
+        self.reading.sweep.stuck = None;
+        let position = match self.reading.sweep.running {
             Some(position) => position,
-            None if sweep.wanted && sweep.not_before <= now => {
-                sweep.wanted = false;
+            None if self.reading.sweep.not_before <= now && self.wants_sweep() => {
+                let sweep = &mut self.reading.sweep;
                 sweep.spent = Duration::ZERO;
-                (0, i64::MIN)
+                let wanted = std::mem::take(&mut sweep.wanted);
+                for outbox in &mut self.intake.outboxes {
+                    outbox.unswept |= wanted;
+                }
+                Position::start_of(0)
             }
             None => return Ok(()),
         };
-        // Those without a cursor have nothing below it: not a turn of the loop for each.
-        let has_cursor = |outbox: &Outbox| outbox.ledger.cursor().is_some();
-        let (at, from) = match self.intake.outboxes.iter().skip(at).position(has_cursor) {
-            Some(0) => (at, from),
-            Some(on) => (at + on, i64::MIN),
-            None => (self.intake.outboxes.len(), i64::MIN),
-        };
-        let Some(outbox) = self.intake.outboxes.get(at) else {
+        // The others have nothing below their cursors, or nobody could take it now: not a turn of the loop for each.
+        let next = (position.outbox..self.intake.outboxes.len()).find(|at| self.may_sweep(*at));
+        let Some(at) = next else {
             // What lay below a cursor that has fallen since is a look's to find.
             for outbox in &mut self.intake.outboxes {
                 if outbox.ledger.fell() && outbox.more == Behind::No {
                     outbox.more = Behind::Ready;
                 }
+                outbox.unswept &= outbox.ledger.cursor().is_some();
             }
             let pause = self.reading.sweep.spent.saturating_mul(SWEEP_PAUSE_FACTOR).max(SWEEP_EVERY);
             self.reading.sweep.running = None;
             self.reading.sweep.not_before = now + pause;
             return Ok(());
         };
-        self.reading.sweep.running = Some((at + 1, i64::MIN));
+        let position = if at == position.outbox { position } else { Position::start_of(at) };
+        self.reading.sweep.running = Some(Position::start_of(at + 1));
+        let outbox = &mut self.intake.outboxes[at];
+        outbox.unswept = false;
         let Some(cursor) = outbox.ledger.cursor() else { return Ok(()) };
-        if outbox.retry_at.is_some() {
-            self.reading.sweep.again(now);
-            return Ok(());
-        }
-        if outbox.paused {
-            return Ok(());
-        }
+        let to = position.to.map_or(cursor.rowid, |to| to.min(cursor.rowid));
         let ix = OutboxIx(at as u16);
-        if !self.intake.has_takers(ix, false) {
-            // Whatever lies there, nobody could take it.
-            self.reading.sweep.again(now);
-            return Ok(());
-        }
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
-        let (result, last) = self.slice(ix, Start::From(from), SWEEP_ROWS, cursor.rowid.checked_add(1), now);
+        let (result, last) = self.slice(ix, Start::From(position.from), SWEEP_ROWS, to.checked_add(1), now);
         let obstacle = self.intake.stopped.take().and_then(|(_, obstacle)| obstacle);
         self.intake.leave_skipped(ix, false, obstacle, now);
         self.set_unsendable_aside();
@@ -319,22 +310,40 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Ok(look) => {
                 self.reading.sweep.spent += look.held;
                 match look.end {
-                    LookEnd::Budget { last } => self.reading.sweep.running = Some((at, last.saturating_add(1))),
+                    LookEnd::Budget { last } => {
+                        let from = last.saturating_add(1);
+                        self.go_on_sweeping(Position { outbox: at, from, to: Some(to) });
+                    }
                     // No room for a row found below the cursor.
                     LookEnd::Stopped => {
-                        let sweep = &mut self.reading.sweep;
-                        sweep.running = Some((at, last.map_or(from, |last| last.saturating_add(1))));
+                        let from = last.map_or(position.from, |last| last.saturating_add(1));
+                        self.go_on_sweeping(Position { outbox: at, from, to: Some(to) });
                         let until = now + SWEEP_EVERY;
-                        sweep.stuck = obstacle.map(|obstacle| Stuck { outbox: ix, obstacle, until });
+                        self.reading.sweep.stuck = obstacle.map(|obstacle| Stuck { outbox: ix, obstacle, until });
                     }
                     LookEnd::End | LookEnd::MarkGone => {}
                 }
                 Ok(())
             }
             Err(error) => {
-                self.reading.sweep.again(now);
+                self.intake.outboxes[at].unswept = true;
                 self.look_failed(ix, error, now)
             }
         }
+    }
+
+    fn go_on_sweeping(&mut self, position: Position) {
+        self.intake.outboxes[position.outbox].unswept = true;
+        self.reading.sweep.running = Some(position);
+    }
+
+    /// Whether there is an outbox of which rows below the cursor are to be looked for, and can be.
+    pub(super) fn wants_sweep(&self) -> bool {
+        self.reading.sweep.wanted || (0..self.intake.outboxes.len()).any(|at| self.may_sweep(at))
+    }
+
+    fn may_sweep(&self, at: usize) -> bool {
+        let outbox = &self.intake.outboxes[at];
+        outbox.unswept && outbox.retry_at.is_none() && outbox.ledger.cursor().is_some() && self.may_look(at)
     }
 }

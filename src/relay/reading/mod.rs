@@ -64,11 +64,26 @@ struct Promise {
 #[derive(Debug)]
 struct Sweep {
     wanted: bool,
-    running: Option<(usize, i64)>,
+    running: Option<Position>,
     /// It waits at a row that it came to.
     stuck: Option<Stuck>,
     not_before: Instant,
     spent: Duration,
+}
+
+/// What the sweep comes to next.
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    outbox: usize,
+    from: i64,
+    /// The outbox's cursor when the sweep came to it: what lies above is the looks', and in a backlog the cursor would run ahead for ever.
+    to: Option<i64>,
+}
+
+impl Position {
+    fn start_of(outbox: usize) -> Self {
+        Position { outbox, from: i64::MIN, to: None }
+    }
 }
 
 /// What the sweep waits for at a row, and for how long: it may have been removed.
@@ -77,15 +92,6 @@ struct Stuck {
     outbox: OutboxIx,
     obstacle: Obstacle,
     until: Instant,
-}
-
-impl Sweep {
-    /// It could not be finished.
-    fn again(&mut self, now: Instant) {
-        self.running = None;
-        self.wanted = true;
-        self.not_before = now + SWEEP_EVERY;
-    }
 }
 
 /// When to read.
@@ -322,12 +328,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if news {
             self.reading.look_at = None;
         }
+        if news && !looked {
+            // It is nobody's for the time being: what wakes us the next time need not be taken at once.
+            self.reading.last_look = Some(now);
+        }
         if looked {
             let found = self.intake.taken != taken;
             self.reading.rechecking &= !found;
             self.reading.looked(found, self.clock.now().saturating_duration_since(now), now);
         }
-        if self.intake.outboxes.iter().all(|outbox| outbox.more == Behind::No) {
+        // One that can't be looked at may be so for long, and the others' commits are not as old.
+        if (0..count).all(|at| self.intake.outboxes[at].more == Behind::No || !self.may_look(at)) {
             self.reading.seen = None;
         }
         self.sweep(now)?;
@@ -566,7 +577,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if sweep.running.is_some() {
             let is_stuck = |stuck: &Stuck| self.intake.is_there(stuck.outbox, stuck.obstacle, now);
             earliest = earliest.min(sweep.stuck.filter(is_stuck).map_or(now, |stuck| stuck.until));
-        } else if sweep.wanted {
+        } else if self.wants_sweep() {
             earliest = earliest.min(sweep.not_before);
         }
         for (at, outbox) in self.intake.outboxes.iter().enumerate() {
