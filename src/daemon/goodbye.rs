@@ -80,7 +80,11 @@ fn waiting(databases: &[config::Database], health: &Health, until: Instant) -> S
         }
     }
     let about = if exact { "" } else { "about " };
-    format!("{about}{rows} row{}{uncounted}", if rows == 1 { "" } else { "s" })
+    match uncounted.strip_prefix(", and ") {
+        // Nothing was counted: no number would be right.
+        Some(all) if rows == 0 => all.to_owned(),
+        _ => format!("{about}{rows} row{}{uncounted}", if rows == 1 { "" } else { "s" }),
+    }
 }
 
 fn count(source: &mut Database, outbox: OutboxIx, until: Instant) -> Result<Backlog, SourceError> {

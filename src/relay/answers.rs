@@ -93,11 +93,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 let corrupt = if why.code == Some(CORRUPT_MESSAGE) { flight.corrupt + 1 } else { 0 };
                 let flight = Flight { corrupt, ..flight };
                 self.figures.not_appended.fetch_add(1, Relaxed);
-                self.lane_trouble(ix, now, &why);
                 if self.draining.is_some() && !flight.unsure {
-                    // No broker can have got it: it is not waited for, its rows stay in the table.
+                    // No broker can have got it: it is not waited for, its rows stay in the table. That is no trouble of its broker's.
+                    log::debug!("{}: {}; left for the next start", self.intake.lanes[ix as usize].target, why.text);
                     self.drop_flight(&flight);
                 } else {
+                    self.lane_trouble(ix, now, &why);
                     self.again(ix, flight, now);
                 }
             }

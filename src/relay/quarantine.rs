@@ -117,9 +117,11 @@ fn rows(count: usize) -> String {
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// The row stays in the table and is passed over from now on, also after a restart.
     pub(super) fn quarantine(&mut self, key: RowKey, mark: RowMark, fault: Fault, why: &Why, attempts: u32) {
+        let now = self.clock.now();
         let outbox = self.intake.outbox(key.outbox);
         let name = &outbox.route.name;
         match fault {
+            _ if !outbox.quarantined.says(now) => {}
             Fault::Rejected | Fault::Unroutable => log::error!(
                 "outbox {name}: row with rowid {} is in quarantine: {why}. It stays in the table; the rows after it go on. \
                  outboxd dead show {} has the details",
@@ -136,17 +138,29 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.attempts.remove(&key);
         self.intake.resends.forget(key);
         self.figures.outboxes[usize::from(key.outbox.0)].set_aside.fetch_add(1, Relaxed);
-        let now = self.clock.wall();
-        let why = why.clone();
+        let (wall, why) = (self.clock.wall(), why.clone());
         self.quarantine.notes.push_back(Note::Quarantined(Quarantined {
             key,
             print: mark.print,
             fault,
             why,
             attempts,
-            first: now,
-            last: now,
+            first: wall,
+            last: wall,
         }));
+    }
+
+    /// Of many rows that go into quarantine at a time only the first have a line each.
+    pub(super) fn say_how_many_more(&mut self, now: Instant, at_once: bool) {
+        for outbox in &mut self.intake.outboxes {
+            if let Some(more) = outbox.quarantined.unsaid(now, at_once) {
+                let name = &outbox.route.name;
+                log::error!(
+                    "outbox {name}: {more} more row{} went into quarantine since: outboxd dead list --outbox {name}",
+                    if more == 1 { "" } else { "s" }
+                );
+            }
+        }
     }
 
     /// What is due once a second: requests, rows that are no longer what was quarantined.
@@ -156,6 +170,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.quarantine.look_at = now + LOOK_EVERY;
         self.intake.outboxes.iter_mut().for_each(Outbox::pause_if_full);
+        self.say_how_many_more(now, false);
         if self.draining.is_none() && self.reading.matching.is_none() {
             let answer = self.journal.at_disk().requests();
             match answer {

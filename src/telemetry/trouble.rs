@@ -76,6 +76,40 @@ impl Trouble {
     }
 }
 
+/// Things that happen one after the other and are worth a line each, until they are many: the others are only counted.
+#[derive(Debug, Default)]
+pub struct Flood {
+    since: Option<Instant>,
+    said: usize,
+    unsaid: u64,
+}
+
+impl Flood {
+    /// One more has happened. Whether it is to be said.
+    pub fn says(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        if self.said >= CAUSES_MAX && now.duration_since(since) < REMIND_EVERY {
+            self.unsaid += 1;
+            return false;
+        }
+        if self.said >= CAUSES_MAX {
+            (self.since, self.said) = (Some(now), 0);
+        }
+        self.said += 1;
+        true
+    }
+
+    /// How many were not said, at the end of a minute or at once; they are said by whoever asks.
+    pub fn unsaid(&mut self, now: Instant, at_once: bool) -> Option<u64> {
+        let since = self.since?;
+        if !at_once && now.duration_since(since) < REMIND_EVERY {
+            return None;
+        }
+        (self.since, self.said) = (None, 0);
+        Some(std::mem::take(&mut self.unsaid)).filter(|unsaid| *unsaid > 0)
+    }
+}
+
 /// Many things that can go wrong each by itself, and often do together: what is said is said of the cause.
 #[derive(Debug)]
 pub struct Troubles<K> {
@@ -225,6 +259,18 @@ impl<K: Copy + Eq + Hash> Troubles<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_flood_the_first_ones_are_said_and_the_others_once_a_minute() {
+        let now = Instant::now();
+        let mut flood = Flood::default();
+        let said = (0..500).filter(|_| flood.says(now)).count();
+        assert_eq!((said, flood.unsaid(now, false)), (CAUSES_MAX, None));
+        assert_eq!(flood.unsaid(now + REMIND_EVERY, false), Some(500 - CAUSES_MAX as u64));
+        assert_eq!(flood.unsaid(now + 2 * REMIND_EVERY, false), None);
+        assert!(flood.says(now + 2 * REMIND_EVERY));
+        assert_eq!(flood.unsaid(now + 2 * REMIND_EVERY, true), None, "all were said");
+    }
 
     #[test]
     fn one_cause_is_said_once_however_many_suffer_from_it() {

@@ -2,8 +2,9 @@
 
 use crate::Run;
 use crate::cost::{BESIDE_A_READER, HUNG};
-use crate::world::Kind;
+use crate::world::{Away, Kind};
 use outboxd::model::JournalMode;
+use outboxd_kafka::partitioner::partition_for_key;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -257,6 +258,26 @@ fn a_row_below_the_others_is_found_when_they_are_deleted_meanwhile() {
     for seed in 0..4 {
         rows_below_are_found(seed);
     }
+}
+
+/// Rows of a partition that is away lie between: the sweep is many reads long.
+#[test]
+fn a_row_below_the_others_is_found_beside_somebody_who_locks_often() {
+    let mut run = backlog(1, 0);
+    {
+        let world = &mut *run.world.borrow_mut();
+        (world.kind, world.partitions, world.locked_one_in) = (Kind::Sure, 2, 5);
+        let away = 1 - partition_for_key(b"k1", 2);
+        world.away = Away { partitions: vec![away], until: Duration::from_secs(400), silent_for: None };
+        let of_it = (0..100).map(|at| format!("k{at}")).find(|key| partition_for_key(key.as_bytes(), 2) == away);
+        world.insert(0, vec![of_it.expect("murmur2 reaches every partition"); 2_000]);
+    }
+    run.announce();
+    run.until(Duration::from_secs(20));
+    run.world.borrow_mut().replace_at(0, 1_900, "k1");
+    run.announce();
+    run.until(Duration::from_secs(30));
+    assert!(!run.world.borrow().db.tables[0].contains_key(&1_900), "it lies there for ten seconds");
 }
 
 #[test]

@@ -80,6 +80,8 @@ impl SimSource {
         self.renumbered()?;
         self.world.borrow_mut().meter.looks += 1;
         let locked = self.world.borrow().elapsed < self.world.borrow().locked_until;
+        let one_in = self.world.borrow().locked_one_in;
+        let locked = locked || (one_in > 0 && self.world.borrow_mut().random.u32(0..one_in) == 0);
         if locked || self.world.borrow_mut().chance(40) {
             return Err(SourceError::Busy("a lock".to_owned()));
         }

@@ -243,6 +243,8 @@ pub struct World {
     pub missing: Option<(usize, Duration)>,
     /// The COMMIT of a delete answers BUSY until then.
     pub busy_until: Duration,
+    /// One of so many reads meets a lock; 0: none does.
+    pub locked_one_in: u32,
     /// The COMMIT of a delete answers an I/O error, and has not happened, until then.
     pub broken_until: Duration,
     /// So many deletes make a trigger insert an event into the first table.
@@ -363,6 +365,7 @@ impl World {
             unfit: None,
             missing: None,
             busy_until: Duration::ZERO,
+            locked_one_in: 0,
             broken_until: Duration::ZERO,
             triggers: 0,
             unknown: false,
@@ -744,6 +747,17 @@ impl World {
         if let Some(old) = self.db.tables[table].remove(&rowid) {
             self.withdraw(&old);
         }
+    }
+
+    /// The application removes the row under this id and inserts another one there.
+    pub fn replace_at(&mut self, table: usize, rowid: i64, key: &str) {
+        if let Some(old) = self.db.tables[table].remove(&rowid) {
+            self.withdraw(&old);
+        }
+        let version = self.version(table, Some(key.to_owned()));
+        self.fates.entry(version.uid).or_default().out_of_order = true;
+        self.db.tables[table].insert(rowid, version);
+        self.committed();
     }
 
     /// An explicit id below what is there: order is then that of discovery.

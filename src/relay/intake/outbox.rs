@@ -5,7 +5,7 @@
 use crate::model::{Guard, RowMark, TableTraits, Version};
 use crate::relay::ledger::{Aside, Ledger, Obstacle};
 use crate::relay::route::Route;
-use crate::telemetry::trouble::Trouble;
+use crate::telemetry::trouble::{Flood, Trouble};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -37,6 +37,8 @@ pub struct Outbox {
     /// Not looked at before this, because of `trouble`.
     pub retry_at: Option<Instant>,
     pub trouble: Trouble,
+    /// Lines about rows that go into quarantine.
+    pub quarantined: Flood,
     /// Set-aside rows have reached their limit; nothing is taken until there are fewer.
     pub paused: bool,
     /// What the state file knows of the table.
@@ -59,6 +61,7 @@ impl Outbox {
             unstirred: false,
             unswept: false,
             retry_at: None,
+            quarantined: Flood::default(),
             paused: false,
             noted: None,
             made_of: None,

@@ -302,22 +302,24 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let to = position.to.map_or(cursor.rowid, |to| to.min(cursor.rowid));
         let ix = OutboxIx(at as u16);
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
+        let taken = self.intake.taken;
         let (result, last) = self.slice(ix, Start::From(position.from), SWEEP_ROWS, to.checked_add(1), now);
+        let next =
+            Position { outbox: at, from: last.map_or(position.from, |last| last.saturating_add(1)), to: Some(to) };
         let obstacle = self.intake.stopped.take().and_then(|(_, obstacle)| obstacle);
         self.intake.leave_skipped(ix, false, obstacle, now);
         self.set_unsendable_aside();
         match result {
             Ok(look) => {
-                self.reading.sweep.spent += look.held;
+                // What was found had to be read anyhow.
+                if self.intake.taken == taken {
+                    self.reading.sweep.spent += look.held;
+                }
                 match look.end {
-                    LookEnd::Budget { last } => {
-                        let from = last.saturating_add(1);
-                        self.go_on_sweeping(Position { outbox: at, from, to: Some(to) });
-                    }
+                    LookEnd::Budget { .. } => self.go_on_sweeping(next),
                     // No room for a row found below the cursor.
                     LookEnd::Stopped => {
-                        let from = last.map_or(position.from, |last| last.saturating_add(1));
-                        self.go_on_sweeping(Position { outbox: at, from, to: Some(to) });
+                        self.go_on_sweeping(next);
                         let until = now + SWEEP_EVERY;
                         self.reading.sweep.stuck = obstacle.map(|obstacle| Stuck { outbox: ix, obstacle, until });
                     }
@@ -326,7 +328,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Ok(())
             }
             Err(error) => {
-                self.intake.outboxes[at].unswept = true;
+                // Beside somebody who locks often one that began anew would never come to its end.
+                if matches!(error, SourceError::Busy(_) | SourceError::Yielded) {
+                    self.go_on_sweeping(next);
+                } else {
+                    self.intake.outboxes[at].unswept = true;
+                }
                 self.look_failed(ix, error, now)
             }
         }
