@@ -59,32 +59,29 @@ fn unfinished(summary: &Summary, plans: bool) -> String {
 /// The rows of all tables together. A table that can't be counted is named, with the last figure if there is one: a sum with a
 /// stale part would look like a count.
 fn waiting(databases: &[config::Database], health: &Health, until: Instant) -> String {
-    let (mut rows, mut exact, mut uncounted) = (0, true, String::new());
+    let (mut rows, mut exact, mut uncounted) = (None, true, Vec::new());
     for (database, figures) in databases.iter().zip(health.relays()) {
         let mut source = Database::open_read_only(wiring::database_options(database), wiring::outbox_specs(database))
             .without_remarks();
         for (index, (name, last)) in figures.names.iter().zip(&figures.outboxes).enumerate() {
             match count(&mut source, OutboxIx(index as u16), until) {
                 Ok(backlog) => {
-                    rows += backlog.rows;
+                    *rows.get_or_insert(0) += backlog.rows;
                     exact &= backlog.exact;
                 }
-                Err(SourceError::NotThere(_)) => {}
+                Err(SourceError::NotThere(_)) => _ = rows.get_or_insert(0),
                 Err(error) => {
                     let last = last.backlog_rows.load(Relaxed);
                     let known = if last > 0 { format!(", about {last} rows at the last look") } else { String::new() };
-                    let _ =
-                        write!(uncounted, ", and those of outbox {name}, which can't be counted now ({error}){known}");
+                    uncounted.push(format!("those of outbox {name}, which can't be counted now ({error}){known}"));
                 }
             }
         }
     }
     let about = if exact { "" } else { "about " };
-    match uncounted.strip_prefix(", and ") {
-        // Nothing was counted: no number would be right.
-        Some(all) if rows == 0 => all.to_owned(),
-        _ => format!("{about}{rows} row{}{uncounted}", if rows == 1 { "" } else { "s" }),
-    }
+    // Where nothing was counted no number would be right.
+    let counted = rows.map(|rows| format!("{about}{rows} row{}", if rows == 1 { "" } else { "s" }));
+    counted.into_iter().chain(uncounted).collect::<Vec<_>>().join(", and ")
 }
 
 fn count(source: &mut Database, outbox: OutboxIx, until: Instant) -> Result<Backlog, SourceError> {

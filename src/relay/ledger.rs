@@ -198,22 +198,22 @@ impl Ledger {
         }
     }
 
-    /// The lowest row below the cursor that a look could do something with: of those that the leavers left which have room now, and of
-    /// those to be looked at again. `is_there`: whether an obstacle still is.
-    pub fn lowest(&self, mut has_room: impl FnMut(Leaver) -> bool, is_there: impl Fn(Obstacle) -> bool) -> Option<i64> {
-        let is_free = |obstacle: Option<Obstacle>| !obstacle.is_some_and(&is_there);
-        let left = self.marks.iter().filter(|(_, left)| !self.is_above(left.low));
-        let left = left.filter(|(leaver, left)| has_room(**leaver) && is_free(left.obstacle));
-        let again = self.revisit.filter(|revisit| !self.is_above(revisit.low) && is_free(revisit.obstacle));
-        left.map(|(_, left)| left.low).chain(again.map(|revisit| revisit.low)).min()
+    /// The lowest row of those that are to be come to again below the cursor. `is_of_use`: whether a look could do something with what
+    /// this leaver left (`None`: with what is looked at whoever takes it), by what the lowest one waits for.
+    pub fn lowest(&self, mut is_of_use: impl FnMut(Option<Leaver>, Option<Obstacle>) -> bool) -> Option<i64> {
+        let below = self.to_come_to().filter(|(_, low, _)| !self.is_above(*low));
+        below.filter(|(leaver, _, obstacle)| is_of_use(*leaver, *obstacle)).map(|(_, low, _)| low).min()
     }
 
-    /// Whether rows that are to be come to again lie above the cursor, as it has fallen, and a look could do something with them.
-    pub fn has_above(&self, mut has_room: impl FnMut(Leaver) -> bool, is_there: impl Fn(Obstacle) -> bool) -> bool {
-        let is_free = |obstacle: Option<Obstacle>| !obstacle.is_some_and(&is_there);
-        let mut left = self.marks.iter().filter(|(_, left)| self.is_above(left.low));
-        left.any(|(leaver, left)| has_room(*leaver) && is_free(left.obstacle))
-            || self.revisit.is_some_and(|revisit| self.is_above(revisit.low) && is_free(revisit.obstacle))
+    /// Whether there are such rows above the cursor: it has fallen.
+    pub fn has_above(&self, mut is_of_use: impl FnMut(Option<Leaver>, Option<Obstacle>) -> bool) -> bool {
+        self.to_come_to().any(|(leaver, low, obstacle)| self.is_above(low) && is_of_use(leaver, obstacle))
+    }
+
+    /// Whose, from where on, and what is in the way there.
+    fn to_come_to(&self) -> impl Iterator<Item = (Option<Leaver>, i64, Option<Obstacle>)> + '_ {
+        let left = self.marks.iter().map(|(leaver, left)| (Some(*leaver), left.low, left.obstacle));
+        left.chain(self.revisit.map(|revisit| (None, revisit.low, revisit.obstacle)))
     }
 
     fn is_above(&self, rowid: i64) -> bool {
@@ -293,28 +293,24 @@ impl Ledger {
         self.below = false;
         let below = |last: i64| self.cursor.is_some_and(|cursor| last < cursor.rowid);
         self.resume = last.filter(|last| goes_on && below(*last)).map(|last| last.saturating_add(1));
-        // The first that it did not come to.
+        // The first that it did not come to, and what is left of a range.
         let next = at.map(|(rowid, _)| rowid).or(last.map(|last| last.saturating_add(1)));
         let obstacle = at.and_then(|(_, obstacle)| obstacle);
-        for (leaver, mut left) in std::mem::take(&mut self.covered) {
-            if let Some(next) = next {
-                if last == Some(i64::MAX) || next > left.high.rowid {
-                    continue;
-                }
-                if next >= left.low {
-                    (left.low, left.obstacle) = (next, obstacle);
-                }
+        let rest = |low: i64, high: i64, before: Option<Obstacle>| match next {
+            Some(next) if last == Some(i64::MAX) || next > high => None,
+            Some(next) if next >= low => Some((next, obstacle)),
+            _ => Some((low, before)),
+        };
+        for (leaver, left) in std::mem::take(&mut self.covered) {
+            if let Some((low, obstacle)) = rest(left.low, left.high.rowid, left.obstacle) {
+                Self::merge(&mut self.marks, leaver, Left { low, obstacle, ..left });
             }
-            Self::merge(&mut self.marks, leaver, left);
         }
-        if let (Some(next), Some(revisit)) = (next, &mut self.revisit)
-            && self.revisits
-        {
-            if last == Some(i64::MAX) || next > revisit.high {
-                self.revisit = None;
-            } else if next >= revisit.low {
-                (revisit.low, revisit.obstacle) = (next, obstacle);
-            }
+        if self.revisits {
+            self.revisit = self.revisit.and_then(|revisit| {
+                let (low, obstacle) = rest(revisit.low, revisit.high, revisit.obstacle)?;
+                Some(Revisit { low, obstacle, ..revisit })
+            });
         }
     }
 
@@ -499,9 +495,9 @@ mod tests {
         take(&mut ledger, &[8, 9]);
         ledger.end_look(Some(i64::MAX), false, None);
         ledger.removed(&[8, 9]);
-        let low = ledger.lowest(|_| false, |_| true);
+        let low = ledger.lowest(|_, _| false);
         assert_eq!(ledger.start(low), Start::After(mark(7)), "a million rows of a stopped lane are not read again");
-        let low = ledger.lowest(|leaver| leaver == stopped, |_| true);
+        let low = ledger.lowest(|leaver, _| leaver == Some(stopped));
         assert_eq!(ledger.start(low), Start::From(3), "its low mark brings the look back");
     }
 
@@ -524,7 +520,11 @@ mod tests {
         assert!(!ledger.is_marked(lane));
         take(&mut ledger, &[2, 3]);
         ledger.end_look(Some(3), true, None);
-        assert_eq!(ledger.lowest(|_| true, |_| true), Some(4), "what the look did not reach stays marked");
+        assert_eq!(
+            ledger.lowest(|_, obstacle| obstacle.is_none()),
+            Some(4),
+            "what the look did not reach stays marked"
+        );
         ledger.begin_look(Start::From(4));
         ledger.end_look(Some(i64::MAX), false, None);
         assert!(!ledger.has_marks());
@@ -537,7 +537,7 @@ mod tests {
         ledger.came_to(mark(5));
         ledger.begin_look(Start::After(mark(5)));
         ledger.end_look(Some(i64::MAX), false, None);
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(5));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::From(5));
     }
 
     #[test]
@@ -549,13 +549,13 @@ mod tests {
         for rowid in 3..=9 {
             take(&mut ledger, &[rowid]);
         }
-        ledger.begin_look(ledger.start(ledger.lowest(|_| true, |_| true)));
+        ledger.begin_look(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())));
         ledger.leave(lane, mark(2), None);
         ledger.end_look(Some(4), true, None);
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(5));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::From(5));
         ledger.begin_look(Start::From(5));
         ledger.end_look(Some(i64::MAX), false, None);
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(2));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::From(2));
     }
 
     #[test]
@@ -572,10 +572,10 @@ mod tests {
         assert!(ledger.is_done_below(5));
         ledger.end_look(Some(4), false, None);
         ledger.jump();
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::After(mark(900)));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::After(mark(900)));
         ledger.begin_look(Start::After(mark(900)));
         ledger.end_look(Some(i64::MAX), false, None);
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(1));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::From(1));
     }
 
     #[test]
@@ -608,7 +608,7 @@ mod tests {
         take(&mut ledger, &[1, 2, 3]);
         ledger.give_back(Leaver::Lane(0), &[mark(2), mark(3)]);
         assert_eq!(ledger.cursor(), Some(mark(3)));
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(2));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::From(2));
         assert_eq!(ledger.recognise(&view(3)), Known::New);
     }
 
@@ -617,13 +617,13 @@ mod tests {
         let mut ledger = Ledger::default();
         take(&mut ledger, &[1, 2, 3]);
         ledger.removed(&[2, 3]);
-        assert!(!ledger.has_above(|_| true, |_| true));
+        assert!(!ledger.has_above(|_, _| true));
         ledger.revisit(3);
-        assert_eq!(ledger.lowest(|_| true, |_| false), None, "it is not below the cursor");
-        assert!(ledger.has_above(|_| true, |_| true));
+        assert_eq!(ledger.lowest(|_, _| true), None, "it is not below the cursor");
+        assert!(ledger.has_above(|_, _| true));
         ledger.begin_look(ledger.start(None));
         ledger.end_look(Some(i64::MAX), false, None);
-        assert!(!ledger.has_above(|_| true, |_| true));
+        assert!(!ledger.has_above(|_, _| true));
     }
 
     #[test]
@@ -638,9 +638,13 @@ mod tests {
         ledger.begin_look(Start::From(2));
         take(&mut ledger, &[2]);
         ledger.end_look(Some(2), false, Some((4, Some(memory))));
-        assert_eq!(ledger.lowest(|_| true, |_| true), Some(5), "the other's row lies behind the obstacle");
-        assert_eq!(ledger.lowest(|leaver| leaver == lane, |_| true), None);
-        assert_eq!(ledger.lowest(|leaver| leaver == lane, |obstacle| obstacle != memory), Some(4));
+        assert_eq!(
+            ledger.lowest(|_, obstacle| obstacle.is_none()),
+            Some(5),
+            "the other's row lies behind the obstacle"
+        );
+        assert_eq!(ledger.lowest(|leaver, obstacle| leaver == Some(lane) && obstacle.is_none()), None);
+        assert_eq!(ledger.lowest(|leaver, obstacle| leaver == Some(lane) && obstacle == Some(memory)), Some(4));
     }
 
     #[test]
@@ -650,12 +654,12 @@ mod tests {
         ledger.removed(&[1, 2, 3]);
         ledger.revisit(2);
         ledger.revisit(3);
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(2));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::From(2));
         ledger.begin_look(Start::From(2));
         ledger.end_look(Some(2), true, None);
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::From(3));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::From(3));
         ledger.begin_look(Start::From(3));
         ledger.end_look(Some(4), true, None);
-        assert_eq!(ledger.start(ledger.lowest(|_| true, |_| true)), Start::After(mark(4)));
+        assert_eq!(ledger.start(ledger.lowest(|_, obstacle| obstacle.is_none())), Start::After(mark(4)));
     }
 }

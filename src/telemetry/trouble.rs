@@ -79,33 +79,30 @@ impl Trouble {
 /// Things that happen one after the other and are worth a line each, until they are many: the others are only counted.
 #[derive(Debug, Default)]
 pub struct Flood {
-    since: Option<Instant>,
-    said: usize,
+    /// Since when they are counted, and how many were said.
+    window: Option<(Instant, usize)>,
     unsaid: u64,
 }
 
 impl Flood {
     /// One more has happened. Whether it is to be said.
     pub fn says(&mut self, now: Instant) -> bool {
-        let since = *self.since.get_or_insert(now);
-        if self.said >= CAUSES_MAX && now.duration_since(since) < REMIND_EVERY {
+        let (since, said) = self.window.get_or_insert((now, 0));
+        if now.duration_since(*since) >= REMIND_EVERY {
+            (*since, *said) = (now, 0);
+        }
+        let says = *said < CAUSES_MAX;
+        if says {
+            *said += 1;
+        } else {
             self.unsaid += 1;
-            return false;
         }
-        if self.said >= CAUSES_MAX {
-            (self.since, self.said) = (Some(now), 0);
-        }
-        self.said += 1;
-        true
+        says
     }
 
     /// How many were not said, at the end of a minute or at once; they are said by whoever asks.
     pub fn unsaid(&mut self, now: Instant, at_once: bool) -> Option<u64> {
-        let since = self.since?;
-        if !at_once && now.duration_since(since) < REMIND_EVERY {
-            return None;
-        }
-        (self.since, self.said) = (None, 0);
+        self.window.take_if(|(since, _)| at_once || now.duration_since(*since) >= REMIND_EVERY)?;
         Some(std::mem::take(&mut self.unsaid)).filter(|unsaid| *unsaid > 0)
     }
 }
@@ -116,10 +113,8 @@ pub struct Troubles<K> {
     causes: HashMap<String, Cause<K>>,
     /// The cause that each of them suffers from.
     of: HashMap<K, String>,
-    /// Since when new causes are counted, and how many were said.
-    window: Option<(Instant, usize)>,
-    /// Not said, because there were too many.
-    beyond: u64,
+    /// New causes.
+    flood: Flood,
 }
 
 #[derive(Debug)]
@@ -139,7 +134,7 @@ struct Cause<K> {
 
 impl<K> Default for Troubles<K> {
     fn default() -> Self {
-        Troubles { causes: HashMap::new(), of: HashMap::new(), window: None, beyond: 0 }
+        Troubles { causes: HashMap::new(), of: HashMap::new(), flood: Flood::default() }
     }
 }
 
@@ -165,7 +160,9 @@ impl<K: Copy + Eq + Hash> Troubles<K> {
             };
             self.causes.insert(cause.to_owned(), new);
         }
-        let may_speak = self.may_speak(now);
+        if let Some(beyond) = self.flood.unsaid(now, false) {
+            log::warn!("Kafka: {beyond} failures more, of other kinds, in the last {} s", REMIND_EVERY.as_secs());
+        }
         let Some(known) = self.causes.get_mut(cause) else { return };
         if known.parties.is_empty() && !known.open {
             (known.since, known.total) = (now, 0);
@@ -189,17 +186,11 @@ impl<K: Copy + Eq + Hash> Troubles<K> {
                 );
                 (known.said, known.unsaid, known.open) = (Some(now), 0, true);
             }
-            None if may_speak => {
+            None if self.flood.says(now) => {
                 log::warn!("{name}: {cause}{hint}");
                 (known.said, known.open) = (Some(now), true);
-                if let Some((_, said)) = &mut self.window {
-                    *said += 1;
-                }
             }
-            None => {
-                known.unsaid += 1;
-                self.beyond += 1;
-            }
+            None => known.unsaid += 1,
         }
     }
 
@@ -227,20 +218,6 @@ impl<K: Copy + Eq + Hash> Troubles<K> {
         if let Some(known) = self.of.remove(&who).and_then(|cause| self.causes.get_mut(&cause)) {
             known.parties.remove(&who);
         }
-    }
-
-    /// Whether another cause may be said now.
-    fn may_speak(&mut self, now: Instant) -> bool {
-        let (since, said) = *self.window.get_or_insert((now, 0));
-        if now.duration_since(since) < REMIND_EVERY {
-            return said < CAUSES_MAX;
-        }
-        self.window = Some((now, 0));
-        let beyond = std::mem::take(&mut self.beyond);
-        if beyond > 0 {
-            log::warn!("Kafka: {beyond} failures more, of other kinds, in the last {} s", REMIND_EVERY.as_secs());
-        }
-        true
     }
 
     /// Causes that nobody suffers from are remembered for as long as they would be repeated.
@@ -315,7 +292,7 @@ mod tests {
         for topic in 0..1_000 {
             troubles.happened(now, topic, &topic, &format!("topic {topic} does not exist"), "");
         }
-        assert_eq!((troubles.said(), troubles.beyond), (CAUSES_MAX, 1_000 - CAUSES_MAX as u64));
+        assert_eq!((troubles.said(), troubles.flood.unsaid), (CAUSES_MAX, 1_000 - CAUSES_MAX as u64));
         for topic in 0..1_000 {
             troubles.over(now, topic);
         }

@@ -76,6 +76,13 @@ impl Outbox {
         self.more = Behind::Ready;
     }
 
+    /// Somebody may have inserted rows above the cursor, or it has fallen below some.
+    pub fn may_have_more(&mut self) {
+        if self.more == Behind::No {
+            self.more = Behind::Ready;
+        }
+    }
+
     /// The row stays in the table, whatever the reason. At the limit the outbox pauses: memory, state file and log have one.
     pub fn set_aside(&mut self, mark: RowMark, published: bool) {
         self.ledger.set_aside(mark, published);

@@ -25,7 +25,7 @@ impl Intake {
         }
     }
 
-    pub(super) fn is_suspect(&self, key: RowKey) -> bool {
+    fn is_suspect(&self, key: RowKey) -> bool {
         let mut suspects = self.topics.iter().flat_map(|topic| topic.breaker.suspects());
         suspects.any(|suspect| suspect.row.meta[0].key == key)
     }
@@ -33,23 +33,28 @@ impl Intake {
     /// The lowest row below the outbox's cursor that a look could do something with now.
     pub fn lowest(&self, ix: OutboxIx, now: Instant) -> Option<i64> {
         let ledger = &self.outboxes[usize::from(ix.0)].ledger;
-        ledger.lowest(|leaver| self.has_room_for(ix, leaver), |obstacle| self.is_there(ix, obstacle, now))
+        ledger.lowest(|leaver, obstacle| self.is_of_use(ix, leaver, obstacle, now))
     }
 
     /// Whether a look could do something with what is left of the outbox, or whether nobody knows what there is.
     pub fn wants_look(&self, ix: OutboxIx, now: Instant) -> bool {
         let outbox = &self.outboxes[usize::from(ix.0)];
-        let above = |anyone: bool| {
-            let has_room = |leaver| anyone || self.has_room_for(ix, leaver);
-            outbox.ledger.has_above(has_room, |obstacle| !anyone && self.is_there(ix, obstacle, now))
-        };
         let more = match outbox.more {
-            Behind::No => above(true),
+            Behind::No => outbox.ledger.has_above(|_, _| true),
             Behind::Ready => true,
-            Behind::Unwanted => (self.has_takers(ix, true) && !planted::is(Bug::NobodyEverWants)) || above(false),
+            Behind::Unwanted => {
+                (self.has_takers(ix, true) && !planted::is(Bug::NobodyEverWants))
+                    || outbox.ledger.has_above(|leaver, obstacle| self.is_of_use(ix, leaver, obstacle, now))
+            }
             Behind::Stopped(obstacle) => !self.is_there(ix, obstacle, now),
         };
         more || self.lowest(ix, now).is_some()
+    }
+
+    /// Whether what this leaver has left could be taken now, or what is looked at whoever takes it.
+    fn is_of_use(&self, ix: OutboxIx, leaver: Option<Leaver>, obstacle: Option<Obstacle>, now: Instant) -> bool {
+        leaver.is_none_or(|leaver| self.has_room_for(ix, leaver))
+            && !obstacle.is_some_and(|obstacle| self.is_there(ix, obstacle, now))
     }
 
     /// Whether some lane could take a row of this outbox. `unmarked`: one that has not left a row before.
@@ -75,30 +80,17 @@ impl Intake {
             && !lane.flight.as_ref().is_some_and(|flight| lane.trouble || flight.apart || flight.phase.is_stuck())
     }
 
-    /// Whether rows of this outbox that the leaver has left could be taken now.
-    pub(super) fn has_room_for(&self, ix: OutboxIx, leaver: Leaver) -> bool {
-        let exhausted = match leaver {
-            Leaver::Lane(lane) => {
-                let topic = self.lanes[lane as usize].topic;
-                self.topics[topic as usize].breaker.is_exhausted(ix)
+    /// Whether the leaver could take rows of this outbox now.
+    fn has_room_for(&self, ix: OutboxIx, leaver: Leaver) -> bool {
+        self.memory.has_rows_left()
+            && match leaver {
+                Leaver::Topic(topic) => self.topics[topic as usize].is_open(),
+                Leaver::Lane(at) => {
+                    let lane = &self.lanes[at as usize];
+                    let exhausted = self.topics[lane.topic as usize].breaker.is_exhausted(ix);
+                    self.takes(at) && lane.collecting.is_none() && !exhausted
+                }
             }
-            Leaver::Topic(_) => false,
-        };
-        !exhausted && self.has_room(leaver)
-    }
-
-    /// Whether a leaver could take rows now: its rows are worth a look from its low mark.
-    pub(super) fn has_room(&self, leaver: Leaver) -> bool {
-        if !self.memory.has_rows_left() {
-            return false;
-        }
-        match leaver {
-            Leaver::Topic(topic) => self.topics[topic as usize].is_open(),
-            Leaver::Lane(ix) => {
-                let lane = &self.lanes[ix as usize];
-                self.takes(ix) && lane.collecting.is_none()
-            }
-        }
     }
 
     /// Where a row that would be sent goes.
@@ -143,7 +135,7 @@ impl Intake {
     }
 
     /// Whether some lane will give back memory soon.
-    pub(super) fn gives_soon(&self, now: Instant) -> bool {
+    fn gives_soon(&self, now: Instant) -> bool {
         if let Some((at, soon)) = self.soon.get()
             && at == now
         {

@@ -284,8 +284,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(at) = next else {
             // What lay below a cursor that has fallen since is a look's to find.
             for outbox in &mut self.intake.outboxes {
-                if outbox.ledger.fell() && outbox.more == Behind::No {
-                    outbox.more = Behind::Ready;
+                if outbox.ledger.fell() {
+                    outbox.may_have_more();
                 }
                 outbox.unswept &= outbox.ledger.cursor().is_some();
             }
@@ -296,9 +296,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         };
         let position = if at == position.outbox { position } else { Position::start_of(at) };
         self.reading.sweep.running = Some(Position::start_of(at + 1));
-        let outbox = &mut self.intake.outboxes[at];
-        outbox.unswept = false;
-        let Some(cursor) = outbox.ledger.cursor() else { return Ok(()) };
+        let Some(cursor) = self.intake.outboxes[at].ledger.cursor() else { return Ok(()) };
         let to = position.to.map_or(cursor.rowid, |to| to.min(cursor.rowid));
         let ix = OutboxIx(at as u16);
         // The cursor's row as well: it may be one in quarantine, which the application rewrites.
@@ -316,32 +314,25 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.reading.sweep.spent += look.held;
                 }
                 match look.end {
-                    LookEnd::Budget { .. } => self.go_on_sweeping(next),
+                    LookEnd::Budget { .. } => self.reading.sweep.running = Some(next),
                     // No room for a row found below the cursor.
                     LookEnd::Stopped => {
-                        self.go_on_sweeping(next);
+                        self.reading.sweep.running = Some(next);
                         let until = now + SWEEP_EVERY;
                         self.reading.sweep.stuck = obstacle.map(|obstacle| Stuck { outbox: ix, obstacle, until });
                     }
-                    LookEnd::End | LookEnd::MarkGone => {}
+                    LookEnd::End | LookEnd::MarkGone => self.intake.outboxes[at].unswept = false,
                 }
                 Ok(())
             }
             Err(error) => {
                 // Beside somebody who locks often one that began anew would never come to its end.
                 if matches!(error, SourceError::Busy(_) | SourceError::Yielded) {
-                    self.go_on_sweeping(next);
-                } else {
-                    self.intake.outboxes[at].unswept = true;
+                    self.reading.sweep.running = Some(next);
                 }
                 self.look_failed(ix, error, now)
             }
         }
-    }
-
-    fn go_on_sweeping(&mut self, position: Position) {
-        self.intake.outboxes[position.outbox].unswept = true;
-        self.reading.sweep.running = Some(position);
     }
 
     /// Whether there is an outbox of which rows below the cursor are to be looked for, and can be.

@@ -312,10 +312,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let at = (self.reading.first + turn) % count;
             if news && !self.may_look(at) {
                 self.miss(at, self.reading.seen.unwrap_or(now));
-            }
-            let outbox = &mut self.intake.outboxes[at];
-            if news && !std::mem::take(&mut outbox.unstirred) && outbox.more == Behind::No {
-                outbox.more = Behind::Ready;
+            } else if news && !std::mem::take(&mut self.intake.outboxes[at].unstirred) {
+                self.intake.outboxes[at].may_have_more();
             }
             if self.wants_look(at, now) {
                 looked = true;
@@ -328,14 +326,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if news {
             self.reading.look_at = None;
         }
-        if news && !looked {
-            // It is nobody's for the time being: what wakes us the next time need not be taken at once.
-            self.reading.last_look = Some(now);
-        }
         if looked {
             let found = self.intake.taken != taken;
             self.reading.rechecking &= !found;
             self.reading.looked(found, self.clock.now().saturating_duration_since(now), now);
+        } else if news {
+            // It is nobody's for the time being: what wakes us the next time need not be taken at once.
+            self.reading.last_look = Some(now);
         }
         // One that can't be looked at may be so for long, and the others' commits are not as old.
         if (0..count).all(|at| self.intake.outboxes[at].more == Behind::No || !self.may_look(at)) {
@@ -379,9 +376,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// There is news, and nothing could be taken: it is looked for when something can.
     pub(in crate::relay) fn miss(&mut self, at: usize, seen: Instant) {
         let outbox = &mut self.intake.outboxes[at];
-        if outbox.more == Behind::No {
-            outbox.more = Behind::Ready;
-        }
+        outbox.may_have_more();
         outbox.behind_since.get_or_insert(seen);
     }
 
@@ -585,13 +580,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 earliest = earliest.min(outbox.retry_at.unwrap_or(now));
                 continue;
             }
-            if !self.may_look(at) {
-                continue;
-            }
-            if let Some(retry) = outbox.retry_at {
-                earliest = earliest.min(retry);
-            } else if self.wants_look(at, now) {
-                return now;
+            match outbox.retry_at {
+                Some(retry) if self.may_look(at) => earliest = earliest.min(retry),
+                None if self.wants_look(at, now) => return now,
+                _ => {}
             }
         }
         earliest
