@@ -347,6 +347,16 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn opened(&mut self, name: &Topic, starts: Vec<crate::model::PartitionStart>, now: Instant) {
         self.figures.sink_ready.store(true, Relaxed);
         let whole = starts.iter().all(|start| start.end_offset.is_some());
+        let is_new = !starts.is_empty()
+            && self.intake.topic_of(name).is_none_or(|ix| !self.intake.topics[ix as usize].is_open());
+        for outbox in self.intake.outboxes.iter().filter(|outbox| is_new && outbox.route.literal() == Some(&**name)) {
+            let count = starts.len();
+            log::info!(
+                "outbox {}: goes to topic {name}, {count} partition{}",
+                outbox.route.name,
+                if count == 1 { "" } else { "s" }
+            );
+        }
         self.intake.opened(name, starts);
         if let Some(ix) = self.intake.topic_of(name) {
             if whole {

@@ -104,6 +104,8 @@ fn what_a_drain_leaves_in_flight_is_said_and_settled_by_the_next_start() {
     let daemon = daemon.finish();
     let last = daemon.stderr.lines().last().unwrap();
     assert!(last.ends_with("drained: published 2, deleted 2, left in the tables: 0 rows"), "{}", daemon.everything());
+    let said = daemon.stderr.matches("outbox users_outbox: goes to topic users, ").count();
+    assert_eq!(said, 1, "{}", daemon.everything());
     assert_eq!(kafka.records("users", 0).len(), 2, "{}", daemon.everything());
     kafka.assert_no_complaints();
 }
