@@ -3,14 +3,11 @@
 //! `cargo bench --bench scan_delete`. The rows are of about 200 bytes, the database is in WAL mode on the temporary directory's
 //! file system; the application is not running.
 
-use outboxd::model::{
-    Budget, Flow, LookEnd, OutboxIx, Plan, PlanId, RowKey, RowMark, RowMeta, Rows, RunId, Span, Start, Target, Triple,
-};
-use outboxd::ports::{DeleteOrder, Source};
+use outboxd::model::{Budget, Flow, LookEnd, OutboxIx, RowKey, RowMark, RowMeta, Span, Start};
+use outboxd::ports::{DeleteGroup, DeleteOrder, Source};
 use outboxd::source::{Database, DatabaseOptions, Durability, OutboxSpec};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const ROWS: usize = 100_000;
 const BATCH: usize = 5_000;
@@ -131,22 +128,12 @@ impl World {
     /// How long the write lock was held, each time.
     fn delete_by(database: &mut Database, metas: &[RowMeta], batch: usize) -> Vec<Duration> {
         let mut held = Vec::new();
-        for (number, metas) in metas.chunks(batch).enumerate() {
-            let plan = Arc::new(Plan {
-                id: PlanId(1 + number as u64),
-                target: Target { topic: Arc::from("users"), partition: 0 },
-                triple: Triple { producer_id: 1, epoch: 0, first_sequence: 0 },
-                run: RunId(1),
-                noted_offset: 0,
-                leader_epoch: 0,
-                cluster: None,
-                first_attempt: SystemTime::now(),
-                rows: Arc::new(Rows { bytes: Vec::new(), meta: metas.to_vec() }),
-            });
-            let plans = [plan];
+        for metas in metas.chunks(batch) {
+            let rows = metas.iter().map(|meta| (meta.key, meta.print)).collect();
+            let groups = [DeleteGroup::Rows(rows)];
             let order = DeleteOrder {
                 number: 1,
-                plans: &plans,
+                groups: &groups,
                 booked: &[],
                 yields: true,
                 commit_patience: Duration::from_millis(20),

@@ -144,6 +144,11 @@ impl Rows {
     pub fn is_empty(&self) -> bool {
         self.meta.is_empty()
     }
+
+    /// Each row, and what it was when it was read.
+    pub fn known(&self) -> impl Iterator<Item = (RowKey, Fingerprint)> + '_ {
+        self.meta.iter().map(|meta| (meta.key, meta.print))
+    }
 }
 
 /// What of them a broker gets.
@@ -583,15 +588,15 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// A plan that a delete did not take, for now.
+/// A group of rows that a delete did not take, for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// Its place in the order.
-    pub plan: usize,
+    pub group: usize,
     pub why: Why,
 }
 
-/// What one guarded delete did: every row of the order's plans that it did not leave out is deleted or in one of the first three
+/// What one guarded delete did: every row of the order's groups that it did not leave out is deleted or in one of the first three
 /// lists, as often as it is in the order. Rows of the order that are in none of the lists were deleted, confirmed by the hooks.
 #[derive(Clone, Debug, Default)]
 pub struct Deletion {
@@ -602,7 +607,7 @@ pub struct Deletion {
     pub kept: Vec<RowKey>,
     /// No longer there: the application removed it itself.
     pub gone: Vec<RowKey>,
-    /// Plans of which nothing was deleted; none of their rows is in the lists above.
+    /// Groups of which nothing was deleted; none of their rows is in the lists above.
     pub left_out: Vec<LeftOut>,
     /// Rows of outboxes that triggers wrote meanwhile: of each outbox the lowest and the highest.
     pub written: Vec<RowKey>,

@@ -39,7 +39,7 @@ pub trait Source {
 
     fn journal_mode(&self) -> JournalMode;
 
-    /// Deletes whole plans in one transaction, each row only if it is still what was sent, in the cheap order.
+    /// Deletes whole groups of rows in one transaction, each row only if it is still what it was, in the cheap order.
     /// `before_commit` runs inside the write transaction, just before its COMMIT, and is told what the transaction did.
     fn delete(
         &mut self,
@@ -88,7 +88,7 @@ pub trait Source {
 pub struct DeleteOrder<'a> {
     /// Rising over the daemon's life.
     pub number: u64,
-    pub plans: &'a [Arc<Plan>],
+    pub groups: &'a [DeleteGroup],
     /// With bookkeeping: plans deleted earlier that the state file may still hold. Those of this order are booked with them.
     pub booked: &'a [PlanId],
     /// Others go first: the write lock is taken as late as can be, and not kept when someone else is active before it is taken or
@@ -96,6 +96,47 @@ pub struct DeleteOrder<'a> {
     pub yields: bool,
     /// How long a COMMIT that is answered BUSY (rollback journals) may be retried.
     pub commit_patience: Duration,
+}
+
+/// Rows that are deleted together or not at all.
+#[derive(Clone, Debug)]
+pub enum DeleteGroup {
+    /// Those of an acknowledged plan.
+    Plan(Arc<Plan>),
+    /// Those that an operator named.
+    Rows(Arc<[(RowKey, Fingerprint)]>),
+}
+
+impl DeleteGroup {
+    /// Whose rows they are, if they are those of a plan.
+    pub fn plan(&self) -> Option<PlanId> {
+        match self {
+            DeleteGroup::Plan(plan) => Some(plan.id),
+            DeleteGroup::Rows(_) => None,
+        }
+    }
+
+    /// How many rows it has.
+    pub fn len(&self) -> usize {
+        match self {
+            DeleteGroup::Plan(plan) => plan.rows.len(),
+            DeleteGroup::Rows(rows) => rows.len(),
+        }
+    }
+
+    /// Whether it has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Each row, and as what it is deleted.
+    pub fn rows(&self) -> impl Iterator<Item = (RowKey, Fingerprint)> + '_ {
+        let (plan, named) = match self {
+            DeleteGroup::Plan(plan) => (Some(plan.rows.known()), &[][..]),
+            DeleteGroup::Rows(rows) => (None, &rows[..]),
+        };
+        plan.into_iter().flatten().chain(named.iter().copied())
+    }
 }
 
 /// Why a source could not do what was asked. Its message never repeats its `source`.

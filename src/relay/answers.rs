@@ -203,7 +203,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.plans.remove(&flight.plan.id);
         self.figures.commit_to_ack.observe(at.saturating_duration_since(flight.seen), rows);
         self.summary.published += rows;
-        for (outbox, marks) in by_outbox(&flight.plan.rows.meta) {
+        for (outbox, marks) in by_outbox(flight.plan.rows.known()) {
             self.figures.outboxes[usize::from(outbox.0)].published.fetch_add(marks.len() as u64, Relaxed);
         }
         let lane = &mut self.intake.lanes[ix as usize];

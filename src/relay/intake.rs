@@ -15,7 +15,7 @@ use super::memory::Memory;
 use super::resends::Resends;
 use super::route::{self, Encoder, Route, Unroutable};
 use crate::model::{
-    Fingerprint, Flow, OutboxIx, Plan, RowKey, RowMark, RowMeta, RowView, Rows, RunId, Topic, Unreadable, Why, field,
+    Fingerprint, Flow, OutboxIx, Plan, RowKey, RowMark, RowView, Rows, RunId, Topic, Unreadable, Why, field,
 };
 pub use outbox::{Behind, Outbox};
 use std::cell::Cell;
@@ -368,10 +368,10 @@ impl Intake {
 }
 
 /// Rows of several outboxes, by outbox and rowid.
-pub fn by_outbox<'a>(rows: impl IntoIterator<Item = &'a RowMeta>) -> BTreeMap<OutboxIx, Vec<RowMark>> {
+pub fn by_outbox(rows: impl IntoIterator<Item = (RowKey, Fingerprint)>) -> BTreeMap<OutboxIx, Vec<RowMark>> {
     let mut marks: BTreeMap<OutboxIx, Vec<RowMark>> = BTreeMap::new();
-    for meta in rows {
-        marks.entry(meta.key.outbox).or_default().push(RowMark { rowid: meta.key.rowid, print: meta.print });
+    for (RowKey { outbox, rowid }, print) in rows {
+        marks.entry(outbox).or_default().push(RowMark { rowid, print });
     }
     for marks in marks.values_mut() {
         marks.sort_unstable_by_key(|mark| mark.rowid);

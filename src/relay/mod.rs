@@ -50,7 +50,7 @@ use intake::Intake;
 use lanes::Standing;
 use quarantine::Quarantine;
 use reading::Reading;
-use recovery::Recovery;
+use recovery::{Recovery, Unsure};
 use route::Route;
 use settling::Settling;
 use std::collections::BTreeMap;
@@ -162,7 +162,6 @@ pub struct Relay<S, J, K, C> {
     journal: Disk<J>,
     sink: K,
     clock: C,
-    run: RunId,
     intake: Intake,
     reading: Reading,
     settling: Settling,
@@ -190,6 +189,8 @@ pub struct Relay<S, J, K, C> {
     journal_trouble: Trouble,
     sink_troubles: Troubles<Party>,
     clock_trouble: Trouble,
+    /// Rows that are sent again, and were not told of yet, by reason.
+    unsure: BTreeMap<String, Unsure>,
     wall: Wall,
     draining: Option<Instant>,
     summary: Summary,
@@ -216,7 +217,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             journal: Disk::new(journal, &figures),
             sink,
             clock,
-            run: spec.run,
             reading: Reading::new(&spec.limits, now),
             settling: Settling::new(now, spec.first_plan.0 << DELETES_SHIFT, &database),
             quarantine: Quarantine::new(now),
@@ -238,6 +238,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             journal_trouble: Trouble::new("state file".to_owned()),
             sink_troubles: Troubles::default(),
             clock_trouble: Trouble::new("clock".to_owned()),
+            unsure: BTreeMap::new(),
             wall,
             draining: None,
             summary: Summary::default(),
@@ -276,6 +277,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.retry_lanes(now);
         self.breakers(now);
         self.read(now)?;
+        self.say_unsure();
         self.open_topics();
         self.look_at_the_clock(now);
         self.dispatch(now);
@@ -411,6 +413,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.forget_settled(now, true);
         self.say_how_many_more(now, true);
+        self.say_unsure();
         self.source.at_disk().let_go();
         let flights = self.plans.values().filter_map(|ix| self.intake.lanes[*ix as usize].flight.as_ref());
         self.summary.left_in_flight += flights.map(|flight| flight.plan.rows.len() as u64).sum::<u64>();

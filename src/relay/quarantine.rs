@@ -7,13 +7,11 @@ use super::Relay;
 use super::intake::Outbox;
 use super::settling::Errand;
 use crate::model::{
-    Action, Budget, Fault, Fingerprint, Flow, OutboxIx, Plan, PlanId, Quarantined, Request, RowKey, RowMark, RowMeta,
-    Rows, Span, Start, TableTraits, Target, Triple, Why,
+    Action, Budget, Fault, Fingerprint, Flow, OutboxIx, Quarantined, Request, RowKey, RowMark, Start, TableTraits, Why,
 };
 use crate::ports::{Change, Clock, Journal, Sink, Source, SourceError};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -277,80 +275,61 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let pending = Pending { errands: chunks.len(), deleted: 0, changed: 0, gone: 0, kept: 0, unknown: 0 };
         self.quarantine.pending.insert(request.id, pending);
         for chunk in chunks {
-            let meta = chunk.iter().map(|(key, aside)| RowMeta {
-                key: *key,
-                print: aside.print,
-                record: Span::default(),
-                message: 0,
-                event_id: Span::default(),
-            });
-            let plan = Plan {
-                // No plan of the state file's has this number.
-                id: PlanId(0),
-                target: Target { topic: "".into(), partition: 0 },
-                triple: Triple { producer_id: -1, epoch: -1, first_sequence: -1 },
-                run: self.run,
-                noted_offset: -1,
-                leader_epoch: -1,
-                cluster: None,
-                first_attempt: self.clock.wall(),
-                rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
-            };
-            self.intake.memory.take(plan.rows.len(), 0);
-            let published = chunk.iter().map(|(key, aside)| (*key, aside.published)).collect();
-            let errand = Errand { request: request.id, published };
-            self.settling.errand(Arc::new(plan), errand, now);
+            self.intake.memory.take(chunk.len(), 0);
+            let published = chunk.iter().filter(|(_, aside)| aside.published).map(|(key, _)| *key).collect();
+            let rows = chunk.iter().map(|(key, aside)| (*key, aside.print)).collect();
+            self.settling.errand(Errand { request: request.id, rows, published }, now);
         }
     }
 
     /// The rows of an errand were deleted, as far as they could be.
-    pub(super) fn errand_done(&mut self, plan: &Plan, errand: &Errand, deletion: &crate::model::Deletion) {
+    pub(super) fn errand_done(&mut self, errand: &Errand, deletion: &crate::model::Deletion) {
         let mut kept = 0;
-        for meta in &plan.rows.meta {
-            if deletion.kept.contains(&meta.key) {
+        for (key, print) in errand.rows.iter().copied() {
+            if deletion.kept.contains(&key) {
                 kept += 1;
-                let published = errand.published.get(&meta.key).copied().unwrap_or(true);
-                let mark = RowMark { rowid: meta.key.rowid, print: meta.print };
-                self.intake.outbox(meta.key.outbox).set_aside(mark, published);
+                let mark = RowMark { rowid: key.rowid, print };
+                self.intake.outbox(key.outbox).set_aside(mark, errand.published.contains(&key));
             } else {
-                self.quarantine.release(meta.key);
+                self.quarantine.release(key);
             }
         }
-        let count = |keys: &[RowKey]| keys.iter().filter(|key| errand.published.contains_key(key)).count();
+        let count = |keys: &[RowKey]| errand.rows.iter().filter(|(key, _)| keys.contains(key)).count();
         let (changed, gone) = (count(&deletion.changed), count(&deletion.gone));
         if let Some(pending) = self.quarantine.pending.get_mut(&errand.request) {
             pending.kept += kept;
             pending.changed += changed;
             pending.gone += gone;
-            pending.deleted += plan.rows.len() - kept - changed - gone;
+            pending.deleted += errand.rows.len() - kept - changed - gone;
         }
-        self.errand_ended(errand.request);
+        self.errand_ended(errand);
     }
 
     /// Whether the rows of an errand were deleted is not known, and what is there now may be other rows that look alike. What was not
     /// published is in quarantine as before, for whoever asked to look again; what was is sent again.
-    pub(super) fn errand_unknown(&mut self, plan: &Plan, errand: &Errand) {
+    pub(super) fn errand_unknown(&mut self, errand: &Errand) {
         let mut again = 0;
-        for meta in &plan.rows.meta {
-            let RowKey { outbox, rowid } = meta.key;
-            let outbox = self.intake.outbox(outbox);
-            if errand.published.get(&meta.key).copied().unwrap_or(true) {
-                outbox.ledger.let_go(&[rowid]);
-                self.quarantine.release(meta.key);
+        for (key, print) in errand.rows.iter().copied() {
+            let outbox = self.intake.outbox(key.outbox);
+            if errand.published.contains(&key) {
+                outbox.ledger.let_go(&[key.rowid]);
+                self.quarantine.release(key);
                 again += 1;
             } else {
-                outbox.set_aside(RowMark { rowid, print: meta.print }, false);
+                outbox.set_aside(RowMark { rowid: key.rowid, print }, false);
             }
         }
         let database = self.figures.database.clone();
         self.count_unsure(&database, again, "whether they were deleted, as an operator asked, is not known");
         if let Some(pending) = self.quarantine.pending.get_mut(&errand.request) {
-            pending.unknown += plan.rows.len();
+            pending.unknown += errand.rows.len();
         }
-        self.errand_ended(errand.request);
+        self.errand_ended(errand);
     }
 
-    fn errand_ended(&mut self, request: i64) {
+    fn errand_ended(&mut self, errand: &Errand) {
+        self.intake.memory.give(errand.rows.len(), 0);
+        let request = errand.request;
         let Some(pending) = self.quarantine.pending.get_mut(&request) else { return };
         pending.errands -= 1;
         if pending.errands > 0 {

@@ -23,6 +23,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+/// What is to be said of rows that are sent again for one reason.
+#[derive(Debug, Default)]
+pub(super) struct Unsure {
+    /// Whose they are: of several the first.
+    subject: String,
+    times: usize,
+    rows: usize,
+}
+
 /// What recovery has to remember.
 #[derive(Debug)]
 pub(super) struct Recovery {
@@ -326,13 +335,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 RowMeta { key, print: *print, record: Span::default(), message: row.message, event_id: Span::default() }
             })
             .collect();
-        hold(held, &meta);
-        self.intake.memory.take(meta.len(), 0);
+        let rows = Rows { bytes: Vec::new(), meta };
+        hold(held, rows.known());
+        self.intake.memory.take(rows.len(), 0);
         let offset = match plan.state {
             PlanState::Acknowledged { offset } => offset,
             PlanState::Planned | PlanState::Deleting { .. } => -1,
         };
-        let rows = Rows { bytes: Vec::new(), meta };
         if planted::is(Bug::SequencesFromTheStateFile) {
             let ix = self.intake.lane_of(&plan.target, plan.noted_offset, plan.leader_epoch);
             self.intake.lanes[ix as usize].inherit(plan.triple, plan.rows.len());
@@ -369,7 +378,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.send_anew(left.id, left.run, &left.target, rows, "its lane has two open batches");
             return;
         }
-        hold(held, &rows.meta);
+        hold(held, rows.known());
         self.intake.memory.take(rows.len(), rows.bytes.len());
         // The leader knows the batch by the number of all its rows, whatever became of them since.
         let asked = Arc::new(plan_of(left, Rows { bytes: Vec::new(), meta: all_rows(left) }));
@@ -405,8 +414,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if rows == 0 {
             return;
         }
-        log::warn!("{subject}: {rows} rows are sent again and may be there twice (unsure): {why}");
+        let said = self
+            .unsure
+            .entry(why.to_owned())
+            .or_insert_with(|| Unsure { subject: subject.to_owned(), ..Unsure::default() });
+        said.times += 1;
+        said.rows += rows;
         self.add_unsure(rows);
+    }
+
+    /// One line for each reason, however many batches have it. Before anything is sent.
+    pub(super) fn say_unsure(&mut self) {
+        for (why, Unsure { subject, times, rows }) in std::mem::take(&mut self.unsure) {
+            let others = if times > 1 { format!(" and {} more", times - 1) } else { String::new() };
+            log::warn!("{subject}{others}: {rows} rows are sent again and may be there twice (unsure): {why}");
+        }
     }
 
     pub(super) fn add_unsure(&mut self, rows: usize) {
@@ -414,8 +436,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.summary.unsure += rows as u64;
     }
 
-    pub(super) fn is_bare(&self, meta: &[RowMeta]) -> bool {
-        meta.iter().any(|meta| self.bare_outbox(meta.key.outbox))
+    /// Whether one of these rows can come back alike.
+    pub(super) fn is_bare(&self, rows: impl IntoIterator<Item = (RowKey, Fingerprint)>) -> bool {
+        rows.into_iter().any(|(key, _)| self.bare_outbox(key.outbox))
     }
 
     /// A table that was never read may be anything.

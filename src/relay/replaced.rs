@@ -3,11 +3,11 @@
 //! Promises: nothing is deleted by a rowid that was read from another file; a planned row that is there again, under whatever rowid, is
 //! not published a second time without being counted. Does not know: why it was replaced.
 
-use super::answers::take_rows;
 use super::intake::by_outbox;
 use super::ledger::Aside;
 use super::matching::{Cause, Columns, Matching};
 use super::reading::RETRY_EVERY;
+use super::settling::Errand;
 use super::verdict::{Facts, Verdict};
 use super::{Fatal, Relay};
 use crate::model::{
@@ -37,7 +37,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let plans = self.flying().chain(self.settling.plans());
             let plans = plans.filter(|plan| plan.rows.meta.iter().any(|meta| another.is(meta.key.outbox)));
             let plans: Vec<PlanId> = plans.map(|plan| plan.id).collect();
-            for plan in plans.into_iter().filter(|plan| *plan != PlanId(0)) {
+            for plan in plans {
                 self.settling.doubt(plan);
             }
             // If it can't be written now, it is with the next plan.
@@ -81,9 +81,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             matching.seek(meta.key, meta.print);
         }
         for plan in self.flying().chain(self.settling.plans()) {
-            for meta in &plan.rows.meta {
-                matching.seek(meta.key, meta.print);
+            for (key, print) in plan.rows.known() {
+                matching.seek(key, print);
             }
+        }
+        for (key, print) in self.settling.errands().flat_map(|errand| errand.rows.iter()) {
+            matching.seek(*key, *print);
         }
         for (key, resend) in self.intake.resends.iter() {
             matching.seek(key, resend.print);
@@ -153,10 +156,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 }
                 disowned.extend(goes_again(&flight.plan, meta, matching));
             }
-            unlike += self.unlike_rows(known(&flight.plan), matching);
+            unlike += self.unlike_rows(flight.plan.rows.known(), matching);
             flight.plan = renumbered(&flight.plan, matching);
             let ours = flight.plan.rows.meta.iter().filter(|meta| !flight.disowned.contains(&meta.key.outbox));
-            hold(&mut held, ours);
+            hold(&mut held, ours.map(|meta| (meta.key, meta.print)));
             self.intake.lanes[ix].flight = Some(flight);
         }
         for topic in 0..self.intake.topics.len() {
@@ -164,36 +167,25 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.intake.forget_rows(suspect.row);
             }
             for suspect in self.intake.topics[topic].breaker.suspects() {
-                hold(&mut held, &suspect.row.meta);
+                hold(&mut held, suspect.row.known());
             }
         }
-        if *another != Another::None {
-            for (plan, errand) in self.settling.take_errands() {
-                if !plan.rows.meta.iter().any(|meta| lost.contains(&meta.key.outbox)) {
-                    self.settling.errand(plan, errand, now);
-                    continue;
-                }
+        for errand in self.settling.take_errands() {
+            if errand.rows.iter().any(|(key, _)| lost.contains(&key.outbox)) {
                 // What they were about is gone with the file.
-                let gone = plan.rows.meta.iter().map(|meta| meta.key).collect();
-                self.errand_done(&plan, &errand, &Deletion { gone, ..Deletion::default() });
-                self.intake.forget_rows(take_rows(plan));
+                let gone = errand.rows.iter().map(|(key, _)| *key).collect();
+                self.errand_done(&errand, &Deletion { gone, ..Deletion::default() });
+                continue;
             }
+            let errand = relocated(errand, matching);
+            hold(&mut held, errand.rows.iter().copied());
+            self.settling.errand(errand, now);
         }
-        self.settling.renumber_errands(|plan| {
-            // What an operator has seen is not what is there now, if only what was sent of it is.
-            let plan = if Self::resembling(plan, matching).next().is_some() {
-                plan.clone()
-            } else {
-                renumbered(plan, matching)
-            };
-            hold(&mut held, &plan.rows.meta);
-            plan
-        });
         self.intake.resends.renumber(|key, resend| matching.now_at(key, resend.print));
         for (plan, offset) in self.settling.take_acknowledged() {
             // A delete of it may have been committed: as if in another file, a row of a bare table that looks alike may be new.
             let doubtful = doubtful.contains(&plan.id);
-            unlike += self.unlike_rows(known(&plan), matching);
+            unlike += self.unlike_rows(plan.rows.known(), matching);
             let plan = self.without_lost(plan, &lost, matching, doubtful, &mut disowned);
             let facts = self.facts_of(&plan, matching, PlanState::Acknowledged { offset }, another);
             // None was: whatever the application has done to some of its rows, what is there of the others was sent.
@@ -205,7 +197,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             match facts.verdict() {
                 Verdict::Delete => {
                     let plan = renumbered(&plan, matching);
-                    hold(&mut held, &plan.rows.meta);
+                    hold(&mut held, plan.rows.known());
                     self.settling.acknowledged(plan, offset, now);
                 }
                 verdict => {
@@ -388,7 +380,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// The plan's rows are held no longer; what lies under their rowids is looked at again.
     fn let_be(&mut self, plan: &Plan) {
-        for (ix, marks) in by_outbox(&plan.rows.meta) {
+        for (ix, marks) in by_outbox(plan.rows.known()) {
             let rowids: Vec<i64> = marks.iter().map(|mark| mark.rowid).collect();
             self.intake.outbox(ix).ledger.let_go(&rowids);
         }
@@ -449,15 +441,23 @@ fn goes_again(plan: &Plan, meta: &RowMeta, matching: &Matching) -> Option<(RowKe
     Some((RowKey { rowid, ..meta.key }, Resend { print, run: plan.run, message: meta.message }))
 }
 
-/// A plan's rows, as it knows them.
-fn known(plan: &Plan) -> impl Iterator<Item = (RowKey, Fingerprint)> {
-    plan.rows.meta.iter().map(|meta| (meta.key, meta.print))
+pub(super) fn hold(held: &mut [Vec<RowMark>], rows: impl IntoIterator<Item = (RowKey, Fingerprint)>) {
+    for (RowKey { outbox, rowid }, print) in rows {
+        held[usize::from(outbox.0)].push(RowMark { rowid, print });
+    }
 }
 
-pub(super) fn hold<'a>(held: &mut [Vec<RowMark>], meta: impl IntoIterator<Item = &'a RowMeta>) {
-    for meta in meta {
-        held[usize::from(meta.key.outbox.0)].push(RowMark { rowid: meta.key.rowid, print: meta.print });
+/// The errand with the rowids under which its rows are found now. What an operator has seen is not what is there now, if only what was
+/// sent of it is: such an errand stays as it is.
+fn relocated(errand: Errand, matching: &Matching) -> Errand {
+    let now = |(key, print): (RowKey, Fingerprint)| matching.now_at(key, print);
+    if errand.rows.iter().any(|row| now(*row).is_some_and(|(_, print)| print != row.1)) {
+        return errand;
     }
+    let to = |(key, print)| now((key, print)).map_or(key, |(rowid, _)| RowKey { rowid, ..key });
+    let published = errand.rows.iter().filter(|(key, _)| errand.published.contains(key)).map(|row| to(*row)).collect();
+    let rows = errand.rows.iter().map(|row| (to(*row), row.1)).collect();
+    Errand { rows, published, ..errand }
 }
 
 /// The plan with the rowids and fingerprints under which its rows are found now. A row that was not found keeps its old ones: the
@@ -474,4 +474,24 @@ fn renumbered(plan: &Arc<Plan>, matching: &Matching) -> Arc<Plan> {
         }
     }
     Arc::new(plan.with_rows(Rows { bytes: plan.rows.bytes.clone(), meta }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_named_keeps_what_is_known_of_it_under_its_new_rowid() {
+        let key = |rowid| RowKey { outbox: OutboxIx(0), rowid };
+        let rows = [(key(5), Fingerprint(1)), (key(7), Fingerprint(2)), (key(9), Fingerprint(3))];
+        let errand = Errand { request: 1, rows: rows.into(), published: [key(7)].into() };
+        let mut matching = Matching::new(Cause::Start, 1, Instant::now());
+        matching.found.insert(rows[0], (1, Fingerprint(1)));
+        matching.found.insert(rows[1], (2, Fingerprint(2)));
+        let now = relocated(errand.clone(), &matching);
+        assert_eq!(*now.rows, [(key(1), Fingerprint(1)), (key(2), Fingerprint(2)), rows[2]]);
+        assert_eq!(now.published, [key(2)].into());
+        matching.found.insert(rows[2], (3, Fingerprint(4)));
+        assert_eq!(*relocated(errand, &matching).rows, rows, "only what was sent of one of them is there");
+    }
 }

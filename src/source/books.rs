@@ -6,8 +6,9 @@
 use super::database::{Database, Link};
 use super::failure::{self, Class};
 use super::look::Trouble;
-use crate::model::{Booked, OutboxIx, PlanId, Why};
-use crate::ports::{DeleteOrder, SourceError};
+use super::transaction::taken;
+use crate::model::{Booked, LeftOut, OutboxIx, PlanId, Why};
+use crate::ports::{DeleteGroup, DeleteOrder, SourceError};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result};
 
@@ -157,7 +158,7 @@ impl Database {
     }
 
     /// Inside the write transaction, after its deletes, which have deleted something.
-    pub(super) fn book(&mut self, link: &Link, order: &DeleteOrder<'_>) -> Result<(), Trouble> {
+    pub(super) fn book(&mut self, link: &Link, order: &DeleteOrder<'_>, left_out: &[LeftOut]) -> Result<(), Trouble> {
         let connection = &link.connection;
         self.books.created = None;
         if let Some(why) = self.books_unfit() {
@@ -170,7 +171,8 @@ impl Database {
             }
             return Ok(());
         };
-        let written = Written::of(state, order)
+        let deleted = taken(order, left_out).filter_map(DeleteGroup::plan);
+        let written = Written::of(state, deleted.chain(order.booked.iter().copied()))
             .map_err(|why| SourceError::Failed(Why::new(format!("{}: booking a delete: {why}", self.subject()))))?;
         match self.write(connection, &written) {
             Ok(true) => Ok(()),
@@ -239,9 +241,8 @@ fn read_row(connection: &Connection) -> Result<Row> {
 }
 
 impl Written {
-    fn of(state: u128, order: &DeleteOrder<'_>) -> Result<Self, &'static str> {
-        let mut plans: Vec<u64> =
-            order.plans.iter().map(|plan| plan.id).chain(order.booked.iter().copied()).map(|plan| plan.0).collect();
+    fn of(state: u128, plans: impl Iterator<Item = PlanId>) -> Result<Self, &'static str> {
+        let mut plans: Vec<u64> = plans.map(|plan| plan.0).collect();
         plans.sort_unstable();
         plans.dedup();
         if plans.len() > PLANS_MAX {

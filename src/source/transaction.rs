@@ -12,11 +12,10 @@ use super::handle;
 use super::look::Trouble;
 use super::outbox::State;
 use crate::failpoint;
-use crate::model::{Deletion, Fingerprint, JournalMode, LeftOut, Origin, OutboxIx, Plan, RowKey, Why};
-use crate::ports::{DeleteOrder, JournalError, SourceError};
+use crate::model::{Deletion, Fingerprint, JournalMode, LeftOut, Origin, OutboxIx, RowKey, Why};
+use crate::ports::{DeleteGroup, DeleteOrder, JournalError, SourceError};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a transaction may be begun again in one call because a trigger rolled it back. What was learned stays for the next.
@@ -36,14 +35,14 @@ const COMMIT_RETRY_MAX: Duration = Duration::from_millis(2);
 /// What lives from one delete to the next.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// All plans' rows, by outbox, then rowid.
+    /// All groups' rows, by outbox, then rowid.
     rows: Vec<(RowKey, Fingerprint)>,
     wanted: Vec<Wanted>,
     /// By outbox: what the comparison found is kept until its table's turn to be deleted from.
     deleters: Vec<Deleter>,
     /// For a row on its own.
     single: Deleter,
-    /// Plans that are not in `rows`.
+    /// Groups whose rows are not in `rows`.
     left_out: Vec<LeftOut>,
     /// Rows whose trigger rolls everything back: not tried again while they are the same.
     refused: BTreeMap<RowKey, Fingerprint>,
@@ -83,7 +82,7 @@ enum Failed {
     /// Someone committed between our comparison and our first DELETE.
     Overtaken,
     Trouble(Trouble),
-    /// Some plans can't be deleted now; the others can.
+    /// Some groups can't be deleted now; the others can.
     LeaveOut(Unable),
     /// The path leads to another file, or to none.
     Moved,
@@ -101,13 +100,13 @@ struct Unable {
 }
 
 impl Unable {
-    fn why(&self, plan: &Plan, subject: &str) -> Option<Why> {
-        plan.rows.meta.iter().find_map(|meta| {
-            if let Some((_, why)) = self.outboxes.iter().find(|(outbox, _)| *outbox == meta.key.outbox) {
+    fn why(&self, group: &DeleteGroup, subject: &str) -> Option<Why> {
+        group.rows().find_map(|(key, _)| {
+            if let Some((_, why)) = self.outboxes.iter().find(|(outbox, _)| *outbox == key.outbox) {
                 return Some(why.clone());
             }
-            self.rows.binary_search(&meta.key).ok().map(|_| {
-                Why::new(format!("{subject}: deleting rowid {} would delete or change rows that were not sent", meta.key.rowid))
+            self.rows.binary_search(&key).ok().map(|_| {
+                Why::new(format!("{subject}: deleting rowid {} would delete or change rows that were not sent", key.rowid))
                     .hint("a trigger or a foreign key of the application's; what is published stays in the table until they are sent too")
             })
         })
@@ -135,20 +134,17 @@ impl Database {
         if self.is_read_only() {
             return Err(SourceError::Failed(Why::new(format!("{} is open for reading only", self.subject()))));
         }
-        let all = order.plans;
-        let first = all.iter().filter_map(|plan| plan.rows.meta.first()).map(|row| row.key.outbox).next();
-        let Some(first) = first else { return Ok(Deletion::default()) };
+        let first = order.groups.iter().flat_map(DeleteGroup::rows).next();
+        let Some((RowKey { outbox: first, .. }, _)) = first else { return Ok(Deletion::default()) };
         self.open_for(first)?;
         if self.known.as_ref().is_some_and(Known::is_doubtful) {
             return Err(SourceError::Busy(format!("{} is being checkpointed", self.subject())));
         }
         self.work.left_out.clear();
-        let mut plans = order.plans.to_vec();
-        self.ask_for(&plans);
+        self.ask_for(order);
         let mut overtaken = 0;
         for _ in 0..ROLLBACKS_MAX {
-            let order = DeleteOrder { plans: &plans, ..*order };
-            match self.attempt(&order, self.locking(&order, overtaken), before_commit) {
+            match self.attempt(order, self.locking(order, overtaken), before_commit) {
                 Ok(deletion) => {
                     self.busy_since = None;
                     self.unsynced |= deletion.deleted > 0;
@@ -157,8 +153,8 @@ impl Database {
                 }
                 Err(Failed::Again) => {}
                 Err(Failed::LeaveOut(unable)) => {
-                    self.leave_out(all, &mut plans, &unable);
-                    if plans.is_empty() {
+                    self.leave_out(order, &unable);
+                    if self.work.rows.is_empty() {
                         return Ok(Deletion { left_out: self.work.left_out.clone(), ..Deletion::default() });
                     }
                 }
@@ -188,30 +184,31 @@ impl Database {
             return Err(SourceError::Yielded);
         };
         // One takes the next along, and so on: another time.
-        let left_out = (0..all.len()).map(|plan| LeftOut { plan, why: why.clone() }).collect();
+        let left_out = (0..order.groups.len()).map(|group| LeftOut { group, why: why.clone() }).collect();
         Ok(Deletion { left_out, ..Deletion::default() })
     }
 
-    /// The rows of these plans are what is to be deleted.
-    fn ask_for(&mut self, plans: &[Arc<Plan>]) {
-        let rows = &mut self.work.rows;
+    /// The rows of this order's groups, but for those that were left out, are what is to be deleted.
+    fn ask_for(&mut self, order: &DeleteOrder<'_>) {
+        let Work { rows, left_out, .. } = &mut self.work;
         rows.clear();
-        for plan in plans {
-            rows.extend(plan.rows.meta.iter().map(|row| (row.key, row.print)));
+        for group in taken(order, left_out) {
+            rows.extend(group.rows());
         }
         rows.sort_unstable_by_key(|(key, _)| *key);
     }
 
-    /// A plan is deleted whole or not at all. `all`: of the order; `plans`: those that were tried.
-    fn leave_out(&mut self, all: &[Arc<Plan>], plans: &mut Vec<Arc<Plan>>, unable: &Unable) {
-        plans.retain(|plan| {
-            let outbox = plan.rows.meta.first().map_or(0, |meta| usize::from(meta.key.outbox.0));
-            let Some(why) = unable.why(plan, &self.outboxes[outbox].spec.table) else { return true };
-            let place = all.iter().position(|other| Arc::ptr_eq(other, plan));
-            self.work.left_out.extend(place.map(|plan| LeftOut { plan, why }));
-            false
-        });
-        self.ask_for(plans);
+    /// A group is deleted whole or not at all.
+    fn leave_out(&mut self, order: &DeleteOrder<'_>, unable: &Unable) {
+        for (at, group) in order.groups.iter().enumerate() {
+            let Some((first, _)) = group.rows().next().filter(|_| !is_left_out(&self.work.left_out, at)) else {
+                continue;
+            };
+            if let Some(why) = unable.why(group, &self.outboxes[usize::from(first.outbox.0)].spec.table) {
+                self.work.left_out.push(LeftOut { group: at, why });
+            }
+        }
+        self.ask_for(order);
     }
 
     /// Early in rollback-journal modes: there our SHARED lock would make the application's COMMIT fail or wait instead, and most
@@ -313,7 +310,7 @@ impl Database {
             (deletion.held, deletion.took) = (locked.elapsed(), began.elapsed());
             return Ok(deletion);
         }
-        self.book(link, order)?;
+        self.book(link, order, &deletion.left_out)?;
         if self.makes_way(link, order) {
             return Err(SourceError::Yielded.into());
         }
@@ -556,6 +553,16 @@ impl Drop for Undo<'_> {
     fn drop(&mut self) {
         roll_back(self.0);
     }
+}
+
+fn is_left_out(left_out: &[LeftOut], group: usize) -> bool {
+    left_out.iter().any(|left| left.group == group)
+}
+
+/// The order's groups, but for those that were left out.
+pub(super) fn taken<'a>(order: &DeleteOrder<'a>, left_out: &'a [LeftOut]) -> impl Iterator<Item = &'a DeleteGroup> {
+    let groups = order.groups.iter().enumerate();
+    groups.filter(|(at, _)| !is_left_out(left_out, *at)).map(|(_, group)| group)
 }
 
 fn by_outbox(rows: &[(RowKey, Fingerprint)]) -> impl Iterator<Item = &[(RowKey, Fingerprint)]> {

@@ -6,7 +6,7 @@
 use super::lock::{Held, Lock, Tried};
 use super::{BUSY_TIMEOUT, StateError, mark, millis, origin, plans, quarantine, requests, schema, tables, with_suffix};
 use crate::locks::Patience;
-use crate::model::{Action, Fault, FileId, Fingerprint, Guard, Origin, PlanId, Why};
+use crate::model::{Action, Fault, FileId, Fingerprint, Guard, Origin, Why};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -167,15 +167,6 @@ impl Visitor {
             transaction.commit()
         };
         work(&mut self.connection).map_err(self.sqlite("written"))
-    }
-
-    /// A plan's number that no plan of the database will have, for a delete that is booked in it.
-    pub fn take_plan(&mut self, entry: &Entry) -> Result<PlanId, StateError> {
-        assert!(self.is_alone(), "beside a daemon its numbers are its own");
-        let sql = "UPDATE relay SET last_plan = last_plan + 1 WHERE id = (SELECT relay FROM outbox WHERE id = ?)
-                   RETURNING last_plan";
-        let number = self.connection.query_row(sql, [entry.outbox], |row| row.get::<_, i64>(0));
-        Ok(PlanId(number.map_err(self.sqlite("written"))? as u64))
     }
 
     /// What this file is called in an application's database. `None`: it has no name yet, or it is a copy, to which the name and

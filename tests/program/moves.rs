@@ -105,6 +105,25 @@ fn a_database_that_was_moved_to_another_file_system_is_sent_again_as_what_it_was
 }
 
 #[test]
+fn one_reason_is_one_line_however_many_batches_have_it() {
+    let (kafka, place) = (FakeKafka::builder().topic("users", 8).start(), Place::new());
+    let rows: Vec<String> = (0..80).map(|key| format!("('{key}', 'E', 'x')")).collect();
+    let rows = format!("INSERT INTO users_outbox (aggregateId, eventType, payload) VALUES {};", rows.join(", "));
+    place.database("db", &format!("{WAL} {BARE} {rows}"));
+    // Acknowledged, all of them unless the machine is slow.
+    killed(&kafka, &place, &["db"], "deleting");
+    copy_and_remove(&place, "db", "elsewhere");
+    let (_, ids, said) = drained(start(&kafka, &place, &["elsewhere"], None), &kafka, &place, &["elsewhere"]);
+    assert_eq!(ids, 80, "{said}");
+    let mut reasons: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once(" (unsure): ")).map(|(_, why)| why).collect();
+    let lines = reasons.len();
+    reasons.sort_unstable();
+    reasons.dedup();
+    assert!(lines > 0 && lines == reasons.len(), "{said}");
+}
+
+#[test]
 fn two_databases_that_change_their_names_keep_what_is_theirs() {
     let (kafka, place) = (FakeKafka::builder().topic("users", 1).start(), Place::new());
     let names = ["one", "two"];

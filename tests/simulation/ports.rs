@@ -7,7 +7,9 @@ use outboxd::model::{
     OutboxIx, Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start,
     TableTraits, Topic, Version, Why,
 };
-use outboxd::ports::{Change, Clock, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError};
+use outboxd::ports::{
+    Change, Clock, DeleteGroup, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError,
+};
 use outboxd::relay::planted::{self, Bug};
 use outboxd_kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use std::cell::RefCell;
@@ -243,11 +245,11 @@ impl Source for SimSource {
                 return Err(SourceError::Yielded);
             }
         }
-        let (left_out, plans) = left_out(&mut self.world.borrow_mut(), order);
-        let order = &DeleteOrder { plans: &plans, ..*order };
+        let (left_out, groups) = left_out(&mut self.world.borrow_mut(), order);
+        let order = &DeleteOrder { groups: &groups, ..*order };
         let (mut deletion, removed) = compare(&self.world.borrow(), order);
         deletion.left_out = left_out;
-        if plans.is_empty() {
+        if groups.is_empty() {
             return Ok(deletion);
         }
         before_commit(&deletion).map_err(SourceError::Journal)?;
@@ -263,8 +265,8 @@ impl Source for SimSource {
         let forced = std::mem::take(&mut world.unknown);
         let unknown = forced || broken || world.chance(50);
         if unknown {
-            let rows = order.plans.iter().flat_map(|plan| &plan.rows.meta);
-            let uids: Vec<u64> = rows.filter_map(|meta| world.uid_at(meta.key)).collect();
+            let rows = order.groups.iter().flat_map(DeleteGroup::rows);
+            let uids: Vec<u64> = rows.filter_map(|(key, _)| world.uid_at(key)).collect();
             world.excuse(uids);
         }
         if unknown && !forced && (broken || world.random.bool()) {
@@ -275,7 +277,8 @@ impl Source for SimSource {
         world.meter.deletes += 1;
         for key in removed {
             if let Some(row) = world.db.tables[usize::from(key.outbox.0)].remove(&key.rowid) {
-                let asked_for = order.plans.iter().any(|plan| plan.id == PlanId(0)) && world.fates[&row.uid].withdrawn;
+                let asked_for =
+                    order.groups.iter().any(|group| group.plan().is_none()) && world.fates[&row.uid].withdrawn;
                 assert!(asked_for || world.is_stored(row.uid), "P1: version {} is deleted and is not stored", row.uid);
                 let now = world.elapsed;
                 let fate = world.fates.get_mut(&row.uid).expect("every version has a fate");
@@ -284,7 +287,7 @@ impl Source for SimSource {
         }
         if world.kind == Kind::Booked {
             let mut plans = order.booked.to_vec();
-            plans.extend(order.plans.iter().map(|plan| plan.id));
+            plans.extend(order.groups.iter().filter_map(DeleteGroup::plan));
             plans.sort_unstable();
             plans.dedup();
             for plan in world.db.booked.iter().flat_map(|booked| &booked.plans) {
@@ -308,10 +311,9 @@ impl Source for SimSource {
         }
         if unknown {
             // Nobody heard that a trigger keeps these; of a bare table they look like new ones.
-            let kept =
-                order.plans.iter().flat_map(|plan| &plan.rows.meta).filter(|meta| deletion.kept.contains(&meta.key));
+            let kept = order.groups.iter().flat_map(DeleteGroup::rows).filter(|(key, _)| deletion.kept.contains(key));
             let kept: Vec<u64> = kept
-                .filter_map(|meta| world.db.tables[usize::from(meta.key.outbox.0)].get(&meta.key.rowid))
+                .filter_map(|(key, _)| world.db.tables[usize::from(key.outbox.0)].get(&key.rowid))
                 .map(|row| row.uid)
                 .collect();
             world.again.extend(kept);
@@ -384,41 +386,41 @@ impl Source for SimSource {
     }
 }
 
-/// Plans that can't be deleted for now, and the others.
-fn left_out(world: &mut World, order: &DeleteOrder<'_>) -> (Vec<LeftOut>, Vec<Arc<Plan>>) {
-    let (mut left_out, mut plans) = (Vec::new(), Vec::new());
-    for (at, plan) in order.plans.iter().enumerate() {
-        let of_it = plan.rows.meta.iter().any(|meta| world.is_unfit(usize::from(meta.key.outbox.0)));
+/// Groups that can't be deleted for now, and the others.
+fn left_out(world: &mut World, order: &DeleteOrder<'_>) -> (Vec<LeftOut>, Vec<DeleteGroup>) {
+    let (mut left_out, mut groups) = (Vec::new(), Vec::new());
+    for (at, group) in order.groups.iter().enumerate() {
+        let of_it = group.rows().any(|(key, _)| world.is_unfit(usize::from(key.outbox.0)));
         if of_it || world.chance(60) {
-            left_out.push(LeftOut { plan: at, why: Why::new("a column is missing") });
+            left_out.push(LeftOut { group: at, why: Why::new("a column is missing") });
         } else {
-            plans.push(plan.clone());
+            groups.push(group.clone());
         }
     }
-    (left_out, plans)
+    (left_out, groups)
 }
 
 /// What a delete of this order does, and to which rows.
 fn compare(world: &World, order: &DeleteOrder<'_>) -> (Deletion, Vec<RowKey>) {
     let (mut deletion, mut removed) =
         (Deletion { held: Duration::from_micros(200), ..Deletion::default() }, Vec::new());
-    for plan in order.plans {
-        assert!(
-            // An operator's wish is no plan.
-            planted::any() || plan.id == PlanId(0) || world.state.is_acknowledged(plan.id),
-            "plan {} is acknowledged in the state file before its delete",
-            plan.id.0
-        );
-        for meta in &plan.rows.meta {
-            let rowid = meta.key.rowid;
-            match world.db.tables[usize::from(meta.key.outbox.0)].get(&rowid) {
-                None => deletion.gone.push(meta.key),
-                Some(row) if world.print(rowid, row) != meta.print && !planted::is(Bug::DeleteByRowidAlone) => {
-                    deletion.changed.push(meta.key);
+    for group in order.groups {
+        if let Some(plan) = group.plan() {
+            assert!(
+                planted::any() || world.state.is_acknowledged(plan),
+                "plan {} is acknowledged in the state file before its delete",
+                plan.0
+            );
+        }
+        for (key, print) in group.rows() {
+            match world.db.tables[usize::from(key.outbox.0)].get(&key.rowid) {
+                None => deletion.gone.push(key),
+                Some(row) if world.print(key.rowid, row) != print && !planted::is(Bug::DeleteByRowidAlone) => {
+                    deletion.changed.push(key);
                 }
-                Some(row) if row.kept => deletion.kept.push(meta.key),
+                Some(row) if row.kept => deletion.kept.push(key),
                 Some(_) => {
-                    removed.push(meta.key);
+                    removed.push(key);
                     deletion.deleted += 1;
                 }
             }

@@ -8,15 +8,12 @@ use super::{CommandError, Told, state_error, text, wrong};
 use crate::config::{self, Config};
 use crate::daemon::{DaemonError, wiring};
 use crate::exit::FAILED;
-use crate::model::{
-    Action, Deletion, Fault, KnownTable, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple,
-};
-use crate::ports::{DeleteOrder, Source, SourceError};
+use crate::model::{Action, Deletion, Fault, KnownTable, OutboxIx, RowKey};
+use crate::ports::{DeleteGroup, DeleteOrder, Source, SourceError};
 use crate::source::Database;
 use crate::state::Visitor;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Of one delete, so that the application waits for its lock only briefly.
 const ROWS_MAX: usize = 500;
@@ -88,10 +85,14 @@ fn delete(
         Vec::new()
     };
     for (number, rows) in rows.chunks(ROWS_MAX).enumerate() {
-        let plan = Arc::new(plan(visitor.take_plan(&rows[0].0.entry).map_err(state_error)?, rows));
+        let named = rows.iter().map(|(row, outbox)| {
+            let key = RowKey { outbox: *outbox, rowid: row.entry.rowid };
+            (key, row.entry.print)
+        });
+        let group = DeleteGroup::Rows(named.collect());
         let order = DeleteOrder {
             number: number as u64 + 1,
-            plans: std::slice::from_ref(&plan),
+            groups: std::slice::from_ref(&group),
             booked: &booked,
             yields: false,
             commit_patience: COMMIT_PATIENCE,
@@ -131,28 +132,6 @@ fn end(deletion: &Deletion, key: RowKey) -> End {
         End { text: "was gone already", is_settled: true, is_failure: false }
     } else {
         End { text: "is deleted", is_settled: true, is_failure: false }
-    }
-}
-
-/// Rows to delete, in the shape in which rows are deleted. Nothing of it is sent or kept.
-fn plan(id: PlanId, rows: &[(&Dead, OutboxIx)]) -> Plan {
-    let meta = rows.iter().map(|(row, outbox)| RowMeta {
-        key: RowKey { outbox: *outbox, rowid: row.entry.rowid },
-        print: row.entry.print,
-        record: Span::default(),
-        message: 0,
-        event_id: Span::default(),
-    });
-    Plan {
-        id,
-        target: Target { topic: "".into(), partition: 0 },
-        triple: Triple { producer_id: -1, epoch: -1, first_sequence: 0 },
-        run: RunId(0),
-        noted_offset: 0,
-        leader_epoch: -1,
-        cluster: None,
-        first_attempt: SystemTime::UNIX_EPOCH,
-        rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
     }
 }
 

@@ -25,7 +25,7 @@ impl Intake {
 
     /// These rows of the lane go back to the table.
     pub fn give_back_rows(&mut self, ix: u32, rows: Rows) {
-        for (outbox, marks) in by_outbox(&rows.meta) {
+        for (outbox, marks) in by_outbox(rows.known()) {
             self.outbox(outbox).ledger.give_back(Leaver::Lane(ix), &marks);
         }
         self.forget_rows(rows);

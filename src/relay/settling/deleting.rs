@@ -2,12 +2,11 @@
 //!
 //! Promises: a row is released only when the database said what became of it. Does not know: when a delete is due, what SQL it is.
 
-use super::{
-    Errand, FAILED_RETRY, LEFT_OUT_RETRY, LEFT_OUT_RETRY_MAX, LeftOut, PLAN_ROWS_MAX, PLAN_ROWS_MIN, STARVED_AFTER,
-};
+use super::entry::{LeftOut, Wish};
+use super::{FAILED_RETRY, LEFT_OUT_RETRY, LEFT_OUT_RETRY_MAX, PLAN_ROWS_MAX, PLAN_ROWS_MIN, STARVED_AFTER};
 use crate::failpoint;
-use crate::model::{Deletion, Fault, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
-use crate::ports::{Change, Clock, DeleteOrder, Journal, Sink, Source, SourceError};
+use crate::model::{Deletion, Fault, Fingerprint, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
+use crate::ports::{Change, Clock, DeleteGroup, DeleteOrder, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
 use crate::relay::intake::by_outbox;
 use crate::relay::planted::{self, Bug};
@@ -28,47 +27,42 @@ const KEPT: &str = "a trigger or a constraint keeps it";
 
 /// Rows that were published and that something keeps in their table.
 fn kept_rows<'a>(
-    plans: &'a [Arc<Plan>],
+    groups: &'a [DeleteGroup],
     deletion: &'a Deletion,
-    now: SystemTime,
-) -> impl Iterator<Item = Quarantined> + 'a {
-    let metas = plans.iter().filter(|plan| plan.id != PlanId(0)).flat_map(|plan| &plan.rows.meta);
-    let kept = metas.filter(|meta| !deletion.kept.is_empty() && deletion.kept.contains(&meta.key));
-    kept.map(move |meta| Quarantined {
-        key: meta.key,
-        print: meta.print,
-        fault: Fault::Undeletable,
-        why: Why::new(KEPT),
-        attempts: 0,
-        first: now,
-        last: now,
-    })
+) -> impl Iterator<Item = (RowKey, Fingerprint)> + 'a {
+    let published = groups.iter().filter(|group| group.plan().is_some() && !deletion.kept.is_empty());
+    published.flat_map(DeleteGroup::rows).filter(|(key, _)| deletion.kept.contains(key))
+}
+
+fn quarantined((key, print): (RowKey, Fingerprint), now: SystemTime) -> Quarantined {
+    Quarantined { key, print, fault: Fault::Undeletable, why: Why::new(KEPT), attempts: 0, first: now, last: now }
 }
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn delete(&mut self, rows_max: usize, now: Instant) -> Result<(), Fatal> {
-        let (taken, rows) = self.settling.take(rows_max, now, |plan| self.is_bare(&plan.rows.meta));
-        let plans: Vec<Arc<Plan>> = taken.iter().map(|at| self.settling.acknowledged[*at].plan.clone()).collect();
+        let (taken, rows) = self.settling.take(rows_max, now, |entry| self.is_bare(entry.group().rows()));
+        let groups: Vec<DeleteGroup> = taken.iter().map(|at| self.settling.entries[*at].group()).collect();
         // The number of one that did not commit is used again: there are as many as there are plans.
         let number = self.settling.number + 1;
         let order = DeleteOrder {
             number,
-            plans: &plans,
+            groups: &groups,
             booked: &self.settling.booked,
             yields: self.settling.polite_since.is_none_or(|since| now.duration_since(since) < self.patience(rows_max)),
             commit_patience: COMMIT_PATIENCE,
         };
         // Rows of a bare table can come back alike, so that only this note tells a delete that happened from one that did not.
-        let bare = self.bare(&plans);
+        let bare = self.bare(&groups);
         let (books, mut attempted) = (self.source.books(), bare.clone());
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
         let (journal, noted, origin) = (&mut self.journal, &mut self.settling.notes, &mut self.reading.origin);
         let result = self.source.at_disk().delete(&order, &mut |deletion| {
             // After a crash the rows that are kept look like rows that nobody has sent: they are named before they are all that is left.
-            let kept: Vec<Quarantined> = kept_rows(&plans, deletion, wall).collect();
+            let kept: Vec<Quarantined> = kept_rows(&groups, deletion).map(|row| quarantined(row, wall)).collect();
             let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
             let before = noted.to_take_back();
-            let left_out = |plan: &PlanId| deletion.left_out.iter().any(|left| plans[left.plan].id == *plan);
+            let left_out =
+                |plan: &PlanId| deletion.left_out.iter().any(|left| groups[left.group].plan() == Some(*plan));
             attempted = bare.iter().copied().filter(|plan| !left_out(plan)).collect();
             let to_note: &[PlanId] = if books { &[] } else { &attempted };
             if !to_note.is_empty() {
@@ -108,7 +102,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.delete_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
                 self.settling.number = number;
                 self.settling.retry_at = Some(now + self.settling.doubts.failed());
-                self.errands_unknown(&plans, now);
+                self.errands_unknown(&groups, now);
                 self.commit_unknown(number, attempted, now);
             }
             Err(SourceError::Busy(text)) => {
@@ -151,21 +145,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// Errands of a delete whose COMMIT is not known: where rows come back alike it is not tried once more.
-    fn errands_unknown(&mut self, attempted: &[Arc<Plan>], now: Instant) {
-        for (plan, errand) in self.settling.take_errands() {
-            let tried = attempted.iter().any(|other| Arc::ptr_eq(other, &plan));
-            if !tried || !self.is_bare(&plan.rows.meta) {
-                self.settling.errand(plan, errand, now);
-                continue;
+    fn errands_unknown(&mut self, attempted: &[DeleteGroup], now: Instant) {
+        for errand in self.settling.take_errands() {
+            let is_it =
+                |group: &DeleteGroup| matches!(group, DeleteGroup::Rows(rows) if Arc::ptr_eq(rows, &errand.rows));
+            if attempted.iter().any(is_it) && self.is_bare(errand.rows.iter().copied()) {
+                self.errand_unknown(&errand);
+            } else {
+                self.settling.errand(errand, now);
             }
-            self.errand_unknown(&plan, &errand);
-            self.intake.forget_rows(take_rows(plan));
         }
     }
 
-    /// Those of these plans whose rows can come back alike.
-    fn bare(&self, plans: &[Arc<Plan>]) -> Vec<PlanId> {
-        plans.iter().filter(|plan| plan.id != PlanId(0) && self.is_bare(&plan.rows.meta)).map(|plan| plan.id).collect()
+    /// Those of these groups that are plans whose rows can come back alike.
+    fn bare(&self, groups: &[DeleteGroup]) -> Vec<PlanId> {
+        groups.iter().filter(|group| self.is_bare(group.rows())).filter_map(DeleteGroup::plan).collect()
     }
 
     /// The note about a delete that was rolled back is taken back at once: after a crash it would cost exactness.
@@ -177,47 +171,49 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    /// `taken`: places of the plans of the delete, rising; `rows`: theirs.
+    /// `taken`: places of the entries of the delete, rising; `rows`: theirs.
     fn deleted(&mut self, taken: &[usize], rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
         let now = self.clock.now();
-        let left_out: Vec<usize> = deletion.left_out.iter().map(|left| taken[left.plan]).collect();
+        let left_out: Vec<usize> = deletion.left_out.iter().map(|left| taken[left.group]).collect();
         let settling = &mut self.settling;
-        let rows_left_out: usize = left_out.iter().map(|at| settling.acknowledged[*at].plan.rows.len()).sum();
+        let rows_left_out: usize = left_out.iter().map(|at| settling.entries[*at].rows()).sum();
         let rows = rows - rows_left_out;
         let accounted = deletion.deleted + deletion.changed.len() + deletion.kept.len() + deletion.gone.len();
         if accounted != rows {
             return Err(Fatal(format!("a delete of {rows} rows accounts for {accounted}: {deletion:?}")));
         }
         let (mut plans, mut errands) = (Vec::with_capacity(taken.len()), Vec::new());
-        for (at, mut entry) in std::mem::take(&mut settling.acknowledged).into_iter().enumerate() {
+        for (at, mut entry) in std::mem::take(&mut settling.entries).into_iter().enumerate() {
             let deleted = taken.binary_search(&at).is_ok() && !left_out.contains(&at);
             if !deleted {
                 if left_out.contains(&at) {
                     let pause = entry.left_out.map_or(LEFT_OUT_RETRY, |left| (left.pause * 2).min(LEFT_OUT_RETRY_MAX));
                     entry.left_out = Some(LeftOut { retry_at: now + pause, pause });
                 }
-                settling.acknowledged.push_back(entry);
+                settling.entries.push_back(entry);
                 continue;
             }
-            match entry.errand {
-                None => settling.deleted.push(entry.plan.id),
-                Some(errand) => errands.push((entry.plan.clone(), errand)),
+            match entry.wish {
+                Wish::Acknowledged { plan, .. } => {
+                    settling.deleted.push(plan.id);
+                    plans.push(plan);
+                }
+                Wish::Asked(errand) => errands.push(errand),
             }
-            plans.push(entry.plan);
         }
         settling.count();
         if let Some(left) = deletion.left_out.first() {
             settling.left_out_trouble.happened(now, &left.why.to_string());
-        } else if settling.acknowledged.iter().all(|entry| entry.left_out.is_none()) {
+        } else if settling.entries.iter().all(|entry| entry.left_out.is_none()) {
             settling.left_out_trouble.over(now);
         }
         settling.retry_at = None;
-        if plans.is_empty() {
+        let count = plans.len() + errands.len();
+        if count == 0 {
             return Ok(());
         }
         log::debug!(
-            "deleted {rows} rows of {} plans in {:?}, under the write lock for {:?}",
-            plans.len(),
+            "deleted {rows} rows of {count} plans in {:?}, under the write lock for {:?}",
             deletion.took,
             deletion.held
         );
@@ -237,7 +233,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         settling.knocking.over();
         settling.starved.over(now);
         // A delete takes whole plans, and their rows lie interleaved: the plans of all busy lanes are to fit into one.
-        let lanes = self.plans.len() + plans.len();
+        let lanes = self.plans.len() + count;
         self.intake.limits.batch_rows_max =
             (self.settling.cost.rows_in(self.settling.write_time()) / lanes.max(1)).clamp(PLAN_ROWS_MIN, PLAN_ROWS_MAX);
         self.summary.deleted += deletion.deleted as u64;
@@ -245,14 +241,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.delete_trouble.over(now);
         self.reading.used(now);
         self.reading.deleted();
-        for (outbox, marks) in by_outbox(plans.iter().flat_map(|plan| &plan.rows.meta)) {
+        let named = errands.iter().flat_map(|errand| errand.rows.iter().copied());
+        for (outbox, marks) in by_outbox(plans.iter().flat_map(|plan| plan.rows.known()).chain(named)) {
             self.release(outbox, &marks, deletion);
         }
-        self.exceptions(&plans, deletion, &errands);
-        for (plan, errand) in &errands {
-            self.errand_done(plan, errand, deletion);
+        self.exceptions(&plans, deletion);
+        for errand in &errands {
+            self.errand_done(errand, deletion);
         }
-        drop(errands);
         for plan in plans {
             self.intake.forget_rows(take_rows(plan));
         }
@@ -278,7 +274,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    fn exceptions(&mut self, plans: &[Arc<Plan>], deletion: &Deletion, errands: &[(Arc<Plan>, Errand)]) {
+    fn exceptions(&mut self, plans: &[Arc<Plan>], deletion: &Deletion) {
         for key in &deletion.changed {
             let outbox = self.intake.outbox(key.outbox);
             outbox.ledger.revisit(key.rowid);
@@ -290,12 +286,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.figures.outboxes[usize::from(key.outbox.0)].changed.fetch_add(1, Relaxed);
         }
         for key in &deletion.kept {
-            let asked_for = errands.iter().any(|(_, errand)| errand.published.contains_key(key));
-            let meta = plans.iter().flat_map(|plan| &plan.rows.meta).find(|meta| meta.key == *key);
-            if let (Some(meta), false) = (meta, asked_for) {
-                let mark = RowMark { rowid: key.rowid, print: meta.print };
-                let why = Why::new(KEPT);
-                self.quarantine(*key, mark, Fault::Undeletable, &why, 0);
+            // Those that an operator named are in quarantine as they were.
+            if let Some((_, print)) = plans.iter().flat_map(|plan| plan.rows.known()).find(|(row, _)| row == key) {
+                let mark = RowMark { rowid: key.rowid, print };
+                self.quarantine(*key, mark, Fault::Undeletable, &Why::new(KEPT), 0);
             }
         }
     }

@@ -6,9 +6,10 @@
 mod cost;
 mod deleting;
 mod doubts;
+mod entry;
 
 use crate::failpoint;
-use crate::model::{JournalMode, Plan, PlanId, RowKey};
+use crate::model::{JournalMode, Plan, PlanId};
 use crate::ports::{Change, Clock, Journal, Sink, Source};
 use crate::relay::backoff::Knocking;
 use crate::relay::notes::Notes;
@@ -16,7 +17,9 @@ use crate::relay::{Fatal, Relay};
 use crate::telemetry::trouble::Trouble;
 use cost::Cost;
 use doubts::Doubts;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+pub(super) use entry::Errand;
+use entry::{Entry, Wish};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,38 +72,10 @@ const FORGET_AFTER: Duration = Duration::from_millis(100);
 const PLAN_ROWS_MIN: usize = 64;
 const PLAN_ROWS_MAX: usize = 8_192;
 
-/// Rows that are deleted because an operator asked for it.
-#[derive(Clone, Debug)]
-pub(super) struct Errand {
-    pub request: i64,
-    /// Which rows, and whether they were published.
-    pub published: BTreeMap<RowKey, bool>,
-}
-
-#[derive(Debug)]
-struct Acknowledged {
-    plan: Arc<Plan>,
-    offset: i64,
-    at: Instant,
-    /// The state file knows.
-    recorded: bool,
-    /// Not a plan of the state file's.
-    errand: Option<Errand>,
-    /// The last delete that was to take it left it out.
-    left_out: Option<LeftOut>,
-}
-
-/// When a plan that was left out of a delete is tried again.
-#[derive(Clone, Copy, Debug)]
-struct LeftOut {
-    retry_at: Instant,
-    pause: Duration,
-}
-
 /// Plans between acknowledgement and oblivion.
 #[derive(Debug)]
 pub(super) struct Settling {
-    acknowledged: VecDeque<Acknowledged>,
+    entries: VecDeque<Entry>,
     rows: usize,
     /// Of these, rows of plans that were left out, or that are in doubt.
     waiting_rows: usize,
@@ -143,7 +118,7 @@ impl Settling {
     /// `first_delete`: above every number that an earlier run gave to a delete. `database`: for messages.
     pub(super) fn new(now: Instant, first_delete: u64, database: &str) -> Self {
         Settling {
-            acknowledged: VecDeque::new(),
+            entries: VecDeque::new(),
             rows: 0,
             waiting_rows: 0,
             left_out_trouble: Trouble::new(format!("database {database}: published rows that can't be deleted now")),
@@ -173,7 +148,7 @@ impl Settling {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.acknowledged.is_empty()
+        self.entries.is_empty()
     }
 
     /// Nothing is to be deleted but what can't be for now.
@@ -192,49 +167,52 @@ impl Settling {
     }
 
     pub(super) fn acknowledged(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
-        self.rows += plan.rows.len();
-        if self.doubts.contains(plan.id) {
-            self.waiting_rows += plan.rows.len();
+        self.push(Wish::Acknowledged { plan, offset, recorded: false }, at);
+    }
+
+    fn push(&mut self, wish: Wish, at: Instant) {
+        let entry = Entry { wish, at, left_out: None };
+        self.rows += entry.rows();
+        if self.waits(&entry) {
+            self.waiting_rows += entry.rows();
         }
-        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: false, errand: None, left_out: None });
+        self.entries.push_back(entry);
     }
 
     /// What an earlier run was told: the state file knows.
     pub(super) fn acknowledged_before(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
-        self.rows += plan.rows.len();
-        self.acknowledged.push_back(Acknowledged { plan, offset, at, recorded: true, errand: None, left_out: None });
+        self.push(Wish::Acknowledged { plan, offset, recorded: true }, at);
     }
 
-    pub(super) fn errand(&mut self, plan: Arc<Plan>, errand: Errand, at: Instant) {
-        self.rows += plan.rows.len();
-        self.acknowledged.push_back(Acknowledged {
-            plan,
-            offset: -1,
-            at,
-            recorded: true,
-            errand: Some(errand),
-            left_out: None,
-        });
+    /// An operator has asked for it.
+    pub(super) fn errand(&mut self, errand: Errand, at: Instant) {
+        self.push(Wish::Asked(errand), at);
     }
 
+    /// Acknowledged plans.
     pub(super) fn plans(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
-        self.acknowledged.iter().map(|entry| entry.plan.clone())
+        self.entries.iter().filter_map(Entry::plan).cloned()
     }
 
-    /// Errands learn where their rows are now.
-    pub(super) fn renumber_errands(&mut self, mut new: impl FnMut(&Arc<Plan>) -> Arc<Plan>) {
-        for entry in self.acknowledged.iter_mut().filter(|entry| entry.errand.is_some()) {
-            entry.plan = new(&entry.plan);
-        }
+    /// Rows that are to be deleted because operators asked for it.
+    pub(super) fn errands(&self) -> impl Iterator<Item = &Errand> + '_ {
+        self.entries.iter().filter_map(|entry| match &entry.wish {
+            Wish::Asked(errand) => Some(errand),
+            Wish::Acknowledged { .. } => None,
+        })
     }
 
     /// Errands, taken out.
-    pub(super) fn take_errands(&mut self) -> Vec<(Arc<Plan>, Errand)> {
-        let (errands, plans): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.acknowledged).into_iter().partition(|entry| entry.errand.is_some());
-        self.acknowledged = plans;
+    pub(super) fn take_errands(&mut self) -> Vec<Errand> {
+        let mut errands = Vec::new();
+        for entry in std::mem::take(&mut self.entries) {
+            match entry.wish {
+                Wish::Asked(errand) => errands.push(errand),
+                Wish::Acknowledged { .. } => self.entries.push_back(entry),
+            }
+        }
         self.count();
-        errands.into_iter().filter_map(|entry| Some((entry.plan, entry.errand?))).collect()
+        errands
     }
 
     /// The plan has rows that are none of this run's business.
@@ -269,23 +247,31 @@ impl Settling {
         self.booked.push(plan);
     }
 
-    /// What was acknowledged and is no plan of an operator's, taken out: its rows have to be found again first.
+    /// What was acknowledged, taken out: its rows have to be found again first.
     pub(super) fn take_acknowledged(&mut self) -> Vec<(Arc<Plan>, i64)> {
-        let (errands, plans): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.acknowledged).into_iter().partition(|entry| entry.errand.is_some());
-        self.acknowledged = errands;
+        let mut plans = Vec::new();
+        for entry in std::mem::take(&mut self.entries) {
+            match entry.wish {
+                Wish::Acknowledged { plan, offset, .. } => plans.push((plan, offset)),
+                Wish::Asked(_) => self.entries.push_back(entry),
+            }
+        }
         self.count();
-        plans.into_iter().map(|entry| (entry.plan, entry.offset)).collect()
+        plans
     }
 
     fn count(&mut self) {
-        self.rows = self.acknowledged.iter().map(|entry| entry.plan.rows.len()).sum();
-        let waiting = self.acknowledged.iter().filter(|entry| self.waits(entry));
-        self.waiting_rows = waiting.map(|entry| entry.plan.rows.len()).sum();
+        self.rows = self.entries.iter().map(Entry::rows).sum();
+        self.waiting_rows = self.entries.iter().filter(|entry| self.waits(entry)).map(Entry::rows).sum();
     }
 
-    fn waits(&self, entry: &Acknowledged) -> bool {
-        entry.left_out.is_some() || self.doubts.contains(entry.plan.id)
+    fn waits(&self, entry: &Entry) -> bool {
+        entry.left_out.is_some() || self.is_in_doubt(entry)
+    }
+
+    /// Whether its rows were deleted already is not known.
+    fn is_in_doubt(&self, entry: &Entry) -> bool {
+        entry.plan().is_some_and(|plan| self.doubts.contains(plan.id))
     }
 
     /// Whether the plan was deleted is in doubt, and it is neither sent again nor deleted for now. Also in the state file.
@@ -326,8 +312,12 @@ impl Settling {
 
     /// What the state file does not know yet.
     pub(super) fn changes(&self) -> Vec<Change<'_>> {
-        let acknowledged = self.acknowledged.iter().filter(|entry| !entry.recorded);
-        let acknowledged = acknowledged.map(|entry| Change::Acknowledged { plan: entry.plan.id, offset: entry.offset });
+        let acknowledged = self.entries.iter().filter_map(|entry| match &entry.wish {
+            Wish::Acknowledged { plan, offset, recorded: false } => {
+                Some(Change::Acknowledged { plan: plan.id, offset: *offset })
+            }
+            _ => None,
+        });
         let settled = self.settled.iter().map(|plan| {
             let (plan, here) = (*plan, self.lasting.contains(plan));
             if here { Change::SettledHere { plan } } else { Change::Settled { plan } }
@@ -339,8 +329,10 @@ impl Settling {
 
     /// The state file knows everything that [`Settling::changes`] named.
     pub(super) fn recorded(&mut self) {
-        for entry in &mut self.acknowledged {
-            entry.recorded = true;
+        for entry in &mut self.entries {
+            if let Wish::Acknowledged { recorded, .. } = &mut entry.wish {
+                *recorded = true;
+            }
         }
         self.undone.clear();
         self.notes.settled(&self.settled);
@@ -363,7 +355,7 @@ impl Settling {
     /// When a delete is due, politeness aside.
     fn due(&self, quiet_pipeline: bool) -> Option<Instant> {
         let retry = self.left_out_due();
-        let Some(fresh) = self.acknowledged.iter().find(|entry| !self.waits(entry)) else { return retry };
+        let Some(fresh) = self.entries.iter().find(|entry| !self.waits(entry)) else { return retry };
         let oldest = fresh.at;
         let (rows, wait) = if self.alone { (DELETE_ROWS_ALONE, DELETE_WAIT_ALONE) } else { (DELETE_ROWS, DELETE_WAIT) };
         let enough = self.rows - self.waiting_rows >= rows;
@@ -378,26 +370,26 @@ impl Settling {
         Some(retry.map_or(due, |retry| retry.min(due)))
     }
 
-    /// The places of the plans that the next delete is to take, and how many rows they have. Those that were left out before go on
-    /// their own: what is to be done row by row would hold up the others. `can_be_in_doubt`: of such plans a trial takes one.
-    fn take(&self, rows_max: usize, now: Instant, can_be_in_doubt: impl Fn(&Plan) -> bool) -> (Vec<usize>, usize) {
+    /// The places of the entries that the next delete is to take, and how many rows they have. Those that were left out before go on
+    /// their own: what is to be done row by row would hold up the others. `can_be_in_doubt`: of such entries a trial takes one.
+    fn take(&self, rows_max: usize, now: Instant, can_be_in_doubt: impl Fn(&Entry) -> bool) -> (Vec<usize>, usize) {
         let again = self.left_out_due().filter(|due| *due <= now);
         let rows_max = if again.is_some() { rows_max.min(LEFT_OUT_ROWS) } else { rows_max };
         let (mut taken, mut rows) = (Vec::new(), 0);
-        for (at, entry) in self.acknowledged.iter().enumerate() {
+        for (at, entry) in self.entries.iter().enumerate() {
             // Those about as long due too: one may take the other along.
             let wanted = match (again, entry.left_out) {
                 (Some(due), Some(left)) => left.retry_at < due + LEFT_OUT_RETRY,
                 (again, left) => again.is_none() && left.is_none(),
             };
-            if !wanted || self.doubts.contains(entry.plan.id) {
+            if !wanted || self.is_in_doubt(entry) {
                 continue;
             }
-            let alone = self.doubts.is_trial() && can_be_in_doubt(&entry.plan);
-            if !taken.is_empty() && (alone || rows + entry.plan.rows.len() > rows_max) {
+            let alone = self.doubts.is_trial() && can_be_in_doubt(entry);
+            if !taken.is_empty() && (alone || rows + entry.rows() > rows_max) {
                 break;
             }
-            rows += entry.plan.rows.len();
+            rows += entry.rows();
             taken.push(at);
             if alone {
                 break;
@@ -411,7 +403,7 @@ impl Settling {
         if self.waiting_rows == 0 {
             return None;
         }
-        self.acknowledged.iter().filter_map(|entry| entry.left_out.map(|left| left.retry_at)).min()
+        self.entries.iter().filter_map(|entry| entry.left_out.map(|left| left.retry_at)).min()
     }
 
     pub(super) fn is_due(&self, quiet_pipeline: bool, now: Instant) -> bool {
@@ -460,7 +452,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         // Also what is settled: that an earlier run deleted it may be known from a row that this delete takes away or rewrites.
-        let unrecorded = self.settling.acknowledged.iter().any(|entry| !entry.recorded)
+        let unrecorded = self.settling.entries.iter().any(Entry::is_unrecorded)
             || !self.settling.settled.is_empty()
             || !self.settling.undone.is_empty()
             || !self.settling.doubtful.is_empty()
@@ -528,7 +520,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Fingerprint, OutboxIx, RowMeta, Rows, RunId, Span, Target, Triple};
+    use crate::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
     use std::time::SystemTime;
 
     fn plan(id: u64) -> Arc<Plan> {
@@ -559,6 +551,9 @@ mod tests {
         settling.doubts.failed();
         assert_eq!(settling.take(100, now, |_| true), (vec![0], 1));
         assert_eq!(settling.take(100, now, |_| false), (vec![0, 1, 2, 3, 4], 5));
-        assert_eq!(settling.take(100, now, |plan| plan.id == PlanId(3)), (vec![0, 1], 2));
+        assert_eq!(
+            settling.take(100, now, |entry| entry.plan().is_some_and(|plan| plan.id == PlanId(3))),
+            (vec![0, 1], 2)
+        );
     }
 }

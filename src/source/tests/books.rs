@@ -1,7 +1,9 @@
 //! `bookkeeping = "table"`: what the row says, and when it says nothing.
 
 use super::*;
-use crate::model::{Booked, LookEnd};
+use crate::model::{Booked, LookEnd, Plan, PlanId, RowMeta, Rows, RunId, Span, Target, Triple};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 const STATE: u128 = 0x0123_4567_89ab_cdef_0000_0000_0000_0001;
 const ROWS: &str = "INSERT INTO users_outbox VALUES (1,'a','t','p'),(2,'a','t','p'),(3,'a','t','p'),(4,'a','t','p');";
@@ -16,13 +18,31 @@ fn keeper(world: &World) -> Database {
     database
 }
 
-fn numbered(id: u64, seen: &[Seen]) -> Arc<Plan> {
-    Arc::new(Plan { id: PlanId(id), ..Arc::into_inner(plan(seen)).unwrap() })
+fn plan(id: u64, seen: &[Seen]) -> DeleteGroup {
+    let named = group(seen);
+    let meta = named.rows().map(|(key, print)| RowMeta {
+        key,
+        print,
+        record: Span::default(),
+        message: 0,
+        event_id: Span::default(),
+    });
+    DeleteGroup::Plan(Arc::new(Plan {
+        id: PlanId(id),
+        target: Target { topic: Arc::from("users"), partition: 0 },
+        triple: Triple { producer_id: 1, epoch: 0, first_sequence: 0 },
+        run: RunId(1),
+        noted_offset: 0,
+        leader_epoch: 0,
+        cluster: None,
+        first_attempt: SystemTime::now(),
+        rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
+    }))
 }
 
 fn delete_as(database: &mut Database, id: u64, booked: &[PlanId], seen: &[Seen]) -> Result<usize, SourceError> {
-    let plans = [numbered(id, seen)];
-    let order = DeleteOrder { booked, ..insistent(&plans) };
+    let groups = [plan(id, seen)];
+    let order = DeleteOrder { booked, ..insistent(&groups) };
     database.delete(&order, &mut |_| Ok(())).map(|deletion| deletion.deleted)
 }
 
@@ -50,6 +70,11 @@ fn each_delete_is_booked_in_its_own_transaction_in_every_journal_mode() {
         assert_eq!(database.booked().unwrap(), says(&[3], 7), "{mode}: the highest ever");
         assert_eq!(delete_as(&mut database, 9, &[], &seen[2..3]).unwrap(), 0, "gone");
         assert_eq!(database.booked().unwrap(), says(&[3], 7), "{mode}: nothing was deleted, nothing is booked");
+        app.exec("INSERT INTO users_outbox VALUES (5,'a','t','p');");
+        let named = [group(&all(&mut database)[1..])];
+        let order = DeleteOrder { booked: &[PlanId(3)], ..insistent(&named) };
+        assert_eq!(database.delete(&order, &mut |_| Ok(())).unwrap().deleted, 1);
+        assert_eq!(database.booked().unwrap(), says(&[3], 7), "{mode}: rows that are of no plan");
         drop(database);
         assert_eq!(keeper(&world).booked().unwrap(), says(&[3], 7), "{mode}: the next run reads it");
         assert_eq!(app.run("PRAGMA integrity_check; SELECT id FROM users_outbox;"), "ok\n4");
@@ -63,8 +88,8 @@ fn a_delete_that_is_rolled_back_is_not_booked() {
     let mut database = keeper(&world);
     let seen = all(&mut database);
     for first in [true, false] {
-        let plans = [numbered(7, &seen)];
-        let result = database.delete(&order(&plans), &mut |_| Err(journal_error()));
+        let groups = [plan(7, &seen)];
+        let result = database.delete(&order(&groups), &mut |_| Err(journal_error()));
         assert!(matches!(result, Err(SourceError::Journal(_))));
         let expected = if first { None } else { says(&[6], 6) };
         assert_eq!(database.booked().unwrap(), expected);
@@ -139,8 +164,8 @@ fn our_own_create_is_no_change_of_the_schema() {
         app.exec("INSERT INTO users_outbox VALUES ('x','a','t','p'),('y','a','t','p'),('z','a','t','p');");
         let mut database = keeper(&world);
         let seen = all(&mut database);
-        let plans = [numbered(1, &seen[..1])];
-        database.delete(&order(&plans), &mut |_| Err(journal_error())).unwrap_err();
+        let groups = [plan(1, &seen[..1])];
+        database.delete(&order(&groups), &mut |_| Err(journal_error())).unwrap_err();
         app.exec("UPDATE users_outbox SET eventType = 't' WHERE id = 'x';");
         assert_eq!(all(&mut database), seen, "{mode}: rolled back");
         delete_as(&mut database, 1, &[], &seen[..1]).unwrap();

@@ -212,7 +212,7 @@ fn a_log_that_was_taken_away_takes_no_deletes() {
         if when == "before" {
             std::fs::remove_file(log_of(&world)).unwrap();
         }
-        let result = database.delete(&order(&[plan(&seen)]), &mut |_| {
+        let result = database.delete(&order(&[group(&seen)]), &mut |_| {
             std::fs::remove_file(log_of(&world)).unwrap();
             Ok(())
         });

@@ -12,9 +12,9 @@ fn what_is_still_what_was_sent_is_deleted_in_every_journal_mode() {
         let seen = all(&mut database);
         app.exec("UPDATE users_outbox SET payload='new' WHERE id IN (5, 600); DELETE FROM users_outbox WHERE id IN (7, 1000);");
         let mut before_commit = 0;
-        let plans = [plan(&seen[..500]), plan(&seen[500..])];
+        let groups = [group(&seen[..500]), group(&seen[500..])];
         let deletion = database
-            .delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| {
+            .delete(&DeleteOrder { yields, ..order(&groups) }, &mut |_| {
                 before_commit += 1;
                 Ok(())
             })
@@ -51,7 +51,7 @@ fn two_versions_of_a_row_in_one_order_settle_as_one() {
     let old = all(&mut database);
     app.exec("UPDATE users_outbox SET payload='new' WHERE id=1;");
     let new = all(&mut database);
-    let deletion = database.delete(&order(&[plan(&old[..1]), plan(&new)]), &mut |_| Ok(())).unwrap();
+    let deletion = database.delete(&order(&[group(&old[..1]), group(&new)]), &mut |_| Ok(())).unwrap();
     assert_eq!(
         (deletion.deleted, deletion.changed.len(), deletion.gone),
         (2, 0, vec![key(1)]),
@@ -85,8 +85,8 @@ fn a_trigger_that_raises_keeps_its_rows_and_no_others() {
         app.exec(&format!("CREATE TRIGGER k BEFORE DELETE ON users_outbox WHEN old.id IN (2, 77, 999) BEGIN SELECT RAISE({raise}); END;"));
         let mut database = world.database();
         let seen = all(&mut database);
-        let plans = [plan(&seen)];
-        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| Ok(())).unwrap();
+        let groups = [group(&seen)];
+        let deletion = database.delete(&DeleteOrder { yields, ..order(&groups) }, &mut |_| Ok(())).unwrap();
         let mut kept = deletion.kept;
         kept.sort_unstable();
         assert_eq!((deletion.deleted, kept), (997, vec![key(2), key(77), key(999)]), "{raise}");
@@ -112,8 +112,8 @@ fn what_a_trigger_puts_into_a_gap_stays() {
     for (mode, yields) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
         let (_world, mut app, mut database, seen) =
             with_trigger(mode, "INSERT INTO users_outbox VALUES (3,'a','t','deleted'),(4,'a','t','deleted')");
-        let plans = [plan(&seen)];
-        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| Ok(())).unwrap();
+        let groups = [group(&seen)];
+        let deletion = database.delete(&DeleteOrder { yields, ..order(&groups) }, &mut |_| Ok(())).unwrap();
         assert_eq!(app.run("SELECT id, payload FROM users_outbox;"), "3|deleted\n4|deleted", "{mode}");
         assert_eq!(deletion.deleted, 3, "{mode}");
         assert_eq!(deletion.written, [key(3), key(4)], "{mode}: whoever reads is told");
@@ -131,7 +131,7 @@ fn what_a_trigger_makes_of_a_row_before_its_turn_is_a_new_event() {
         let (_world, mut app, mut database, seen) = with_trigger("WAL", does);
         let mut before_commit = 0;
         let deletion = database
-            .delete(&order(&[plan(&seen)]), &mut |_| {
+            .delete(&order(&[group(&seen)]), &mut |_| {
                 before_commit += 1;
                 Ok(())
             })
@@ -156,23 +156,23 @@ fn rows_that_were_not_sent_are_not_taken_along_and_their_plan_waits() {
         let b = crate::model::OutboxIx(1);
         let (seen, in_b) = (all(&mut database), look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1);
         // The first row's delete would take one along that nobody has acknowledged.
-        let plans = [plan(&seen[..1]), plan(&seen[1..2])];
+        let groups = [group(&seen[..1]), group(&seen[1..2])];
         let mut told = Vec::new();
         let deletion = database
-            .delete(&order(&plans), &mut |deletion| {
-                told.extend(deletion.left_out.iter().map(|left| left.plan));
+            .delete(&order(&groups), &mut |deletion| {
+                told.extend(deletion.left_out.iter().map(|left| left.group));
                 Ok(())
             })
             .unwrap();
         assert_eq!(told, [0], "{does}: before it is committed");
-        assert_eq!(deletion.left_out.iter().map(|left| left.plan).collect::<Vec<_>>(), [0], "{does}");
+        assert_eq!(deletion.left_out.iter().map(|left| left.group).collect::<Vec<_>>(), [0], "{does}");
         assert!(deletion.left_out[0].why.text.contains("rowid 1"), "{does}: {:?}", deletion.left_out);
         assert_eq!((deletion.deleted, deletion.kept.len(), deletion.gone.len()), (1, 0, 0), "{does}");
         assert_eq!(app.run("SELECT id FROM users_outbox;"), "1\n5", "{does}");
         assert_eq!(app.run("SELECT count(*) FROM other_outbox;"), "1", "{does}");
         // Once all of them are sent they go together.
-        let plans = [plan(&seen[..1]), plan(&seen[2..]), plan_of(b, &in_b)];
-        let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
+        let groups = [group(&seen[..1]), group(&seen[2..]), group_of(b, &in_b)];
+        let deletion = database.delete(&order(&groups), &mut |_| Ok(())).unwrap();
         assert!(deletion.left_out.is_empty(), "{does}: {deletion:?}");
         assert_eq!(deletion.deleted + deletion.gone.len(), 3, "{does}");
         assert_eq!(app.run("SELECT count(*) FROM users_outbox; SELECT count(*) FROM other_outbox;"), "0\n0", "{does}");
@@ -189,8 +189,8 @@ fn a_cascade_takes_no_row_of_another_outbox_along() {
     let options = DatabaseOptions { foreign_keys: true, ..world.options() };
     let mut database = Database::new(options, vec![spec("users_outbox"), spec("b")]);
     let seen = all(&mut database);
-    let plans = [plan(&seen[..1]), plan(&seen[1..])];
-    let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
+    let groups = [group(&seen[..1]), group(&seen[1..])];
+    let deletion = database.delete(&order(&groups), &mut |_| Ok(())).unwrap();
     assert_eq!((deletion.deleted, deletion.left_out.len()), (1, 1), "{deletion:?}");
     assert_eq!(app.run("SELECT id FROM users_outbox; SELECT id FROM b;"), "2\n7");
 }
@@ -217,13 +217,13 @@ fn rows_of_a_table_that_is_missing_or_unfit_for_a_moment_are_neither_gone_nor_ch
         let seen = all(&mut database);
         let in_b = look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1;
         app.exec(away);
-        let plans = [plan(&seen), plan_of(b, &in_b)];
-        let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
+        let groups = [group(&seen), group_of(b, &in_b)];
+        let deletion = database.delete(&order(&groups), &mut |_| Ok(())).unwrap();
         assert_eq!((deletion.deleted, deletion.gone.len(), deletion.changed.len()), (1, 0, 0), "{away}");
-        assert_eq!(deletion.left_out.iter().map(|left| left.plan).collect::<Vec<_>>(), [0], "{away}");
+        assert_eq!(deletion.left_out.iter().map(|left| left.group).collect::<Vec<_>>(), [0], "{away}");
         assert_eq!(app.run("SELECT count(*) FROM b;"), "0", "{away}: the others are not held up");
         app.exec(back);
-        let again = |database: &mut Database| database.delete(&order(&plans[..1]), &mut |_| Ok(()));
+        let again = |database: &mut Database| database.delete(&order(&groups[..1]), &mut |_| Ok(()));
         let deletion = match again(&mut database) {
             Err(SourceError::Replaced { .. }) => again(&mut database),
             other => other,
@@ -246,7 +246,7 @@ fn tables_are_settled_one_after_the_other() {
     let in_a = look_in(&mut database, a, Start::Lowest, budget(9)).unwrap().1;
     let in_b = look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1;
     assert_eq!(in_a[0].print, in_b[0].print, "the print is of the content alone");
-    let deletion = database.delete(&order(&[plan_of(b, &in_b), plan_of(a, &in_a)]), &mut |_| Ok(())).unwrap();
+    let deletion = database.delete(&order(&[group_of(b, &in_b), group_of(a, &in_a)]), &mut |_| Ok(())).unwrap();
     assert_eq!((deletion.deleted, deletion.gone), (3, vec![RowKey { outbox: b, rowid: 2 }]));
 }
 
@@ -279,7 +279,7 @@ fn rows_that_a_deferred_foreign_key_needs_stay_and_no_others() {
         let seen = all(&mut database);
         let mut before_commit = 0;
         let deletion = database
-            .delete(&order(&[plan(&seen)]), &mut |_| {
+            .delete(&order(&[group(&seen)]), &mut |_| {
                 before_commit += 1;
                 Ok(())
             })
@@ -318,10 +318,10 @@ fn a_write_lock_of_the_application_is_busy() {
         let mut database = world.database();
         let seen = all(&mut database);
         app.exec("BEGIN IMMEDIATE;");
-        let plans = [plan(&seen)];
-        let insisted = database.delete(&insistent(&plans), &mut |_| Ok(()));
+        let groups = [group(&seen)];
+        let insisted = database.delete(&insistent(&groups), &mut |_| Ok(()));
         assert!(matches!(insisted, Err(SourceError::Busy(_))), "{mode}: {insisted:?}");
-        let polite = database.delete(&order(&plans), &mut |_| Ok(()));
+        let polite = database.delete(&order(&groups), &mut |_| Ok(()));
         assert!(matches!(polite, Err(SourceError::Busy(_) | SourceError::Yielded)), "{mode}: {polite:?}");
         app.exec("ROLLBACK;");
         assert_eq!(delete(&mut database, &seen).unwrap().deleted, 1);
@@ -336,7 +336,7 @@ fn a_reader_in_journal_mode_makes_the_commit_busy_and_nothing_is_deleted() {
     let seen = all(&mut database);
     app.run("BEGIN; SELECT * FROM users_outbox;");
     let mut asked = 0;
-    let result = database.delete(&order(&[plan(&seen)]), &mut |_| {
+    let result = database.delete(&order(&[group(&seen)]), &mut |_| {
         asked += 1;
         Ok(())
     });
@@ -353,14 +353,14 @@ fn it_makes_way_for_a_reader() {
     let mut database = world.database();
     let seen = all(&mut database);
     app.run("BEGIN; SELECT * FROM users_outbox;");
-    let plans = [plan(&seen)];
-    let result = database.delete(&order(&plans), &mut |_| panic!("not to be asked"));
+    let groups = [group(&seen)];
+    let result = database.delete(&order(&groups), &mut |_| panic!("not to be asked"));
     assert!(matches!(result, Err(SourceError::Yielded)));
     assert_eq!(
         app.run("SELECT count(*) FROM users_outbox; COMMIT; SELECT count(*) FROM users_outbox;").lines().last(),
         Some("1")
     );
-    assert_eq!(database.delete(&order(&plans), &mut |_| Ok(())).unwrap().deleted, 1);
+    assert_eq!(database.delete(&order(&groups), &mut |_| Ok(())).unwrap().deleted, 1);
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn a_state_file_that_fails_rolls_the_delete_back() {
     app.exec("INSERT INTO users_outbox VALUES (1,'a','t','p');");
     let mut database = world.database();
     let seen = all(&mut database);
-    let result = database.delete(&order(&[plan(&seen)]), &mut |_| Err(journal_error()));
+    let result = database.delete(&order(&[group(&seen)]), &mut |_| Err(journal_error()));
     assert!(matches!(result, Err(SourceError::Journal(_))));
     assert_eq!(app.count(), 1);
     app.exec("INSERT INTO users_outbox VALUES (2,'a','t','p');");

@@ -16,7 +16,7 @@ fn no_space(path: &str) {
     let seen: Vec<Seen> =
         all(&mut database).into_iter().filter(|row| row.rowid >= from && row.rowid % 3 == 0).collect();
     let mut asked = 0;
-    let result = database.delete(&order(&[plan(&seen)]), &mut |_| {
+    let result = database.delete(&order(&[group(&seen)]), &mut |_| {
         asked += 1;
         Ok(())
     });
@@ -77,7 +77,7 @@ fn on_a_full_disk(path: &str) {
     }
     let mut asked = 0;
     for _ in 0..5 {
-        let result = database.delete(&insistent(&[plan(&seen)]), &mut |_| {
+        let result = database.delete(&insistent(&[group(&seen)]), &mut |_| {
             asked += 1;
             Ok(())
         });
@@ -131,7 +131,7 @@ fn a_panic_inside_a_delete_is_a_panic_and_deletes_nothing() {
         let options = DatabaseOptions { path: path.into(), ..World::new().options() };
         let mut database = Database::new(options, vec![spec("users_outbox")]);
         let seen = all(&mut database);
-        let _ = database.delete(&insistent(&[plan(&seen)]), &mut |_| panic!("as it was meant to be"));
+        let _ = database.delete(&insistent(&[group(&seen)]), &mut |_| panic!("as it was meant to be"));
         return;
     }
     for mode in ["WAL", "DELETE"] {

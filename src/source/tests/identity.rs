@@ -39,7 +39,7 @@ fn a_file_moved_away_takes_no_deletes() {
         let seen = all(&mut database);
         let aside = world.directory.path().join("aside.sqlite");
         // In the middle of the transaction, where only the last look before COMMIT can see it.
-        let result = database.delete(&order(&[plan(&seen)]), &mut |_| {
+        let result = database.delete(&order(&[group(&seen)]), &mut |_| {
             std::fs::rename(&world.path, &aside).unwrap();
             Ok(())
         });

@@ -5,7 +5,7 @@
 
 use super::super::transaction::OVERTAKEN_MAX;
 use super::*;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 const ROWS: usize = 200;
 /// Often enough to be called several times in a comparison and in a DELETE of `ROWS` rows, and in nothing else.
@@ -71,7 +71,7 @@ fn without_patience_the_write_lock_comes_first() {
     let phases = Arc::new(Mutex::new(Vec::new()));
     let noted = phases.clone();
     meanwhile(&mut database, &app, move |_, locked| lock(&noted).push(locked));
-    assert_eq!(database.delete(&insistent(&[plan(&seen)]), &mut |_| Ok(())).unwrap().deleted, ROWS);
+    assert_eq!(database.delete(&insistent(&[group(&seen)]), &mut |_| Ok(())).unwrap().deleted, ROWS);
     let phases = lock(&phases);
     assert!(!phases.is_empty() && phases.iter().all(|locked| *locked), "{phases:?}");
 }
@@ -198,8 +198,8 @@ fn a_row_that_a_trigger_of_another_table_rewrites_meanwhile_stays() {
         let (a, b) = (crate::model::OutboxIx(0), crate::model::OutboxIx(1));
         let in_a = look_in(&mut database, a, Start::Lowest, budget(9)).unwrap().1;
         let in_b = look_in(&mut database, b, Start::Lowest, budget(9)).unwrap().1;
-        let plans = [plan_of(b, &in_b), plan_of(a, &in_a)];
-        let deletion = database.delete(&DeleteOrder { yields, ..order(&plans) }, &mut |_| Ok(())).unwrap();
+        let groups = [group_of(b, &in_b), group_of(a, &in_a)];
+        let deletion = database.delete(&DeleteOrder { yields, ..order(&groups) }, &mut |_| Ok(())).unwrap();
         let key = |rowid| RowKey { outbox: b, rowid };
         assert_eq!((deletion.deleted, deletion.changed, deletion.gone), (3, vec![key(2)], vec![key(3)]), "{yields}");
         assert_eq!(app.run("SELECT id, payload FROM b;"), "2|new");

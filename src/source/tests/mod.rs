@@ -16,14 +16,12 @@ mod unreadable;
 mod wakes;
 
 use super::*;
-use crate::model::{Budget, Fingerprint, Flow, Look, Plan, PlanId, RowKey, RowMark, RowMeta, Rows, RunId, Span, Start};
-use crate::model::{Target, Triple};
-use crate::ports::{DeleteOrder, JournalError, Source, SourceError};
+use crate::model::{Budget, Fingerprint, Flow, Look, RowKey, RowMark, Start};
+use crate::ports::{DeleteGroup, DeleteOrder, JournalError, Source, SourceError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 pub(super) const SCHEMA: &str =
     "CREATE TABLE users_outbox (id INTEGER PRIMARY KEY, aggregateId TEXT, eventType TEXT, payload TEXT);";
@@ -178,46 +176,26 @@ pub(super) fn all(database: &mut Database) -> Vec<Seen> {
     seen
 }
 
-pub(super) fn plan_of(outbox: crate::model::OutboxIx, seen: &[Seen]) -> Arc<Plan> {
-    let meta = seen
-        .iter()
-        .map(|row| RowMeta {
-            key: RowKey { outbox, rowid: row.rowid },
-            print: row.print,
-            record: Span::default(),
-            message: 0,
-            event_id: Span::default(),
-        })
-        .collect();
-    Arc::new(Plan {
-        id: PlanId(1),
-        target: Target { topic: Arc::from("users"), partition: 0 },
-        triple: Triple { producer_id: 1, epoch: 0, first_sequence: 0 },
-        run: RunId(1),
-        noted_offset: 0,
-        leader_epoch: 0,
-        cluster: None,
-        first_attempt: SystemTime::now(),
-        rows: Arc::new(Rows { bytes: Vec::new(), meta }),
-    })
+pub(super) fn group_of(outbox: crate::model::OutboxIx, seen: &[Seen]) -> DeleteGroup {
+    DeleteGroup::Rows(seen.iter().map(|row| (RowKey { outbox, rowid: row.rowid }, row.print)).collect())
 }
 
-pub(super) fn plan(seen: &[Seen]) -> Arc<Plan> {
-    plan_of(OUTBOX, seen)
+pub(super) fn group(seen: &[Seen]) -> DeleteGroup {
+    group_of(OUTBOX, seen)
 }
 
 /// As the relay begins: others go first.
-pub(super) fn order(plans: &[Arc<Plan>]) -> DeleteOrder<'_> {
-    DeleteOrder { number: 1, plans, booked: &[], yields: true, commit_patience: Duration::from_millis(20) }
+pub(super) fn order(groups: &[DeleteGroup]) -> DeleteOrder<'_> {
+    DeleteOrder { number: 1, groups, booked: &[], yields: true, commit_patience: Duration::from_millis(20) }
 }
 
 /// As the relay goes on when others have gone first for long enough.
-pub(super) fn insistent(plans: &[Arc<Plan>]) -> DeleteOrder<'_> {
-    DeleteOrder { yields: false, ..order(plans) }
+pub(super) fn insistent(groups: &[DeleteGroup]) -> DeleteOrder<'_> {
+    DeleteOrder { yields: false, ..order(groups) }
 }
 
 pub(super) fn delete(database: &mut Database, seen: &[Seen]) -> Result<crate::model::Deletion, SourceError> {
-    database.delete(&order(&[plan(seen)]), &mut |_| Ok(()))
+    database.delete(&order(&[group(seen)]), &mut |_| Ok(()))
 }
 
 pub(super) fn rowids(seen: &[Seen]) -> Vec<i64> {

@@ -146,10 +146,10 @@ fn one_unfit_outbox_does_not_stop_the_others() {
     assert!(matches!(second, Err(SourceError::NotAnOutbox { outbox: crate::model::OutboxIx(1), .. })));
     let third = look_in(&mut database, crate::model::OutboxIx(2), Start::Lowest, budget(1));
     assert!(matches!(third, Err(SourceError::NotThere(_))));
-    let plans = [plan_of(crate::model::OutboxIx(1), &seen), plan_of(crate::model::OutboxIx(2), &seen), plan(&seen)];
-    let deletion = database.delete(&order(&plans), &mut |_| Ok(())).unwrap();
+    let groups = [group_of(crate::model::OutboxIx(1), &seen), group_of(crate::model::OutboxIx(2), &seen), group(&seen)];
+    let deletion = database.delete(&order(&groups), &mut |_| Ok(())).unwrap();
     assert_eq!((deletion.deleted, deletion.changed.len(), deletion.gone.len()), (1, 0, 0));
-    assert_eq!(deletion.left_out.iter().map(|left| left.plan).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(deletion.left_out.iter().map(|left| left.group).collect::<Vec<_>>(), [0, 1]);
 }
 
 /// Runs one test of this binary again in a process of its own, under a shell's settings.

@@ -61,10 +61,10 @@ fn drain(mode: &str) {
             published.entry(text(1)).or_default().push(text(3).parse().expect("nothing that was undone"));
         }
         database.make_durable().unwrap();
-        let plans = [plan(&seen)];
+        let groups = [group(&seen)];
         for attempt in 0.. {
             // As the relay: the others first, but not for ever.
-            let order = if attempt % 8 == 7 { insistent(&plans) } else { order(&plans) };
+            let order = if attempt % 8 == 7 { insistent(&groups) } else { order(&groups) };
             match database.delete(&order, &mut |_| Ok(())) {
                 Ok(deletion) => {
                     assert_eq!(deletion.deleted, seen.len(), "{mode}: {deletion:?}");

@@ -1,5 +1,6 @@
 use super::*;
 use crossbeam_channel::{Receiver, bounded};
+use std::sync::Arc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for a wake that should not come to come, in most runs; a test that passes by luck hides nothing for ever.
