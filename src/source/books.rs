@@ -9,6 +9,7 @@ use super::look::Trouble;
 use super::transaction::taken;
 use crate::model::{Booked, LeftOut, OutboxIx, PlanId, Why};
 use crate::ports::{DeleteGroup, DeleteOrder, SourceError};
+use outboxd_kafka::leb128;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result};
 
@@ -272,8 +273,8 @@ fn encode(plans: &[u64]) -> Vec<u8> {
     let mut bytes = vec![LAYOUT];
     let mut end = 0;
     for run in plans.chunk_by(|a, b| b - a == 1) {
-        number(&mut bytes, run[0] - end);
-        number(&mut bytes, run.len() as u64 - 1);
+        leb128::put(&mut bytes, run[0] - end);
+        leb128::put(&mut bytes, run.len() as u64 - 1);
         end = run[run.len() - 1];
     }
     bytes
@@ -285,8 +286,8 @@ fn decode(bytes: &[u8]) -> Option<Vec<u64>> {
     let mut plans = Vec::new();
     let mut end = 0u64;
     while !rest.is_empty() {
-        let first = end.checked_add(take(&mut rest)?)?;
-        let more = take(&mut rest)?;
+        let first = end.checked_add(leb128::take(&mut rest, 10).ok()?)?;
+        let more = leb128::take(&mut rest, 10).ok()?;
         end = first.checked_add(more)?;
         if more >= (PLANS_MAX - plans.len()) as u64 {
             return None;
@@ -294,31 +295,6 @@ fn decode(bytes: &[u8]) -> Option<Vec<u64>> {
         plans.extend(first..=end);
     }
     (*layout == LAYOUT).then_some(plans)
-}
-
-fn number(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-}
-
-fn take(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, after) = rest.split_first()?;
-        *rest = after;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
-            return None;
-        }
-        value |= bits << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -352,12 +328,12 @@ mod tests {
         assert_eq!(decode(&[]), None);
         assert_eq!(decode(&[2, 1, 0]), None, "another layout");
         let mut huge = vec![LAYOUT, 1];
-        number(&mut huge, u64::MAX - 9);
+        leb128::put(&mut huge, u64::MAX - 9);
         assert_eq!(decode(&huge), None);
         let mut long = vec![LAYOUT];
         for _ in 0..3 {
-            number(&mut long, 1);
-            number(&mut long, PLANS_MAX as u64 / 2);
+            leb128::put(&mut long, 1);
+            leb128::put(&mut long, PLANS_MAX as u64 / 2);
         }
         assert_eq!(decode(&long), None);
         assert_eq!(decode(&[LAYOUT, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0]), None);
