@@ -36,7 +36,7 @@ pub fn shared(version: &str) -> Option<Arc<Broker>> {
     }
     let broker = match named(version) {
         Some(bootstrap) => Broker { version: version.to_owned(), bootstrap, dir: None },
-        None => start(version, 1, &[], None),
+        None => start(version, 1, &[], None, false),
     };
     let broker = Arc::new(broker);
     brokers.insert(version.to_owned(), Arc::clone(&broker));
@@ -46,7 +46,22 @@ pub fn shared(version: &str) -> Option<Arc<Broker>> {
 /// A broker, or three, of the test's own. `None`: skipped.
 #[track_caller]
 pub fn own(version: &str, nodes: u32, set: &[&str]) -> Option<Arc<Broker>> {
-    if skipped(version) { None } else { Some(Arc::new(start(version, nodes, set, None))) }
+    if skipped(version) { None } else { Some(Arc::new(start(version, nodes, set, None, false))) }
+}
+
+/// The broker of this version with listeners for TLS and SASL that all tests of this process use. `None`: skipped.
+#[track_caller]
+pub fn secure(version: &str) -> Option<Arc<Broker>> {
+    static BROKERS: Mutex<Option<HashMap<String, Arc<Broker>>>> = Mutex::new(None);
+    if skipped(version) {
+        return None;
+    }
+    let mut brokers = BROKERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let brokers = brokers.get_or_insert_default();
+    let broker = brokers
+        .entry(version.to_owned())
+        .or_insert_with(|| Arc::new(start(version, 1, &["connections.max.reauth.ms=3000"], None, true)));
+    Some(Arc::clone(broker))
 }
 
 fn skipped(version: &str) -> bool {
@@ -64,7 +79,7 @@ fn named(version: &str) -> Option<String> {
     all.split(',').find_map(|one| one.trim().strip_prefix(version)?.strip_prefix('=').map(str::to_owned))
 }
 
-fn start(version: &str, nodes: u32, set: &[&str], port: Option<u16>) -> Broker {
+fn start(version: &str, nodes: u32, set: &[&str], port: Option<u16>, secure: bool) -> Broker {
     let dir = tempfile::Builder::new().prefix("outboxd-kafka-").tempdir().unwrap().keep();
     let mut command = script();
     command.args(["start", "--version", version, "--nodes", &nodes.to_string()]);
@@ -76,6 +91,9 @@ fn start(version: &str, nodes: u32, set: &[&str], port: Option<u16>) -> Broker {
     }
     for pair in set {
         command.args(["--set", pair]);
+    }
+    if secure {
+        command.arg("--secure");
     }
     let output = command.output().unwrap_or_else(|error| panic!("scripts/kafka: {error}"));
     assert!(
@@ -119,6 +137,18 @@ impl Broker {
         run(command);
     }
 
+    /// Where the listener of this name is (SSL, MTLS, SASLP, SASLS) of a broker that was started with them.
+    pub fn listener(&self, name: &str) -> String {
+        let all = self.control("listeners", &[]);
+        let line = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no listener {name}: {all}")).to_owned()
+    }
+
+    /// A file of its certificates: ca.pem, client.pem, client.key.
+    pub fn certificate(&self, name: &str) -> PathBuf {
+        self.dir().join("tls").join(name)
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> u32 {
         self.bootstrap.split(',').count() as u32
@@ -144,7 +174,7 @@ impl Broker {
     #[must_use]
     pub fn succeeded(&self) -> Broker {
         self.control("stop", &["--remove"]);
-        start(&self.version, 1, &[], Some(self.port(1)))
+        start(&self.version, 1, &[], Some(self.port(1)), false)
     }
 
     /// Ends a node by kill -9, and waits until it is gone.
