@@ -53,6 +53,26 @@ pub struct RunArgs {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "database", conflicts_with = "stdout")]
     pub bootstrap_servers: Vec<String>,
 
+    /// How to connect: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL [default: PLAINTEXT]
+    #[arg(long, value_name = "PROTOCOL", requires = "bootstrap_servers")]
+    pub security_protocol: Option<String>,
+
+    /// The certificates of the brokers' authority, in PEM [default: those that the system trusts]
+    #[arg(long, value_name = "FILE", requires = "bootstrap_servers")]
+    pub ca: Option<String>,
+
+    /// How to say who we are: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+    #[arg(long, value_name = "MECHANISM", requires = "bootstrap_servers")]
+    pub sasl_mechanism: Option<String>,
+
+    /// Who we are
+    #[arg(long, value_name = "NAME", requires = "bootstrap_servers")]
+    pub username: Option<String>,
+
+    /// The file with the password, or the name of one of systemd's credentials
+    #[arg(long, value_name = "FILE", requires = "bootstrap_servers")]
+    pub password_file: Option<String>,
+
     /// outboxd's own file [default: the database's path with -outboxd added]
     #[arg(long, value_name = "FILE", requires = "database")]
     pub state: Option<PathBuf>,
@@ -153,6 +173,26 @@ pub struct DemoArgs {
     /// Relay through this Kafka and read the records back; without it they go to stdout
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub bootstrap_servers: Vec<String>,
+
+    /// How to connect: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL [default: PLAINTEXT]
+    #[arg(long, value_name = "PROTOCOL", requires = "bootstrap_servers")]
+    pub security_protocol: Option<String>,
+
+    /// The certificates of the brokers' authority, in PEM [default: those that the system trusts]
+    #[arg(long, value_name = "FILE", requires = "bootstrap_servers")]
+    pub ca: Option<String>,
+
+    /// How to say who we are: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+    #[arg(long, value_name = "MECHANISM", requires = "bootstrap_servers")]
+    pub sasl_mechanism: Option<String>,
+
+    /// Who we are
+    #[arg(long, value_name = "NAME", requires = "bootstrap_servers")]
+    pub username: Option<String>,
+
+    /// The file with the password, or the name of one of systemd's credentials
+    #[arg(long, value_name = "FILE", requires = "bootstrap_servers")]
+    pub password_file: Option<String>,
 
     /// The topic; made if it is not there
     #[arg(long, default_value = "outboxd-demo", requires = "bootstrap_servers")]

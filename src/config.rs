@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod flags;
 mod group;
+mod security;
 mod topic;
 
 pub use error::{ConfigError, Place};
@@ -16,6 +17,7 @@ pub use flags::Flags;
 pub use group::{Database, resolve};
 pub use topic::{Part, TopicTemplate};
 
+use outboxd_kafka::security::SecuritySettings;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -137,6 +139,8 @@ pub struct Kafka {
     pub socket_connection_setup_timeout: Duration,
     /// Threads, and connections, for each broker that leads a lane.
     pub senders_per_broker: usize,
+    /// `security_protocol` and what belongs to it.
+    pub security: SecuritySettings,
 }
 
 impl Default for Kafka {
@@ -154,6 +158,7 @@ impl Default for Kafka {
             connections_max_idle: Duration::from_secs(540),
             socket_connection_setup_timeout: Duration::from_secs(10),
             senders_per_broker: 2,
+            security: SecuritySettings::default(),
         }
     }
 }

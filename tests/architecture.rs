@@ -58,7 +58,11 @@ const ROOMS: &[Room] = &[
         knows: &["cli", "commands", "config", "daemon", "exit", "kafka"],
         without: &[FILES_BUT_TEMPORARY, SOCKETS],
     },
-    Room { path: "config", knows: &["kafka::topic_name"], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES] },
+    Room {
+        path: "config",
+        knows: &["kafka::security", "kafka::topic_name"],
+        without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES],
+    },
     Room {
         path: "daemon",
         knows: &["config", "exit", "model", "ports", "relay", "sink", "source", "state", "telemetry"],
@@ -120,6 +124,19 @@ const ROOMS: &[Room] = &[
         knows: &["kafka::error", "kafka::leb128", "kafka::protocol"],
         without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
     },
+    // Settings, files and what to say; the sockets are the connection's.
+    Room {
+        path: "kafka/security",
+        knows: &["kafka::peer_text", "kafka::producer::lock"],
+        without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES],
+    },
+    Room {
+        path: "kafka/security/files.rs",
+        knows: &["kafka::security"],
+        without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS],
+    },
+    Room { path: "kafka/security/utc.rs", knows: &[], without: PURE },
+    Room { path: "kafka/peer_text.rs", knows: &[], without: PURE },
     Room { path: "kafka/backoff.rs", knows: &[], without: PURE },
     Room { path: "kafka/leb128.rs", knows: &[], without: PURE },
     Room { path: "kafka/outcome.rs", knows: &[], without: PURE },
@@ -129,8 +146,12 @@ const ROOMS: &[Room] = &[
 ];
 
 /// What only the named files may do, wherever they are.
-const ONLY_IN: &[(&str, &[&str])] =
-    &[("unsafe", &["source/handle.rs"]), ("std::process::exit", &["main.rs"]), ("std::process::abort", &[])];
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("unsafe", &["source/handle.rs"]),
+    ("std::process::exit", &["main.rs"]),
+    ("std::process::abort", &[]),
+    ("rustls::crypto::ring", &["kafka/security/tls.rs"]),
+];
 
 #[test]
 fn no_room_knows_what_it_must_not_know() {

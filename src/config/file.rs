@@ -5,7 +5,7 @@
 use super::document::{Document, Found, Section};
 use super::{
     Bookkeeping, Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, MAX_ATTEMPTS, Outbox, Place, State,
-    TOPICS_MAX, TopicTemplate,
+    TOPICS_MAX, TopicTemplate, security,
 };
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,17 @@ const KAFKA: &[&str] = &[
     "connections_max_idle_ms",
     "socket_connection_setup_timeout_ms",
     "senders_per_broker",
+    "security_protocol",
+    "ssl_ca_location",
+    "ssl_certificate_location",
+    "ssl_key_location",
+    "sasl_mechanism",
+    "sasl_username",
+    "sasl_password",
+    "sasl_password_file",
+    "sasl_password_env",
+    "sasl_oauthbearer_token_file",
+    "sasl_oauthbearer_extensions",
 ];
 const STATE: &[&str] = &["path"];
 const DAEMON: &[&str] = &["drain_timeout_ms"];
@@ -246,6 +257,7 @@ fn kafka(section: &Section<'_>, needs_servers: bool) -> Result<Kafka, ConfigErro
         senders_per_broker: section
             .integer("senders_per_broker", 1..=64, default.senders_per_broker as u64)?
             .map_or(default.senders_per_broker, |found| found.value as usize),
+        security: security::Written::in_section(section)?.settings(&|name| std::env::var_os(name))?,
     };
     for (low, high, from, to) in [
         ("retry_backoff_ms", "retry_backoff_max_ms", kafka.retry_backoff, kafka.retry_backoff_max),

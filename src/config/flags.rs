@@ -5,7 +5,7 @@
 use super::document::Found;
 use super::{
     Bookkeeping, Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, MAX_ATTEMPTS, Outbox, Place, State,
-    TOPICS_MAX, file,
+    TOPICS_MAX, file, security,
 };
 use std::path::PathBuf;
 
@@ -17,6 +17,11 @@ pub struct Flags {
     pub topic: String,
     pub bootstrap_servers: Vec<String>,
     pub state: Option<PathBuf>,
+    pub security_protocol: Option<String>,
+    pub ca: Option<String>,
+    pub sasl_mechanism: Option<String>,
+    pub username: Option<String>,
+    pub password_file: Option<String>,
 }
 
 pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
@@ -38,6 +43,18 @@ pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
             "add `--bootstrap-servers localhost:9092`, or `--stdout` to see the records without a Kafka",
         ));
     }
+    let flag = |name, value: &Option<String>| {
+        value.as_ref().map(|value| Found { value: value.clone(), place: Place::Flag(name) })
+    };
+    let written = security::Written {
+        protocol: flag("--security-protocol", &flags.security_protocol),
+        ca: flag("--ca", &flags.ca),
+        mechanism: flag("--sasl-mechanism", &flags.sasl_mechanism),
+        username: flag("--username", &flags.username),
+        password_file: flag("--password-file", &flags.password_file),
+        ..security::Written::default()
+    };
+    kafka.security = written.settings(&|name| std::env::var_os(name))?;
     let topic = file::topic(&flags.topic, Place::Flag("--topic"))?;
     let outbox = Outbox {
         database: file::database(&flags.database, &Place::Flag("--database"))?,

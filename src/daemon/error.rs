@@ -118,6 +118,7 @@ impl DaemonError {
                 OpenError::NotAnOutbox { why, .. } | OpenError::Forbidden(why) | OpenError::Failed(why),
             ) => why.hint.clone(),
             DaemonError::Source(OpenError::SameTable { .. }) => "remove one of the two: a row goes to one topic".into(),
+            DaemonError::Kafka(StartError::Security(error)) => error.hint().to_owned(),
             DaemonError::Kafka(_) => "correct it under [kafka] in the config, or in --bootstrap-servers".into(),
             DaemonError::Listen { address, .. } => {
                 let port = address.rsplit_once(':').map_or(address.as_str(), |(_, port)| port);

@@ -99,6 +99,7 @@ pub fn kafka_options(kafka: &config::Kafka) -> KafkaOptions {
         connections_max_idle_ms: ms(kafka.connections_max_idle),
         socket_connection_setup_timeout_ms: ms(kafka.socket_connection_setup_timeout),
         senders_per_broker: kafka.senders_per_broker,
+        security: kafka.security.clone(),
     }
 }
 

@@ -19,12 +19,14 @@ mod clusters;
 mod durability;
 mod ends;
 mod events;
+mod secure;
 
 use applications::*;
 use clusters::*;
 use durability::*;
 use ends::*;
 use events::*;
+use secure::*;
 use std::sync::Arc;
 use support::{Broker, Scene, broker};
 
@@ -48,6 +50,7 @@ on!(real_kafka_4_3_0, "4.3.0":
     two_outboxes_and_two_databases, topic_by_template, rows_too_large_for_their_topic,
     twenty_drains_under_load, broker_killed, broker_frozen, another_cluster,
     durable_before_sent_wal, durable_before_sent_delete, durable_before_sent_truncate,
+    sasl_ssl_with_a_password_that_changes,
 );
 
 on!(real_kafka_3_9_1, "3.9.1":

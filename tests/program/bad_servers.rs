@@ -113,23 +113,23 @@ fn a_port_where_nobody_listens_until_a_broker_does() {
 fn listeners_that_speak_something_else_until_they_are_mended() {
     let other = "WARN ] topic users: no Kafka broker could be asked: SERVER does not answer as a Kafka broker: no answer to ApiVersions:";
     let too_long = "bytes is announced, at most 16777216 are accepted";
-    let tls = "check the port and the listener's security protocol";
     for (listener, complaint) in [
         // The first four bytes that come are taken for a length.
         (Listener::Http, format!("{other} a frame of 1213486160 {too_long} (hint: this is a web server, not Kafka)")),
         (
             Listener::Tls { alert: true },
-            format!("{other} a frame of 352518912 {too_long} (hint: this is a TLS listener: use a PLAINTEXT one)"),
+            format!("{other} a frame of 352518912 {too_long} (hint: this is a TLS listener: write security_protocol = \"SSL\" (or \"SASL_SSL\"))"),
         ),
         (
             Listener::Tls { alert: false },
-            format!("{other} the broker closed the connection (hint: it is a TLS listener, or not Kafka at all: {tls})"),
+            format!("{other} the broker closed the connection (hint: it is a TLS listener (write security_protocol = \"SSL\" or \"SASL_SSL\"), or not Kafka at all: check the port)"),
         ),
         (
             Listener::Sasl,
             "WARN ] topic users: no Kafka broker could be asked: SERVER closed the connection at the first ordinary request: \
              no answer to Metadata: the broker closed the connection \
-             (hint: this listener probably wants SASL authentication: use a listener without it)".to_owned(),
+             (hint: this listener probably wants to know who we are: write security_protocol = \"SASL_PLAINTEXT\", sasl_mechanism, \
+             sasl_username and sasl_password_file)".to_owned(),
         ),
     ] {
         let kafka = FakeKafka::builder().topic("users", 1).listener(listener).start();

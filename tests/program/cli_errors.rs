@@ -324,3 +324,39 @@ Hint: a trigger, index, generated column or collation needs what only the applic
         run(&flags(&database, &["--dry-run"])).expect(2, &place, report);
     }
 }
+
+#[test]
+fn files_of_tls_and_sasl_are_judged_at_the_start() {
+    let place = Place::new();
+    let database = place.database("db", OUTBOX);
+    let of = |lines: &str| {
+        let text = minimal(&database, "") + lines;
+        run(&["run", "--config", &config(&place, &text)])
+    };
+    place.write("ca.der", "no certificate");
+    of(&format!("security_protocol = \"SSL\"\nssl_ca_location = \"{}\"", place.text("ca.der"))).expect(
+        2,
+        &place,
+        "Error: Kafka's producer can't be started
+Caused by: ssl_ca_location: DIR/ca.der: there is no certificate in it
+Hint: a PEM file is wanted, with -----BEGIN CERTIFICATE----- in it; see what this one is: file DIR/ca.der
+",
+    );
+    let sasl = "security_protocol = \"SASL_PLAINTEXT\"\nsasl_mechanism = \"SCRAM-SHA-256\"\nsasl_username = \"u\"";
+    of(&format!("{sasl}\nsasl_password_file = \"{}\"", place.text("none"))).expect(
+        2,
+        &place,
+        "Error: Kafka's producer can't be started
+Caused by: sasl_password_file: DIR/none: the file can't be read
+Caused by: No such file or directory (os error 2)
+Hint: see whether the path is right
+",
+    );
+    of("security_protocol = \"TLS\"").expect(
+        2,
+        &place,
+        "Error: DIR/c.toml:8: kafka.security_protocol: `TLS` is no security protocol
+Hint: write \"SSL\"; there are PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL
+",
+    );
+}

@@ -1,44 +1,50 @@
-//! One blocking TCP connection to one broker: a request, its answer, and nothing else at the same time.
+//! One blocking connection to one broker, in the clear or in TLS: a request, its answer, and nothing else at the same time.
 //!
 //! Promises: a call ends by its deadline; every failure says whether the broker may have acted; after any failure the connection
 //! is dead and says so. Does not know: other brokers, retries, what an answer means.
 
 mod address;
+mod authenticate;
+mod deadline;
+mod opening;
+mod tls_stream;
+mod transport;
 
 pub use address::{Address, AddressError, Peer};
 
-use super::error::{CallError, ConnectError, Loss};
+use super::error::{CallError, Loss};
 use super::protocol::header::{LENGTH_BYTES, decode_response_header, encode_request_header};
-use super::protocol::{
-    ApiKey, ApiVersionsRequest, DecodeError, MetadataRequest, ProduceRequest, ProduceResponse, Reader, Request, SPOKEN,
-    Writer,
-};
-use rustix::net::RecvFlags;
+use super::protocol::{ApiKey, DecodeError, ProduceRequest, ProduceResponse, Reader, Request, SPOKEN, Writer};
+use crate::security::Security;
+use authenticate::Session;
+use deadline::Deadline;
 use std::fmt;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
+use transport::Transport;
 
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct ConnectionOptions {
     /// What the broker's request logs and quotas call us. At most 32,767 bytes.
     pub client_id: String,
-    /// Time for all addresses of a name together. Resolving the name is not included: the system's resolver has its own timeouts.
-    pub connect_timeout: Duration,
-    /// Time for each of the two exchanges that open a connection.
-    pub request_timeout: Duration,
+    /// Time until a connection can be used: all addresses of the name, TLS, and the exchanges that open it, together. Resolving the
+    /// name is not included: the system's resolver has its own timeouts.
+    pub setup_timeout: Duration,
     /// The largest answer that is accepted; memory is taken only as its bytes arrive.
     pub receive_bytes_max: usize,
+    /// TLS, and who we are.
+    pub security: Security,
 }
 
 impl Default for ConnectionOptions {
     fn default() -> Self {
         ConnectionOptions {
             client_id: "outboxd".to_owned(),
-            connect_timeout: Duration::from_secs(10),
-            request_timeout: Duration::from_secs(30),
+            setup_timeout: Duration::from_secs(10),
             receive_bytes_max: 64 * 1024 * 1024,
+            security: Security::default(),
         }
     }
 }
@@ -54,11 +60,15 @@ const GARBAGE_BYTES_MAX: usize = 16;
 /// A connection whose broker was asked for its versions.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    transport: Transport,
     peer: Peer,
     client_id: String,
     /// What the broker calls its cluster.
     cluster_id: Option<String>,
+    security: Security,
+    setup_timeout: Duration,
+    /// How long the broker goes on without asking who we are; `None`: as long as there is the connection.
+    session: Option<Session>,
     receive_bytes_max: usize,
     /// By the API's place in [`SPOKEN`]: the version in use; `None` when the broker has none of ours.
     versions: [Option<i16>; SPOKEN.len()],
@@ -82,64 +92,6 @@ impl Interrupter {
 }
 
 impl Connection {
-    /// Connects, and makes sure that a Kafka broker is there that speaks what we need.
-    ///
-    /// After ApiVersions an empty Metadata request (no topics) is sent: a listener that wants authentication answers the first
-    /// and closes at the second. Better that one than a first Produce, whose fate would be unsure. The answer also says to which
-    /// cluster the broker belongs.
-    pub fn open(address: &Address, options: &ConnectionOptions) -> Result<Connection, ConnectError> {
-        if i16::try_from(options.client_id.len()).is_err() {
-            return Err(ConnectError::ClientId { bytes: options.client_id.len() });
-        }
-        let (stream, resolved) = connect(address, options.connect_timeout)?;
-        let mut connection = Connection {
-            stream,
-            peer: Peer { address: address.clone(), resolved },
-            client_id: options.client_id.clone(),
-            cluster_id: None,
-            receive_bytes_max: options.receive_bytes_max,
-            versions: [None; SPOKEN.len()],
-            next_correlation_id: 0,
-            usable: true,
-            last_used: Instant::now(),
-            send: Vec::new(),
-            receive: Vec::new(),
-        };
-        connection
-            .stream
-            .set_nodelay(true)
-            .map_err(|source| ConnectError::Broken { address: address.clone(), source: CallError::NotSent(source) })?;
-        connection.negotiate(options.request_timeout)?;
-        let probe = MetadataRequest { topics: Some(&[]), allow_auto_topic_creation: false };
-        match connection.call(&probe, options.request_timeout) {
-            Ok(answer) => {
-                connection.cluster_id = answer.cluster_id;
-                Ok(connection)
-            }
-            Err(source) => Err(refused_probe(address.clone(), source)),
-        }
-    }
-
-    fn negotiate(&mut self, patience: Duration) -> Result<(), ConnectError> {
-        let address = self.peer.address.clone();
-        self.versions[ApiKey::ApiVersions.index()] = Some(ApiKey::ApiVersions.spoken().versions.max);
-        let offered = match self.call(&ApiVersionsRequest, patience) {
-            Ok(offered) => offered,
-            Err(source) => return Err(not_a_broker(address, source)),
-        };
-        if !offered.error.is_ok() {
-            return Err(ConnectError::ApiVersions { address, error: offered.error });
-        }
-        for (line, version) in SPOKEN.iter().zip(&mut self.versions) {
-            let theirs = offered.versions(line.api);
-            *version = theirs.and_then(|theirs| line.versions.common(theirs));
-            if version.is_none() && line.needed {
-                return Err(ConnectError::VersionUnsupported { address, api: line.api, ours: line.versions, theirs });
-            }
-        }
-        Ok(())
-    }
-
     /// Sends a request and waits for its answer, `patience` for both together.
     pub fn call<R: Request>(&mut self, request: &R, patience: Duration) -> Result<R::Response, CallError> {
         let version = self.version_of(R::API)?;
@@ -162,10 +114,12 @@ impl Connection {
     }
 
     /// Whether the connection can take a request. False once a call failed, when the broker closed it, and when bytes are there
-    /// that nobody asked for. One system call that does not wait; every call does it by itself before it writes, because
-    /// what is not written can't be unsure.
+    /// that nobody asked for. It does not wait (one system call, in TLS one more for each ticket that came); every call does it by
+    /// itself before it writes, because what is not written can't be unsure.
     pub fn alive(&mut self) -> bool {
-        if self.usable && self.idle_fault().is_some() {
+        // A broker that has ceased to believe who we are closes at the next request.
+        let is_over = self.session.is_some_and(|session| session.is_over(Instant::now()));
+        if self.usable && (is_over || self.transport.idle_fault().is_some()) {
             self.close();
         }
         self.usable
@@ -183,7 +137,7 @@ impl Connection {
 
     /// A handle with which another thread can end what this connection is waiting for.
     pub(crate) fn interrupter(&self) -> io::Result<Interrupter> {
-        self.stream.try_clone().map(Interrupter)
+        self.transport.socket().try_clone().map(Interrupter)
     }
 
     /// What the broker called its cluster when the connection was opened; some relatives of Kafka's have no name for it.
@@ -209,6 +163,14 @@ impl Connection {
         decode: impl FnOnce(i16, &mut Reader<'_>) -> Result<T, DecodeError>,
     ) -> Result<T, CallError> {
         let deadline = Deadline::after(patience);
+        if !matches!(api, ApiKey::SaslHandshake | ApiKey::SaslAuthenticate) {
+            if self.session.is_some_and(|session| session.is_over(Instant::now())) {
+                self.close();
+                let text = "the time is over for which the broker believes who we are";
+                return Err(CallError::NotSent(io::Error::new(ErrorKind::ConnectionAborted, text)));
+            }
+            self.keep_session(patience).map_err(|error| CallError::NotSent(io::Error::other(error)))?;
+        }
         let correlation_id = self.next_correlation_id;
         self.next_correlation_id = correlation_id.checked_add(1).unwrap_or(0);
         let result =
@@ -254,7 +216,7 @@ impl Connection {
         // Before ApiVersions nothing was idle yet. A server that speaks first is asked all the same: its answer, read as one, tells
         // what it is, and always in the same words.
         if api != ApiKey::ApiVersions
-            && let Some(fault) = self.idle_fault()
+            && let Some(fault) = self.transport.idle_fault()
         {
             return Err(fault);
         }
@@ -277,7 +239,7 @@ impl Connection {
             done = position;
         }
         slices.push(IoSlice::new(&self.send[done..]));
-        write_all(&self.stream, &mut slices, deadline)
+        self.transport.send(&mut slices, deadline)
     }
 
     /// Fills `receive` with one frame, length prefix included, and gives its size.
@@ -292,7 +254,10 @@ impl Connection {
                     let grown = (2 * filled).max(RECEIVE_START_BYTES).min(wanted.max(RECEIVE_START_BYTES));
                     self.receive.resize(grown, 0);
                 }
-                filled += self.read_some(filled, deadline)?;
+                match self.transport.read_some(&mut self.receive[filled..], deadline)? {
+                    0 => return Err(Loss::Closed { partial: filled > 0 }),
+                    count => filled += count,
+                }
                 continue;
             }
             let Some(frame_bytes) = frame_bytes else {
@@ -318,134 +283,9 @@ impl Connection {
         }
     }
 
-    fn read_some(&mut self, filled: usize, deadline: Deadline) -> Result<usize, Loss> {
-        loop {
-            self.stream.set_read_timeout(Some(deadline.left().ok_or(Loss::Timeout)?)).map_err(Loss::Io)?;
-            match (&self.stream).read(&mut self.receive[filled..]) {
-                Ok(0) => return Err(Loss::Closed { partial: filled > 0 }),
-                Ok(count) => return Ok(count),
-                Err(error) if is_retryable(&error) => {}
-                Err(error) => return Err(Loss::Io(error)),
-            }
-        }
-    }
-
-    /// What a look into the socket says against sending anything.
-    fn idle_fault(&self) -> Option<io::Error> {
-        let mut byte = [0u8; 1];
-        loop {
-            return match rustix::net::recv(&self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => {
-                    Some(io::Error::new(ErrorKind::ConnectionAborted, "the broker closed the idle connection"))
-                }
-                Ok(_) => Some(io::Error::new(ErrorKind::InvalidData, "bytes are there that nobody asked for")),
-                Err(rustix::io::Errno::AGAIN) => None,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => Some(error.into()),
-            };
-        }
-    }
-
     fn close(&mut self) {
         self.usable = false;
-        // Tells the broker now, not when the connection is dropped. Fails if it is closed already.
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
-}
-
-/// An instant by which an exchange is over.
-#[derive(Clone, Copy, Debug)]
-struct Deadline {
-    started: Instant,
-    patience: Duration,
-}
-
-impl Deadline {
-    fn after(patience: Duration) -> Self {
-        Deadline { started: Instant::now(), patience }
-    }
-
-    fn elapsed(self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// `None` when it is over. Never zero: to a socket, zero means for ever.
-    fn left(self) -> Option<Duration> {
-        self.patience.checked_sub(self.elapsed()).filter(|left| !left.is_zero())
-    }
-}
-
-/// A timed-out or interrupted system call: the deadline decides whether there is another one.
-fn is_retryable(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-fn write_all(mut stream: &TcpStream, mut slices: &mut [IoSlice<'_>], deadline: Deadline) -> io::Result<()> {
-    // Skips empty slices at the front: a write of nothing would look like a closed connection.
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        let left = deadline
-            .left()
-            .ok_or_else(|| io::Error::new(ErrorKind::TimedOut, "the broker does not take the request's bytes"))?;
-        stream.set_write_timeout(Some(left))?;
-        match stream.write_vectored(slices) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => IoSlice::advance_slices(&mut slices, count),
-            Err(error) if is_retryable(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Tries all addresses of the name. Each gets its share of the time that is left, or the first one that swallows packets would
-/// use up all of it.
-fn connect(address: &Address, timeout: Duration) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let resolved: Vec<SocketAddr> = match (address.host.as_str(), address.port).to_socket_addrs() {
-        Ok(addresses) => addresses.collect(),
-        Err(source) => return Err(ConnectError::Resolve { address: address.clone(), source }),
-    };
-    let deadline = Deadline::after(timeout);
-    let mut last = None;
-    for (place, candidate) in resolved.iter().enumerate() {
-        let share = deadline.left().unwrap_or_default() / (resolved.len() - place) as u32;
-        match TcpStream::connect_timeout(candidate, share.max(Duration::from_millis(1))) {
-            Ok(stream) => return Ok((stream, *candidate)),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(match last {
-        Some(source) => ConnectError::Connect { address: address.clone(), tried: resolved.len(), source },
-        None => ConnectError::NoAddress { address: address.clone() },
-    })
-}
-
-/// What a failed ApiVersions says about the other side.
-fn not_a_broker(address: Address, source: CallError) -> ConnectError {
-    let first_bytes = match &source {
-        CallError::Lost { loss: Loss::Timeout, waited, .. } => {
-            return ConnectError::Silent { address, waited: *waited };
-        }
-        CallError::Lost { loss: Loss::FrameLength { first_bytes, .. }, .. } => first_bytes.clone(),
-        CallError::Lost { loss: Loss::Io(error), .. } if error.kind() != ErrorKind::ConnectionReset => {
-            return ConnectError::Broken { address, source };
-        }
-        // A reset counts as a close: it is one with our request still unread.
-        CallError::Lost { .. } | CallError::Decode(_) => Vec::new(),
-        CallError::NotSent(_) | CallError::Unsupported { .. } => return ConnectError::Broken { address, source },
-    };
-    ConnectError::NotKafka { address, first_bytes, source }
-}
-
-/// What it says that the first request after ApiVersions failed.
-fn refused_probe(address: Address, source: CallError) -> ConnectError {
-    match &source {
-        CallError::Lost { loss: Loss::Closed { partial: false }, .. } => ConnectError::WantsSasl { address, source },
-        CallError::Lost { loss: Loss::Io(error), .. } if error.kind() == ErrorKind::ConnectionReset => {
-            ConnectError::WantsSasl { address, source }
-        }
-        CallError::Lost { loss: Loss::Timeout, waited, .. } => ConnectError::Silent { address, waited: *waited },
-        _ => ConnectError::Broken { address, source },
+        self.transport.close();
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::connection::Address;
 use super::protocol::{ApiKey, DecodeError, VersionRange};
+use super::security::{Refusal, TlsError};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -284,11 +285,24 @@ pub enum ConnectError {
     },
     #[error("{address} accepted the connection, but did not answer within {} ms", waited.as_millis())]
     Silent { address: Address, waited: Duration },
+    #[error("no TLS with {address}")]
+    Tls {
+        address: Address,
+        #[source]
+        source: Box<TlsError>,
+    },
+    /// `given`: a certificate of ours was shown. `said`: what the broker did about it.
+    #[error(
+        "{address} wants a client certificate{} ({said})",
+        if *.given { ", and does not accept ours" } else { ", and there is none" }
+    )]
+    ClientCertificate { address: Address, given: bool, said: String },
     /// EOF, a reset or garbage instead of an answer to ApiVersions. `first_bytes`: the beginning of the garbage.
     #[error("{address} does not answer as a Kafka broker")]
     NotKafka {
         address: Address,
-        first_bytes: Vec<u8>,
+        tls: bool,
+        first_bytes: Box<[u8]>,
         #[source]
         source: CallError,
     },
@@ -296,9 +310,23 @@ pub enum ConnectError {
     #[error("{address} closed the connection at the first ordinary request")]
     WantsSasl {
         address: Address,
+        tls: bool,
         #[source]
         source: CallError,
     },
+    /// `enabled`: those that the listener does take.
+    #[error("{address} does not take SASL mechanism {mechanism}; it takes {enabled}")]
+    SaslMechanism { address: Address, mechanism: &'static str, enabled: String },
+    #[error("{address} is a listener without SASL")]
+    NoSasl { address: Address, tls: bool },
+    /// `said`: the broker's own words.
+    #[error("{address} refuses {who}: {said}")]
+    Authentication { address: Address, who: String, said: String, token: bool },
+    #[error("{address} can't prove that it knows the password: {why}")]
+    Unproven { address: Address, why: Arc<str> },
+    /// The same secret was refused a moment ago, and is not tried again yet.
+    #[error("{}", .0.text)]
+    Held(Refusal),
     #[error("{address} answered ApiVersions with {error}")]
     ApiVersions { address: Address, error: ErrorCode },
     #[error(
@@ -320,8 +348,19 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Trying again with the same secret leads to the same end.
+    pub(crate) fn is_about_who_we_are(&self) -> bool {
+        matches!(
+            self,
+            ConnectError::SaslMechanism { .. }
+                | ConnectError::NoSasl { .. }
+                | ConnectError::Authentication { .. }
+                | ConnectError::Unproven { .. }
+        )
+    }
+
     /// What is probably the matter, and what to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => {
                 Some("check the host name in bootstrap_servers, and advertised.listeners of the brokers")
@@ -331,16 +370,49 @@ impl ConnectError {
             }
             ConnectError::Connect { .. } => Some("is a firewall between, or the address wrong?"),
             ConnectError::Silent { .. } => Some("the broker hangs or is starting, or this is not a Kafka listener"),
-            ConnectError::NotKafka { first_bytes, .. } => Some(match first_bytes.as_slice() {
+            ConnectError::Tls { source, .. } => source.hint(),
+            ConnectError::ClientCertificate { given: false, .. } => Some(
+                "name one that the broker's ssl.truststore vouches for: ssl_certificate_location and ssl_key_location",
+            ),
+            ConnectError::ClientCertificate { given: true, .. } => Some(
+                "see whether the CA that signed ssl_certificate_location is in the broker's ssl.truststore, and whether it has expired",
+            ),
+            ConnectError::NotKafka { tls, first_bytes, .. } => Some(match &**first_bytes {
                 // A TLS record of type alert (21) or handshake (22), major version 3.
-                [21 | 22, 3, ..] => "this is a TLS listener: use a PLAINTEXT one",
+                [21 | 22, 3, ..] => "this is a TLS listener: write security_protocol = \"SSL\" (or \"SASL_SSL\")",
                 [b'H', b'T', b'T', b'P', ..] => "this is a web server, not Kafka",
                 [_, ..] => "this is something else than Kafka: check the port",
-                [] => "it is a TLS listener, or not Kafka at all: check the port and the listener's security protocol",
+                [] if *tls => "this is TLS, but not Kafka: check the port",
+                [] => {
+                    "it is a TLS listener (write security_protocol = \"SSL\" or \"SASL_SSL\"), or not Kafka at all: check the port"
+                }
             }),
-            ConnectError::WantsSasl { .. } => {
-                Some("this listener probably wants SASL authentication: use a listener without it")
+            ConnectError::WantsSasl { tls, .. } => Some(if *tls {
+                "this listener probably wants to know who we are: write security_protocol = \"SASL_SSL\", sasl_mechanism, \
+                 sasl_username and sasl_password_file"
+            } else {
+                "this listener probably wants to know who we are: write security_protocol = \"SASL_PLAINTEXT\", sasl_mechanism, \
+                 sasl_username and sasl_password_file"
+            }),
+            ConnectError::SaslMechanism { .. } => {
+                Some("write one of these as sasl_mechanism, with a user that it knows")
             }
+            ConnectError::NoSasl { tls: false, .. } => Some(
+                "write security_protocol = \"PLAINTEXT\" and leave out sasl_*, or use the port of a SASL_PLAINTEXT listener",
+            ),
+            ConnectError::NoSasl { tls: true, .. } => {
+                Some("write security_protocol = \"SSL\" and leave out sasl_*, or use the port of a SASL_SSL listener")
+            }
+            ConnectError::Authentication { token: true, .. } => Some(
+                "see whether the token has expired, and whether the broker believes who signed it: sasl_oauthbearer_token_file",
+            ),
+            ConnectError::Authentication { token: false, .. } => Some(
+                "check sasl_username and the password (sasl_password_file), and whether the user has one for this mechanism",
+            ),
+            ConnectError::Unproven { .. } => Some(
+                "something else than the broker may answer there, or the user's entry is damaged: set the password anew with kafka-configs.sh",
+            ),
+            ConnectError::Held(refusal) => Some(&refusal.hint),
             ConnectError::VersionUnsupported { api: ApiKey::Produce | ApiKey::Metadata, theirs: None, .. } => {
                 Some("this is probably a controller: use a broker's listener")
             }
@@ -388,6 +460,13 @@ pub enum Loss {
     Closed { partial: bool },
     #[error("the connection failed")]
     Io(#[source] io::Error),
+    /// `about_certificate`: the broker said something of our certificate, or that there is none.
+    #[error("TLS failed")]
+    Tls {
+        about_certificate: bool,
+        #[source]
+        source: Box<TlsError>,
+    },
     #[error("a frame of {claimed} bytes is announced, at most {max} are accepted")]
     FrameLength { claimed: i32, max: usize, first_bytes: Vec<u8> },
     #[error("the answer belongs to request {got}, not to {expected}")]
@@ -448,6 +527,7 @@ mod tests {
             Loss::Timeout,
             Loss::Closed { partial: false },
             Loss::Io(io()),
+            Loss::Tls { about_certificate: false, source: Box::new(TlsError::Closed) },
             Loss::FrameLength { claimed: -1, max: 1, first_bytes: Vec::new() },
             Loss::CorrelationId { expected: 1, got: 2 },
             Loss::Surplus { bytes: 1 },

@@ -5,12 +5,13 @@
 //! them can send exactly the same ones again after a crash, and a broker that remembers them stores none twice; for one that does not,
 //! [`Handle::look_up`](producer::Handle::look_up) asks the partition's leader for the batch, and reads its log if need be.
 //!
-//! Kafka 2.1 to 4.3, without TLS and SASL, without compression and transactions, blocking threads and no async runtime.
+//! Kafka 2.1 to 4.3, plaintext or TLS, with or without SASL, without compression and transactions, blocking threads and no async runtime.
 //!
 //! - [`producer`]: the threads, and an owner's end of them; [`outcome`]: what goes in and comes out, as plain data.
 //! - [`record_batch`], [`partitioner`], [`topic_name`]: records into bytes and back, the partition of a key, legal names.
 //! - [`connection`], [`protocol`], [`error`]: one blocking connection, the messages on it, and what can go wrong, for whoever needs
 //!   more than a producer.
+//! - [`security`]: TLS and SASL, and what they need from files.
 //! - [`backoff`], [`leb128`]: what all of it is built of.
 //!
 //! ```no_run
@@ -72,7 +73,8 @@
 //! ```
 //!
 //! Promises: decoders never panic and never allocate more than an answer's own bytes justify; every error says whether a broker
-//! may have acted. Does not know: databases, outboxes, rows. Layers look down only: producer, connection, protocol, primitives.
+//! may have acted. Does not know: databases, outboxes, rows. Layers look down only: producer, connection, security and
+//! protocol, primitives.
 //! The facts it stands on, measured: `docs/kafka.md`.
 
 #![deny(missing_docs)]
@@ -87,8 +89,10 @@ mod lookup;
 mod metadata;
 pub mod outcome;
 pub mod partitioner;
+mod peer_text;
 pub mod producer;
 pub mod protocol;
 mod queue;
 pub mod record_batch;
+pub mod security;
 pub mod topic_name;

@@ -42,7 +42,7 @@ impl<T> Link<T> {
         };
         if let Some((connection, connected_to)) = &mut self.open {
             // A peer that closed while we were idle would take the next request into the void and leave it unsure.
-            if *connected_to == address && connection.idle_for() < self.shared.options.idle_max() && connection.alive()
+            if *connected_to == address && connection.idle_for() < self.shared.options.idle_max() && connection.ready()
             {
                 return Ok(None);
             }

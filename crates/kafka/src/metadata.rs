@@ -14,6 +14,7 @@ pub(crate) use thread::run;
 use crate::connection::{Address, Connection, ConnectionOptions, Interrupter};
 use crate::error::ConnectError;
 use crate::producer::{Mailbox, lock};
+use crate::security::Security;
 use identity::ClusterIdentity;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -23,6 +24,7 @@ use std::time::Instant;
 /// What handles and senders see of the cluster.
 pub(crate) struct Cluster {
     bootstrap: Vec<Address>,
+    security: Security,
     id: ClusterIdentity,
     /// Locked to clone or to swap the `Arc`, never longer.
     snapshot: Mutex<Arc<Snapshot>>,
@@ -69,9 +71,10 @@ impl Drop for Struggle<'_> {
 }
 
 impl Cluster {
-    pub(crate) fn new(bootstrap: Vec<Address>) -> Self {
+    pub(crate) fn new(bootstrap: Vec<Address>, security: Security) -> Self {
         Cluster {
             bootstrap,
+            security,
             id: ClusterIdentity::default(),
             snapshot: Mutex::new(Arc::new(Snapshot::default())),
             inbox: Mutex::new(Inbox {
@@ -87,6 +90,11 @@ impl Cluster {
             stopping: AtomicBool::new(false),
             struggling: AtomicUsize::new(0),
         }
+    }
+
+    /// How its connections are protected.
+    pub(crate) fn security(&self) -> &Security {
+        &self.security
     }
 
     pub(crate) fn id(&self) -> &ClusterIdentity {

@@ -11,9 +11,11 @@ mod sender;
 pub use options::{KafkaOptions, StartError};
 pub(crate) use pool::Pool;
 
+use crate::connection::ConnectionOptions;
 use crate::lookup::Lookups;
 use crate::metadata::{Cluster, Lead};
 use crate::outcome::{Batch, Event, Full, Manner, Outcome, Sought, Why};
+use crate::security::Security;
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
 use job::Job;
 use std::sync::Arc;
@@ -122,6 +124,12 @@ pub(crate) struct Shared {
     threads: ThreadEnds,
 }
 
+impl Shared {
+    pub(crate) fn connection_options(&self) -> ConnectionOptions {
+        self.options.connection(self.cluster.security())
+    }
+}
+
 /// Every thread holds a clone of the sending side; when the last is dropped the receiver knows that all have ended.
 struct ThreadEnds(std::sync::Mutex<Option<Sender<()>>>);
 
@@ -166,9 +174,10 @@ impl Producer {
     /// Checks the options and starts the thread that follows the cluster. Reaches no broker: one that is away is weather.
     pub fn start(options: KafkaOptions) -> Result<Self, StartError> {
         let servers = options.check()?;
+        let security = Security::new(&options.security)?;
         let (ticket, threads_ended) = crossbeam_channel::bounded(0);
         let shared = Arc::new(Shared {
-            cluster: Cluster::new(servers),
+            cluster: Cluster::new(servers, security),
             pool: Pool::new(options.senders_per_broker),
             lookups: Lookups::new(),
             options,

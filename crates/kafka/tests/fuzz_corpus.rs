@@ -95,6 +95,14 @@ fn answer_seeds() -> Vec<(String, Vec<u8>)> {
                     encoded(&samples::init_producer_id(), version),
                     encoded(&messages::InitProducerIdResponse::default(), version),
                 ),
+                ApiKey::SaslHandshake => (
+                    encoded(&samples::sasl_handshake(), version),
+                    encoded(&messages::SaslHandshakeResponse::default(), version),
+                ),
+                ApiKey::SaslAuthenticate => (
+                    encoded(&samples::sasl_authenticate(version), version),
+                    encoded(&messages::SaslAuthenticateResponse::default(), version),
+                ),
                 ApiKey::DescribeProducers => (
                     encoded(&samples::describe_producers(), version),
                     encoded(&messages::DescribeProducersResponse::default(), version),

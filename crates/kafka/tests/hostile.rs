@@ -6,7 +6,7 @@ mod samples;
 
 use outboxd_kafka::protocol::{
     ApiVersionsRequest, DecodeError, DescribeProducersRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest,
+    MetadataRequest, SaslAuthenticateRequest, SaslHandshakeRequest,
 };
 use outboxd_kafka::record_batch::{BatchFields, BatchReader, HEADER_BYTES, Piece, append_record, encode_header};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -52,6 +52,21 @@ fn samples() -> Vec<Sample> {
             name: "InitProducerId 1",
             bytes: samples::encoded(&samples::init_producer_id(), 1),
             decode: |bytes| samples::decode::<InitProducerIdRequest>(1, bytes).map(drop),
+        },
+        Sample {
+            name: "SaslHandshake 1",
+            bytes: samples::encoded(&samples::sasl_handshake(), 1),
+            decode: |bytes| samples::decode::<SaslHandshakeRequest<'_>>(1, bytes).map(drop),
+        },
+        Sample {
+            name: "SaslAuthenticate 1",
+            bytes: samples::encoded(&samples::sasl_authenticate(1), 1),
+            decode: |bytes| samples::decode::<SaslAuthenticateRequest<'_>>(1, bytes).map(drop),
+        },
+        Sample {
+            name: "SaslAuthenticate 2",
+            bytes: samples::encoded(&samples::sasl_authenticate(2), 2),
+            decode: |bytes| samples::decode::<SaslAuthenticateRequest<'_>>(2, bytes).map(drop),
         },
         Sample {
             name: "ListOffsets 4",

@@ -13,6 +13,7 @@ use outboxd_kafka::protocol::{
     MetadataResponse, Reach,
 };
 use outboxd_kafka::record_batch::{BatchReader, Piece, Record};
+use outboxd_kafka::security::Security;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -35,6 +36,7 @@ const PARTITIONS: i32 = 3;
 pub struct ReadBack {
     topic: String,
     servers: Vec<Address>,
+    options: ConnectionOptions,
     partitions: Vec<Partition>,
 }
 
@@ -77,7 +79,17 @@ impl ReadBack {
                     CommandError::new(CONFIGURATION, error, "write for example: --bootstrap-servers localhost:9092")
                 },
             )?;
-        let mut read_back = ReadBack { topic: topic.to_owned(), servers, partitions: Vec::new() };
+        let security = Security::new(&kafka.security).map_err(|error| {
+            let hint = error.hint().to_owned();
+            CommandError::new(CONFIGURATION, error, hint)
+        })?;
+        let options = ConnectionOptions {
+            client_id: "outboxd-demo".to_owned(),
+            setup_timeout: PATIENCE,
+            security,
+            ..ConnectionOptions::default()
+        };
+        let mut read_back = ReadBack { topic: topic.to_owned(), servers, options, partitions: Vec::new() };
         read_back.locate().map_err(|failure| {
             let hint = match &failure {
                 Failure::Connect(error) => error.hint().unwrap_or_default().to_owned(),
@@ -92,7 +104,7 @@ impl ReadBack {
     /// Finds the partitions, their leaders and their ends; makes the topic when there is none.
     fn locate(&mut self) -> Result<(), Failure> {
         let until = Instant::now() + TOPIC_PATIENCE;
-        let mut connection = connect_any(&self.servers)?;
+        let mut connection = connect_any(&self.servers, &self.options)?;
         let mut made = false;
         loop {
             let metadata = ask_metadata(&mut connection, &self.topic)?;
@@ -109,12 +121,12 @@ impl ReadBack {
                     if let Some(led) = led
                         && !led.is_empty()
                     {
-                        self.partitions = ends(&self.topic, led)?;
+                        self.partitions = ends(&self.topic, led, &self.options)?;
                         return Ok(());
                     }
                 }
                 ErrorCode::UNKNOWN_TOPIC_OR_PARTITION if !made => {
-                    create(&metadata, &mut connection, &self.topic)?;
+                    create(&metadata, &mut connection, &self.topic, &self.options)?;
                     made = true;
                     println!("Made topic {} with {PARTITIONS} partitions.", self.topic);
                 }
@@ -163,7 +175,7 @@ impl ReadBack {
     ) -> Result<(), Failure> {
         let connection = match connection {
             Some(connection) => connection,
-            none => none.insert(Connection::open(leader, &options())?),
+            none => none.insert(Connection::open(leader, &self.options)?),
         };
         let asked: Vec<FetchPartition<'_>> = self
             .partitions
@@ -234,19 +246,11 @@ fn describe(topic: &str, partition: i32, record: &Record<'_>) -> String {
     )
 }
 
-fn options() -> ConnectionOptions {
-    ConnectionOptions {
-        client_id: "outboxd-demo".to_owned(),
-        request_timeout: PATIENCE,
-        ..ConnectionOptions::default()
-    }
-}
-
 /// The first server that answers; the last one's error if none does.
-fn connect_any(servers: &[Address]) -> Result<Connection, Failure> {
+fn connect_any(servers: &[Address], options: &ConnectionOptions) -> Result<Connection, Failure> {
     let mut last = None;
     for server in servers {
-        match Connection::open(server, &options()) {
+        match Connection::open(server, options) {
             Ok(connection) => return Ok(connection),
             Err(error) => last = Some(error),
         }
@@ -265,10 +269,15 @@ fn address_of(metadata: &MetadataResponse, node: i32) -> Option<Address> {
 }
 
 /// Before KRaft only the controller makes topics; with it any broker passes the wish on.
-fn create(metadata: &MetadataResponse, connection: &mut Connection, topic: &str) -> Result<(), Failure> {
+fn create(
+    metadata: &MetadataResponse,
+    connection: &mut Connection,
+    topic: &str,
+    options: &ConnectionOptions,
+) -> Result<(), Failure> {
     let request = CreateTopicsRequest { topic, partitions: PARTITIONS, timeout_ms: PATIENCE.as_millis() as i32 };
     let answer = match address_of(metadata, metadata.controller_id) {
-        Some(controller) => Connection::open(&controller, &options())?.call(&request, PATIENCE)?,
+        Some(controller) => Connection::open(&controller, options)?.call(&request, PATIENCE)?,
         None => connection.call(&request, PATIENCE)?,
     };
     match answer.topics.into_iter().next() {
@@ -281,7 +290,7 @@ fn create(metadata: &MetadataResponse, connection: &mut Connection, topic: &str)
     }
 }
 
-fn ends(topic: &str, led: Vec<(i32, Address)>) -> Result<Vec<Partition>, Failure> {
+fn ends(topic: &str, led: Vec<(i32, Address)>, options: &ConnectionOptions) -> Result<Vec<Partition>, Failure> {
     led.into_iter()
         .map(|(partition, leader)| {
             let asked = ListOffsetsPartition {
@@ -290,7 +299,7 @@ fn ends(topic: &str, led: Vec<(i32, Address)>) -> Result<Vec<Partition>, Failure
                 current_leader_epoch: -1,
                 timestamp: ListOffsetsPartition::END,
             };
-            let answer = Connection::open(&leader, &options())?
+            let answer = Connection::open(&leader, options)?
                 .call(&ListOffsetsRequest { reach: Reach::HighWatermark, partitions: &[asked] }, PATIENCE)?;
             match answer.partitions.first() {
                 Some(end) if end.error.is_ok() => Ok(Partition { number: partition, leader, next_offset: end.offset }),

@@ -10,7 +10,7 @@ use outboxd_kafka::protocol::{
     DescribeProducersRequest, DescribeProducersResponse, DescribedPartition, FetchRequest, FetchResponse,
     FetchedPartition, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListedOffset, MetadataRequest, MetadataResponse, ProduceResponse, ProducedPartition, Reader, Request, SPOKEN,
-    Writer,
+    SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse, Writer,
 };
 use std::fmt::Debug;
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub fn kafka_answers(input: &[u8]) -> bool {
         ApiKey::ApiVersions => check_answer_to::<ApiVersionsRequest>(version, answer),
         ApiKey::CreateTopics => check_answer_to::<CreateTopicsRequest<'_>>(version, answer),
         ApiKey::InitProducerId => check_answer_to::<InitProducerIdRequest>(version, answer),
+        ApiKey::SaslHandshake => check_answer_to::<SaslHandshakeRequest<'_>>(version, answer),
+        ApiKey::SaslAuthenticate => check_answer_to::<SaslAuthenticateRequest<'_>>(version, answer),
         ApiKey::DescribeProducers => check_answer_to::<DescribeProducersRequest<'_>>(version, answer),
     }
 }
@@ -301,6 +303,48 @@ impl Answer for InitProducerIdResponse {
 
     fn held_bytes(&self) -> usize {
         0
+    }
+}
+
+impl Answer for SaslHandshakeResponse {
+    fn write(&self, _version: i16, out: &mut Writer<'_>) {
+        out.i16(self.error.0);
+        out.count(self.mechanisms.len());
+        for mechanism in &self.mechanisms {
+            out.string(mechanism);
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        vec_bytes(&self.mechanisms, String::capacity)
+    }
+}
+
+impl Answer for SaslAuthenticateResponse {
+    fn write(&self, version: i16, out: &mut Writer<'_>) {
+        out.i16(self.error.0);
+        let lifetime_ms = self.session_lifetime.map_or(0, |time| time.as_millis() as i64);
+        if version < 2 {
+            out.nullable_string(self.error_message.as_deref());
+            out.count(self.auth_bytes.len());
+            out.raw(&self.auth_bytes);
+            if version == 1 {
+                out.i64(lifetime_ms);
+            }
+            return;
+        }
+        match &self.error_message {
+            Some(message) => out.compact_string(message),
+            None => out.unsigned_varint(0),
+        }
+        out.compact_count(self.auth_bytes.len());
+        out.raw(&self.auth_bytes);
+        out.i64(lifetime_ms);
+        out.no_tagged_fields();
+    }
+
+    fn held_bytes(&self) -> usize {
+        text_bytes(self.error_message.as_ref()) + self.auth_bytes.capacity()
     }
 }
 

@@ -264,7 +264,7 @@ impl Worker {
 
     fn connect(&mut self) -> Result<(), Why> {
         let Some(address) = self.link.where_to_connect()? else { return Ok(()) };
-        let ordinary = self.shared.options.connection();
+        let ordinary = self.shared.connection_options();
         // Another producer's batch may be as large as ours.
         let receive_bytes_max = ordinary.receive_bytes_max.max(self.shared.options.max_request_size + (1 << 20));
         self.link.connect(address, &ConnectionOptions { receive_bytes_max, ..ordinary })

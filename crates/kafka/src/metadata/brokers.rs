@@ -124,13 +124,13 @@ impl Brokers {
             .connections
             .remove(&name)
             .filter(|connection| connection.idle_for() < options.idle_max())
-            .and_then(|mut connection| connection.alive().then_some(connection));
+            .and_then(|mut connection| connection.ready().then_some(connection));
         if cluster.is_stopping() {
             return Err(Trouble::Stopping);
         }
         let mut connection = match kept {
             Some(connection) => connection,
-            None => cluster.connect(address, &options.connection()).map_err(Trouble::Connect)?,
+            None => cluster.connect(address, &options.connection(cluster.security())).map_err(Trouble::Connect)?,
         };
         if !cluster.uses(connection.interrupter().ok()) {
             return Err(Trouble::Stopping);

@@ -4,6 +4,7 @@
 
 use crate::backoff::Backoff;
 use crate::connection::{Address, AddressError, ConnectionOptions};
+use crate::security::{Security, SecurityError, SecuritySettings};
 use std::time::Duration;
 
 /// Requests with several batches stay below this: beyond a broker's `socket.request.max.bytes` (100 MB by default) it closes the
@@ -41,8 +42,10 @@ pub struct KafkaOptions {
     pub metadata_max_age_ms: u64,
     /// Connections unused for this long are closed, before the broker does it (`connections.max.idle.ms`, 10 minutes).
     pub connections_max_idle_ms: u64,
-    /// Time to connect, and to learn which versions the broker speaks.
+    /// Time until a connection can be used: TCP, TLS, and which versions the broker speaks.
     pub socket_connection_setup_timeout_ms: u64,
+    /// `security_protocol` and what belongs to it.
+    pub security: SecuritySettings,
     /// Threads, and connections, for each broker that leads a partition we write to; one more for batches that travel alone.
     pub senders_per_broker: usize,
 }
@@ -61,6 +64,7 @@ impl Default for KafkaOptions {
             metadata_max_age_ms: 300_000,
             connections_max_idle_ms: 540_000,
             socket_connection_setup_timeout_ms: 10_000,
+            security: SecuritySettings::default(),
             senders_per_broker: 2,
         }
     }
@@ -80,6 +84,8 @@ pub enum StartError {
     Zero(&'static str),
     #[error("{0} must not be above {1}")]
     AboveMax(&'static str, &'static str),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     #[error("a thread could not be started")]
     Thread(#[source] std::io::Error),
 }
@@ -144,14 +150,13 @@ impl KafkaOptions {
         backoff(self.reconnect_backoff_ms, self.reconnect_backoff_max_ms)
     }
 
-    pub(crate) fn connection(&self) -> ConnectionOptions {
-        let setup = Duration::from_millis(self.socket_connection_setup_timeout_ms);
+    pub(crate) fn connection(&self, security: &Security) -> ConnectionOptions {
         ConnectionOptions {
             client_id: self.client_id.clone(),
-            connect_timeout: setup,
-            // Of the exchange that opens a connection; every later call names its own patience.
-            request_timeout: setup.min(self.request_timeout()),
+            // Every later call names its own patience.
+            setup_timeout: Duration::from_millis(self.socket_connection_setup_timeout_ms),
             receive_bytes_max: RECEIVE_MAX_BYTES,
+            security: security.clone(),
         }
     }
 }

@@ -102,7 +102,7 @@ impl Sender {
         if self.queue.is_empty() {
             return Ok(false);
         }
-        match self.link.connect(address, &self.shared.options.connection()) {
+        match self.link.connect(address, &self.shared.connection_options()) {
             Ok(()) => {
                 self.reconnect.reset();
                 Ok(true)

@@ -1,6 +1,6 @@
 //! DescribeProducers 0 (KIP-664, since Kafka 2.8): which producers a leader remembers for a partition.
 //!
-//! Promises and does not know: as its parent. The only flexible message we speak.
+//! Promises and does not know: as its parent.
 
 use super::{ApiKey, DecodeError, Reader, Request, Writer, sorted_by_partition, throttle_time, topic_name};
 use crate::error::ErrorCode;

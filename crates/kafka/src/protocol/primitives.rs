@@ -203,6 +203,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// COMPACT_NULLABLE_BYTES: the length plus one, 0 is null.
+    pub fn compact_nullable_bytes(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
+        match self.unsigned_varint()?.checked_sub(1) {
+            None => Ok(None),
+            Some(bytes) => self.take(bytes as usize).map(Some),
+        }
+    }
+
     /// COMPACT_ARRAY that is never null.
     pub fn compact_array<T>(
         &mut self,

@@ -11,5 +11,6 @@ mod opening;
 mod ordinary;
 mod real;
 mod rig;
+mod secure_real;
 mod servers;
 mod storm;

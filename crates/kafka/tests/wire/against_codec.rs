@@ -55,6 +55,37 @@ fn requests_are_byte_for_byte_what_the_codec_writes() {
 }
 
 #[test]
+fn authentication_is_byte_for_byte_what_the_codec_writes_and_reads() {
+    let theirs = messages::SaslHandshakeRequest::default().with_mechanism(text("SCRAM-SHA-512"));
+    assert_eq!(body(&SaslHandshakeRequest { mechanism: "SCRAM-SHA-512" }, 1), encoded(&theirs, 1));
+    let answer = decode::<SaslHandshakeRequest>(1, &encoded(&samples::sasl_handshake(), 1)).unwrap();
+    assert_eq!(answer.error, ErrorCode::UNSUPPORTED_SASL_MECHANISM);
+    assert_eq!(answer.mechanisms, ["PLAIN", "SCRAM-SHA-256"]);
+
+    let long = vec![7; 300];
+    for version in 0..=2 {
+        for auth_bytes in [&b""[..], b"\0user\0password", &long] {
+            let theirs =
+                messages::SaslAuthenticateRequest::default().with_auth_bytes(Bytes::copy_from_slice(auth_bytes));
+            assert_eq!(body(&SaslAuthenticateRequest { auth_bytes }, version), encoded(&theirs, version), "{version}");
+        }
+        let answer =
+            decode::<SaslAuthenticateRequest>(version, &encoded(&samples::sasl_authenticate(version), version))
+                .unwrap();
+        assert_eq!(answer.error, ErrorCode::SASL_AUTHENTICATION_FAILED);
+        assert_eq!(answer.error_message.as_deref(), Some("no such user"));
+        assert_eq!(answer.auth_bytes, b"r=x,s=y");
+        assert_eq!(answer.session_lifetime, (version > 0).then_some(Duration::from_secs(3_600)));
+        let nothing = messages::SaslAuthenticateResponse::default();
+        let answer = decode::<SaslAuthenticateRequest>(version, &encoded(&nothing, version)).unwrap();
+        assert_eq!((answer.auth_bytes.len(), answer.session_lifetime), (0, None));
+    }
+    // What travels is in no text.
+    let request = SaslAuthenticateRequest { auth_bytes: b"geheim" };
+    assert_eq!(format!("{request:?}"), "SaslAuthenticateRequest(6 bytes)");
+}
+
+#[test]
 fn a_topic_is_created_as_the_codec_would() {
     use kafka_protocol::messages::create_topics_request::CreatableTopic;
     use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
@@ -200,6 +231,12 @@ fn headers_are_those_of_each_apis_version() {
                 }
                 ApiKey::CreateTopics => {
                     check::<messages::CreateTopicsRequest, messages::CreateTopicsResponse>(line.api, version);
+                }
+                ApiKey::SaslHandshake => {
+                    check::<messages::SaslHandshakeRequest, messages::SaslHandshakeResponse>(line.api, version);
+                }
+                ApiKey::SaslAuthenticate => {
+                    check::<messages::SaslAuthenticateRequest, messages::SaslAuthenticateResponse>(line.api, version);
                 }
                 ApiKey::DescribeProducers => {
                     check::<messages::DescribeProducersRequest, messages::DescribeProducersResponse>(line.api, version);

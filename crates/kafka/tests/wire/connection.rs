@@ -1,7 +1,10 @@
 //! A connection against peers that follow a script: what it sends, and what it makes of every way to fail.
 
+use crate::peer::{
+    LONG, SHORT, answer_versions, current_versions, frame, producer_id_answer, receive, versions_but, welcome,
+};
 use crate::samples::{self, encoded};
-use kafka_protocol::messages::{self, api_versions_response::ApiVersion};
+use kafka_protocol::messages;
 use outboxd_kafka::connection::{Address, Connection, ConnectionOptions};
 use outboxd_kafka::error::{CallError, ConnectError, ErrorCode, Loss};
 use outboxd_kafka::protocol::{
@@ -13,11 +16,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Long enough for anything that is meant to succeed.
-const LONG: Duration = Duration::from_secs(20);
-/// For what is meant to run out.
-const SHORT: Duration = Duration::from_millis(150);
 
 /// A peer that accepts one connection and follows its script.
 struct Peer {
@@ -57,74 +55,10 @@ impl Peer {
 fn options() -> ConnectionOptions {
     ConnectionOptions {
         client_id: "test".into(),
-        connect_timeout: LONG,
-        request_timeout: LONG,
+        setup_timeout: LONG,
         receive_bytes_max: 8 * 1024 * 1024,
+        ..ConnectionOptions::default()
     }
-}
-
-/// Key, lowest, highest: as a broker of 4.x says it, shortened.
-fn current_versions() -> Vec<(i16, i16, i16)> {
-    vec![(0, 0, 13), (1, 4, 17), (2, 1, 10), (3, 0, 13), (18, 0, 4), (22, 0, 5), (61, 0, 0)]
-}
-
-fn versions_but(changed: (i16, i16, i16)) -> Vec<(i16, i16, i16)> {
-    current_versions().into_iter().map(|line| if line.0 == changed.0 { changed } else { line }).collect()
-}
-
-#[derive(Debug)]
-struct Received {
-    api: i16,
-    version: i16,
-    correlation_id: i32,
-    /// After correlation id and client id.
-    body: Vec<u8>,
-}
-
-fn receive(stream: &mut TcpStream) -> Received {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).unwrap();
-    let mut frame = vec![0; i32::from_be_bytes(length) as usize];
-    stream.read_exact(&mut frame).unwrap();
-    let i16_at = |at: usize| i16::from_be_bytes([frame[at], frame[at + 1]]);
-    let client_id_bytes = i16_at(8) as usize;
-    assert_eq!(&frame[10..10 + client_id_bytes], b"test");
-    Received {
-        api: i16_at(0),
-        version: i16_at(2),
-        correlation_id: i32::from_be_bytes(frame[4..8].try_into().unwrap()),
-        body: frame[10 + client_id_bytes..].to_vec(),
-    }
-}
-
-fn frame(correlation_id: i32, body: &[u8]) -> Vec<u8> {
-    let mut frame = (body.len() as i32 + 4).to_be_bytes().to_vec();
-    frame.extend(correlation_id.to_be_bytes());
-    frame.extend(body);
-    frame
-}
-
-fn answer_versions(stream: &mut TcpStream, versions: Vec<(i16, i16, i16)>) {
-    let request = receive(stream);
-    assert_eq!((request.api, request.version, request.body.len()), (18, 0, 0));
-    let apis = versions
-        .into_iter()
-        .map(|(key, min, max)| ApiVersion::default().with_api_key(key).with_min_version(min).with_max_version(max))
-        .collect();
-    let body = encoded(&messages::ApiVersionsResponse::default().with_api_keys(apis), 0);
-    stream.write_all(&frame(request.correlation_id, &body)).unwrap();
-}
-
-fn welcome(stream: &mut TcpStream, versions: Vec<(i16, i16, i16)>) {
-    answer_versions(stream, versions);
-    let request = receive(stream);
-    // No topics, no creation of any.
-    assert_eq!((request.api, request.version, request.body.as_slice()), (3, 7, &[0, 0, 0, 0, 0][..]));
-    stream.write_all(&frame(request.correlation_id, &encoded(&samples::metadata(), 7))).unwrap();
-}
-
-fn producer_id_answer() -> Vec<u8> {
-    encoded(&samples::init_producer_id(), 1)
 }
 
 /// Waits until the other side is gone.
@@ -275,8 +209,8 @@ fn what_does_not_connect_is_named() {
 #[test]
 fn eof_or_garbage_instead_of_versions_is_not_kafka() {
     for (garbage, hint) in [
-        (&b""[..], "TLS listener, or not Kafka"),
-        (&[21, 3, 3, 0, 2, 2, 80], "this is a TLS listener"),
+        (&b""[..], "it is a TLS listener (write security_protocol = \"SSL\" or \"SASL_SSL\"), or not Kafka"),
+        (&[21, 3, 3, 0, 2, 2, 80], "this is a TLS listener: write security_protocol = \"SSL\" (or \"SASL_SSL\")"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "web server"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "something else than Kafka"),
     ] {
@@ -314,7 +248,7 @@ fn eof_on_the_request_after_versions_means_sasl() {
 #[test]
 fn a_peer_that_says_nothing_is_given_up() {
     let peer = Peer::new(linger);
-    let options = ConnectionOptions { request_timeout: SHORT, ..options() };
+    let options = ConnectionOptions { setup_timeout: SHORT, ..options() };
     let error = Connection::open(&peer.address, &options).unwrap_err();
     assert!(matches!(&error, ConnectError::Silent { waited, .. } if *waited >= SHORT), "{error:?}");
     peer.done();

@@ -2,5 +2,8 @@
 
 mod against_codec;
 mod connection;
+mod peer;
 mod real;
 mod samples;
+mod sasl;
+mod tls;

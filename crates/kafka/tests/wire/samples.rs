@@ -198,3 +198,17 @@ pub fn produce(version: i16) -> messages::ProduceResponse {
         ])
         .with_throttle_time_ms(5)
 }
+
+pub fn sasl_handshake() -> messages::SaslHandshakeResponse {
+    messages::SaslHandshakeResponse::default()
+        .with_error_code(33)
+        .with_mechanisms(vec![text("PLAIN"), text("SCRAM-SHA-256")])
+}
+
+pub fn sasl_authenticate(version: i16) -> messages::SaslAuthenticateResponse {
+    messages::SaslAuthenticateResponse::default()
+        .with_error_code(58)
+        .with_error_message(Some(text("no such user")))
+        .with_auth_bytes(Bytes::from_static(b"r=x,s=y"))
+        .with_session_lifetime_ms(if version == 0 { 0 } else { 3_600_000 })
+}
