@@ -245,7 +245,6 @@ fn first_since(batch: &StoredBatch, timestamp: i64, start: i64) -> Option<(i64, 
     if header.max_timestamp < timestamp {
         return None;
     }
-    // A compressed batch is not looked into.
     let Ok(records) = batch.records() else {
         return Some((header.max_timestamp, batch.base_offset(), header.partition_leader_epoch));
     };

@@ -100,6 +100,11 @@ pub struct ProducedBatch {
     pub base_sequence: i32,
     pub record_count: i32,
     pub max_timestamp: i64,
+    /// How it is compressed, among others.
+    pub attributes: i16,
+    /// The records section as it came: its size and CRC-32C.
+    pub record_bytes: usize,
+    pub record_checksum: u32,
 }
 
 fn records_of(partition: i32, batch: &StoredBatch) -> Vec<StoredRecord> {
@@ -156,7 +161,7 @@ impl FakeKafka {
     /// All records of a partition on its leader, up to the *log end*: compare with [`LogEnds::high_watermark`].
     ///
     /// # Panics
-    /// When there is no such partition, or a batch is compressed.
+    /// When there is no such partition, or a batch can't be read.
     pub fn records(&self, topic: &str, partition: i32) -> Vec<StoredRecord> {
         // Batches are cheap to clone; decoding under the lock would hold up the brokers.
         let batches = self.partition(topic, partition, |found| found.best_replica().log.batches().to_vec());

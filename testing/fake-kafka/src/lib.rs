@@ -2,7 +2,7 @@
 //!
 //! It promises to answer as Apache Kafka does where a producer can tell the difference, and to do every unpleasant thing a broker may do
 //! when a test asks for it. It shares no code with the client under test: requests and answers go through `kafka-protocol`, batches
-//! and records through its own parser. It does not know transactions, consumer groups, compression, or SASL beyond refusing.
+//! and records through its own parser, behind that crate's codecs. It does not know transactions, consumer groups, or SASL beyond refusing.
 //!
 //! ```
 //! use std::time::Duration;
@@ -70,7 +70,8 @@
 //! ([`lagging_stay_in_sync`](Builder::lagging_stay_in_sync)), a stopped one at once. Elections are immediate or off, and a broker that comes
 //! back from its restart has heard of all of them. A topic that is deleted is gone from the logs of brokers that have not heard of it, too;
 //! only their Metadata still names it. Answers name partitions in the reverse of the order asked, never in that order; real ones follow
-//! a hash map. Compressed batches are checked by their header, stored and served, but `records` and `compact` can't open them.
+//! a hash map. Compressed batches are opened by `records` and when they are validated; they are stored and served as they came, and `compact` does not
+//! clean them.
 
 mod broker;
 mod builder;

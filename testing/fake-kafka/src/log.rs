@@ -4,6 +4,7 @@
 //! know producers, replication or error codes. Field positions are those of Kafka's message format page, "Record Batch".
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::compression::{Decompressor, Gzip, Lz4, Snappy, Zstd};
 
 use crate::record::{self, Malformed, Record};
 
@@ -16,7 +17,7 @@ const CONTROL: i16 = 0x20;
 const COMPRESSION_MASK: i16 = 0x07;
 /// Base timestamp of a batch without records.
 const NO_TIMESTAMP: i64 = -1;
-const NO_CODECS: &str = "compressed, and this broker has no codecs";
+const NOT_CLEANED: &str = "compressed, and this broker does not clean such batches";
 
 /// The fixed fields of a batch, as found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,23 @@ impl BatchHeader {
 
     pub fn is_compressed(&self) -> bool {
         self.attributes & COMPRESSION_MASK != 0
+    }
+
+    /// The records of the batch with this header, by `kafka-protocol`'s codecs where they are compressed.
+    pub fn records(&self, batch: &[u8]) -> Result<Vec<Record>, Malformed> {
+        let section = &batch[BATCH_HEADER_BYTES..];
+        let mut compressed = Bytes::copy_from_slice(if self.is_compressed() { section } else { &[] });
+        let count = self.record_count;
+        let decode = |bytes: &mut Bytes| Ok(record::decode(bytes, count));
+        match self.attributes & COMPRESSION_MASK {
+            0 => return record::decode(section, count),
+            1 => Gzip::decompress(&mut compressed, decode),
+            2 => Snappy::decompress(&mut compressed, decode),
+            3 => Lz4::decompress(&mut compressed, decode),
+            4 => Zstd::decompress(&mut compressed, decode),
+            _ => return Err(Malformed("compressed with an unknown codec")),
+        }
+        .unwrap_or(Err(Malformed("not what its codec writes")))
     }
 
     /// Sequence of the last record: sequences wrap from 2^31-1 to 0, inside a batch too.
@@ -146,10 +164,7 @@ impl StoredBatch {
 
     /// The records inside.
     pub fn records(&self) -> Result<Vec<Record>, Malformed> {
-        if self.header.is_compressed() {
-            return Err(Malformed(NO_CODECS));
-        }
-        record::decode(&self.bytes[BATCH_HEADER_BYTES..], self.header.record_count)
+        self.header.records(&self.bytes)
     }
 }
 
@@ -240,7 +255,7 @@ impl Log {
                 continue;
             }
             if batch.header.is_compressed() {
-                return Err(Malformed(NO_CODECS));
+                return Err(Malformed(NOT_CLEANED));
             }
             let base = batch.base_offset();
             let cleaned = batch.with_only(&|record| keep(base + i64::from(record.offset_delta), record))?;

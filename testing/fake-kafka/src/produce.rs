@@ -15,7 +15,7 @@ use crate::codes;
 use crate::faults::{Fault, Gate, Strikes};
 use crate::inspect::ProducedBatch;
 use crate::late::Delivered;
-use crate::log::BatchHeader;
+use crate::log::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::requests::{Call, find, pass_gates, text};
 use crate::state::State;
 use crate::topic::{Access, Appended};
@@ -36,7 +36,9 @@ struct Part {
 pub(crate) fn batches_of(request: &ProduceRequest) -> Vec<ProducedBatch> {
     let mut batches = Vec::new();
     for (topic, data) in entries(request) {
-        let Some(header) = data.records.as_deref().and_then(BatchHeader::parse) else { continue };
+        let Some(bytes) = data.records.as_deref() else { continue };
+        let Some(header) = BatchHeader::parse(bytes) else { continue };
+        let section = &bytes[BATCH_HEADER_BYTES..];
         batches.push(ProducedBatch {
             topic: topic.name.to_string(),
             partition: data.index,
@@ -45,6 +47,9 @@ pub(crate) fn batches_of(request: &ProduceRequest) -> Vec<ProducedBatch> {
             base_sequence: header.base_sequence,
             record_count: header.record_count,
             max_timestamp: header.max_timestamp,
+            attributes: header.attributes,
+            record_bytes: section.len(),
+            record_checksum: crc32c::crc32c(section),
         });
     }
     batches

@@ -5,7 +5,7 @@
 
 use crate::codes;
 use crate::log::{BATCH_HEADER_BYTES, BatchHeader, checksum};
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::topic::TopicRules;
 
 /// A whole batch is refused, as real Kafka does, even when one record is at fault.
@@ -69,11 +69,7 @@ pub fn batch(header: &BatchHeader, bytes: &[u8], rules: &TopicRules, now_ms: i64
     if header.has_producer() && (header.base_sequence < 0 || header.producer_epoch < 0) {
         return Err(Refusal::invalid("a producer id without epoch or sequence"));
     }
-    if header.is_compressed() {
-        return check_clock(header, rules, now_ms);
-    }
-    let records = record::decode(&bytes[BATCH_HEADER_BYTES..], header.record_count)
-        .map_err(|malformed| Refusal::invalid(malformed.0))?;
+    let records = header.records(bytes).map_err(|malformed| Refusal::invalid(malformed.0))?;
     if records.iter().enumerate().any(|(index, record)| record.offset_delta as usize != index) {
         return Err(Refusal::invalid("offset deltas that do not count up from 0"));
     }

@@ -149,6 +149,14 @@ impl Broker {
         self.dir().join("tls").join(name)
     }
 
+    /// The values of a topic's first records, in the order of its partitions, by Kafka's own console consumer.
+    pub fn consume(&self, topic: &str, count: usize) -> Vec<String> {
+        let mut command = script();
+        command.args(["consume", "--version", &self.version, "--bootstrap", &self.bootstrap, "--name", topic]);
+        command.args(["--count", &count.to_string()]);
+        run(command).lines().map(str::to_owned).collect()
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> u32 {
         self.bootstrap.split(',').count() as u32
