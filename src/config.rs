@@ -17,6 +17,7 @@ pub use flags::Flags;
 pub use group::{Database, resolve};
 pub use topic::{Part, TopicTemplate};
 
+use outboxd_kafka::compression::{self, Compression};
 use outboxd_kafka::security::SecuritySettings;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -127,8 +128,9 @@ pub struct Kafka {
     /// `host:port` each. Empty only where no broker will be asked.
     pub bootstrap_servers: Vec<String>,
     pub client_id: String,
-    /// The largest record that is handed to a broker at all, in bytes; a larger row is set aside.
+    /// The largest record that is handed to a broker at all, in bytes as it is sent; a larger row is set aside.
     pub max_request_size: usize,
+    pub compression: compression::Settings,
     pub request_timeout: Duration,
     pub retry_backoff: Duration,
     pub retry_backoff_max: Duration,
@@ -148,7 +150,8 @@ impl Default for Kafka {
         Kafka {
             bootstrap_servers: Vec::new(),
             client_id: "outboxd".into(),
-            max_request_size: 64 << 20,
+            max_request_size: RECORD_BYTES_MAX,
+            compression: compression::Settings::default(),
             request_timeout: Duration::from_secs(30),
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
@@ -159,6 +162,20 @@ impl Default for Kafka {
             socket_connection_setup_timeout: Duration::from_secs(10),
             senders_per_broker: 2,
             security: SecuritySettings::default(),
+        }
+    }
+}
+
+/// The largest record by default, and what one may have at least before it is compressed.
+const RECORD_BYTES_MAX: usize = 64 << 20;
+
+impl Kafka {
+    /// The largest record that is made of a row. `max_request_size` counts what is sent: how much that is of a record that will be
+    /// compressed turns out when it has been, and this is what is held in memory for it.
+    pub fn record_bytes_max(&self) -> usize {
+        match self.compression.compression {
+            Compression::None => self.max_request_size,
+            _ => self.max_request_size.max(RECORD_BYTES_MAX),
         }
     }
 }

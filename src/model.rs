@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 // What a sink says is what the Kafka producer says, whichever sink it is. These are data, without I/O.
-pub use outboxd_kafka::outcome::{Evidence, Outcome, PartitionStart, Sought, Why};
+use outboxd_kafka::outcome::Holder;
+pub use outboxd_kafka::outcome::{Evidence, Outcome, PartitionStart, SentForm, Sought, Why};
 
 /// A plan's number: unique within one state file, rising. Sinks know the plan as a batch of that number.
 pub use outboxd_kafka::outcome::BatchId as PlanId;
@@ -186,9 +187,16 @@ pub struct Plan {
     pub cluster: Option<ClusterId>,
     pub first_attempt: SystemTime,
     pub rows: Arc<Rows>,
+    /// What the sink has made of the records, from their first attempt on.
+    pub sent_form: SentForm,
 }
 
 impl Plan {
+    /// How many bytes the records took at their last attempt; before it, how many they take at most.
+    pub fn sent_bytes(&self) -> usize {
+        self.sent_form.compressed_bytes().unwrap_or(self.rows.bytes.len())
+    }
+
     /// The same plan, its rows held in another way.
     #[must_use]
     pub fn with_rows(&self, rows: Rows) -> Plan {
@@ -202,7 +210,18 @@ impl Plan {
             cluster: self.cluster.clone(),
             first_attempt: self.first_attempt,
             rows: Arc::new(rows),
+            sent_form: SentForm::default(),
         }
+    }
+}
+
+impl Holder for Plan {
+    fn records(&self) -> &[u8] {
+        &self.rows.bytes
+    }
+
+    fn sent_form(&self) -> &SentForm {
+        &self.sent_form
     }
 }
 

@@ -96,6 +96,13 @@ fn written_out(config: &Config) -> String {
     line("[kafka]\nbootstrap_servers", &format!("[{}]", servers.join(", ")));
     line("client_id", &quoted(&kafka.client_id));
     line("max_request_size", &kafka.max_request_size);
+    let compression = kafka.compression;
+    line("compression_type", &quoted(compression.compression.name()));
+    match compression.compression.name() {
+        "gzip" => line("compression_gzip_level", &compression.gzip_level),
+        "zstd" => line("compression_zstd_level", &compression.zstd_level),
+        _ => {}
+    }
     line("request_timeout_ms", &kafka.request_timeout.as_millis());
     line("retry_backoff_ms", &kafka.retry_backoff.as_millis());
     line("retry_backoff_max_ms", &kafka.retry_backoff_max.as_millis());

@@ -28,7 +28,7 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<(), CommandError> {
     for database in config.databases() {
         let mut source = Database::open_read_only(wiring::database_options(&database), wiring::outbox_specs(&database));
         source.check().map_err(DaemonError::from)?;
-        source.read_at_most(config.kafka.max_request_size);
+        source.read_at_most(config.kafka.record_bytes_max());
         for (index, route) in wiring::routes(&database).iter().enumerate() {
             let text = outbox(&mut source, OutboxIx(index as u16), route)?;
             // Whoever closed the other end of a pipe has seen enough.

@@ -153,12 +153,35 @@ impl<'a> Section<'a> {
         range: std::ops::RangeInclusive<u64>,
         default: u64,
     ) -> Result<Option<Found<u64>>, ConfigError> {
+        let range = i128::from(*range.start())..=i128::from(*range.end());
+        let found = self.number(key, range, default.into())?;
+        Ok(found.map(|Found { value, place }| Found { value: value as u64, place }))
+    }
+
+    /// A whole number within `range` that may be below 0.
+    pub fn signed(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<i32>,
+        default: i32,
+    ) -> Result<Option<Found<i32>>, ConfigError> {
+        let range = i128::from(*range.start())..=i128::from(*range.end());
+        let found = self.number(key, range, default.into())?;
+        Ok(found.map(|Found { value, place }| Found { value: value as i32, place }))
+    }
+
+    fn number(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<i128>,
+        default: i128,
+    ) -> Result<Option<Found<i128>>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let DeValue::Integer(number) = value.get_ref() else {
             return self.wrong_type(key, value, "a whole number", &default.to_string());
         };
-        match i128::from_str_radix(number.as_str(), number.radix()).ok().and_then(|n| u64::try_from(n).ok()) {
-            Some(n) if range.contains(&n) => Ok(Some(self.found(key, value, n))),
+        match i128::from_str_radix(number.as_str(), number.radix()) {
+            Ok(n) if range.contains(&n) => Ok(Some(self.found(key, value, n))),
             _ => {
                 let raw = &self.document.text[value.span()];
                 Err(ConfigError::new(

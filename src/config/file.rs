@@ -2,11 +2,12 @@
 //!
 //! Promises: a key is either read here and listed in [`KEYS`], or an error. Does not know: the flags.
 
-use super::document::{Document, Found, Section};
+use super::document::{Document, Found, Section, nearest};
 use super::{
     Bookkeeping, Columns, Config, ConfigError, Daemon, Durability, Http, Kafka, MAX_ATTEMPTS, Outbox, Place, State,
     TOPICS_MAX, TopicTemplate, security,
 };
+use outboxd_kafka::compression::{Compression, GZIP_LEVELS, Settings, ZSTD_LEVELS};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,9 @@ const KAFKA: &[&str] = &[
     "bootstrap_servers",
     "client_id",
     "max_request_size",
+    "compression_type",
+    "compression_gzip_level",
+    "compression_zstd_level",
     "request_timeout_ms",
     "retry_backoff_ms",
     "retry_backoff_max_ms",
@@ -243,6 +247,7 @@ fn kafka(section: &Section<'_>, needs_servers: bool) -> Result<Kafka, ConfigErro
         max_request_size: section
             .integer("max_request_size", 1_024..=1 << 30, default.max_request_size as u64)?
             .map_or(default.max_request_size, |found| found.value as usize),
+        compression: compression(section)?,
         request_timeout: wait("request_timeout_ms", default.request_timeout)?,
         retry_backoff: wait("retry_backoff_ms", default.retry_backoff)?,
         retry_backoff_max: wait("retry_backoff_max_ms", default.retry_backoff_max)?,
@@ -272,6 +277,57 @@ fn kafka(section: &Section<'_>, needs_servers: bool) -> Result<Kafka, ConfigErro
         }
     }
     Ok(kafka)
+}
+
+fn compression(section: &Section<'_>) -> Result<Settings, ConfigError> {
+    let default = Settings::default();
+    let compression = match section.string("compression_type")? {
+        None => default.compression,
+        Some(found) => compression_type(found)?,
+    };
+    let gzip = section.signed("compression_gzip_level", GZIP_LEVELS, default.gzip_level)?;
+    let zstd = section.signed("compression_zstd_level", ZSTD_LEVELS, default.zstd_level)?;
+    for (codec, level, usual) in
+        [(Compression::Gzip, &gzip, default.gzip_level), (Compression::Zstd, &zstd, default.zstd_level)]
+    {
+        let Some(found) = level.as_ref().filter(|_| compression != codec) else { continue };
+        // As the example file shows it.
+        if compression == Compression::None && found.value == usual {
+            continue;
+        }
+        return Err(ConfigError::new(
+            found.place.clone(),
+            format!("this is a level of {codec}, and compression_type is \"{compression}\""),
+            format!("remove the line, or write: compression_type = \"{codec}\""),
+        ));
+    }
+    Ok(Settings {
+        compression,
+        gzip_level: gzip.map_or(default.gzip_level, |found| found.value),
+        zstd_level: zstd.map_or(default.zstd_level, |found| found.value),
+    })
+}
+
+fn compression_type(found: Found<String>) -> Result<Compression, ConfigError> {
+    let Found { value, place } = found;
+    let names = Compression::ALL.map(Compression::name);
+    match Compression::named(&value) {
+        Some(compression) if compression.is_built_in() => Ok(compression),
+        Some(compression) => Err(ConfigError::new(
+            place,
+            format!("{compression} is not built into this outboxd"),
+            format!(
+                "write \"gzip\", \"snappy\", \"lz4\" or \"none\", or build it with: cargo build --release --features {compression}"
+            ),
+        )),
+        None => {
+            let hint = match nearest(&value, &names) {
+                Some(near) => format!("did you mean: compression_type = \"{near}\"?"),
+                None => format!("write one of \"{}\"", names.join("\", \"")),
+            };
+            Err(ConfigError::new(place, format!("`{value}` is no compression type of Kafka's"), hint))
+        }
+    }
 }
 
 fn required(section: &Section<'_>, key: &'static str, example: &str) -> Result<Found<String>, ConfigError> {

@@ -1,5 +1,6 @@
 use super::document::Found;
 use super::*;
+use outboxd_kafka::compression::Settings;
 use outboxd_kafka::security::{Mechanism, SaslSettings, Secret, SecretSource, SecurityProtocol, TlsSettings};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -115,6 +116,8 @@ tenant = "tenant_id"
 bootstrap_servers = ["a:1", "[::1]:2"]
 client_id = "c"
 max_request_size = 2048
+compression_type = "zstd"
+compression_zstd_level = -7
 request_timeout_ms = 1
 retry_backoff_ms = 2
 retry_backoff_max_ms = 3
@@ -167,6 +170,7 @@ listen = "127.0.0.1:0"
             bootstrap_servers: vec!["a:1".into(), "[::1]:2".into()],
             client_id: "c".into(),
             max_request_size: 2048,
+            compression: Settings { compression: Compression::Zstd, zstd_level: -7, ..Settings::default() },
             request_timeout: ms(1),
             retry_backoff: ms(2),
             retry_backoff_max: ms(3),
@@ -294,6 +298,59 @@ fn wrong_types_say_what_to_write() {
             )
         );
     }
+}
+
+#[test]
+fn codecs_and_their_levels_fit_together() {
+    let of = |lines: &str| error(&format!("{MINIMAL}{lines}"));
+    for (wrong, hint) in [
+        ("ZSTD", "did you mean: compression_type = \"zstd\"?"),
+        ("zst", "did you mean: compression_type = \"zstd\"?"),
+        ("gz", "did you mean: compression_type = \"gzip\"?"),
+        ("lz5", "did you mean: compression_type = \"lz4\"?"),
+        ("brotli", "write one of \"none\", \"gzip\", \"snappy\", \"lz4\", \"zstd\""),
+        ("", "write one of \"none\", \"gzip\", \"snappy\", \"lz4\", \"zstd\""),
+    ] {
+        assert_eq!(
+            of(&format!("compression_type = \"{wrong}\"")),
+            format!("c.toml:7: kafka.compression_type: `{wrong}` is no compression type of Kafka's\nHint: {hint}")
+        );
+    }
+    for (codec, level, range, default) in [
+        ("zstd", "99", "-7 to 22", 3),
+        ("zstd", "-8", "-7 to 22", 3),
+        ("gzip", "0", "1 to 9", 6),
+        ("gzip", "10", "1 to 9", 6),
+    ] {
+        let key = format!("compression_{codec}_level");
+        assert_eq!(
+            of(&format!("compression_type = \"{codec}\"\n{key} = {level}")),
+            format!(
+                "c.toml:8: kafka.{key}: {level} is out of range: {range} is possible\nHint: the default is: {key} = {default}"
+            )
+        );
+    }
+    for (compression, codec, level) in
+        [("lz4", "zstd", 3), ("gzip", "zstd", 1), ("snappy", "gzip", 6), ("none", "gzip", 9)]
+    {
+        assert_eq!(
+            of(&format!("compression_type = \"{compression}\"\ncompression_{codec}_level = {level}")),
+            format!(
+                "c.toml:8: kafka.compression_{codec}_level: this is a level of {codec}, and compression_type is \"{compression}\"\n\
+                 Hint: remove the line, or write: compression_type = \"{codec}\""
+            )
+        );
+    }
+    let zstd = parse(&format!("{MINIMAL}compression_type = \"zstd\"\ncompression_zstd_level = 22")).unwrap().kafka;
+    assert_eq!(zstd.compression, Settings { compression: Compression::Zstd, zstd_level: 22, ..Settings::default() });
+}
+
+#[test]
+fn max_request_size_counts_what_is_sent() {
+    let of = |lines: &str| parse(&format!("{MINIMAL}{lines}")).unwrap().kafka.record_bytes_max();
+    assert_eq!(of("max_request_size = 2048"), 2_048);
+    assert_eq!(of("max_request_size = 2048\ncompression_type = \"lz4\""), 64 << 20);
+    assert_eq!(of("max_request_size = 100000000\ncompression_type = \"lz4\""), 100_000_000);
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub fn start(
             let out = Reporting::new(out, break_output);
             let sink = StdoutSink::to(out).map_err(|error| DaemonError::Thread { what: "the stdout sink", error })?;
             for ((database, mut source), figures) in starts {
-                source.read_at_most(config.kafka.max_request_size);
+                source.read_at_most(config.kafka.record_bytes_max());
                 let (events, received) = bounded(SINK_EVENTS_MAX);
                 let spec = spec(config, database, PlanId(1), Left::default(), SystemTime::UNIX_EPOCH)?;
                 let parts = Parts {
@@ -113,7 +113,7 @@ pub fn start(
                 let tables: Vec<&str> = database.outboxes.iter().map(|outbox| outbox.table.as_str()).collect();
                 let left = state.left(path, &tables, file)?;
                 source.keep_books(state.id());
-                source.read_at_most(config.kafka.max_request_size);
+                source.read_at_most(config.kafka.record_bytes_max());
                 for (at, table) in left.tables.iter().enumerate() {
                     if let Some(table) = table {
                         source.recognise_by(OutboxIx(at as u16), table.clone());

@@ -76,7 +76,8 @@ fn route(outbox: &config::Outbox) -> Route {
 
 pub fn limits(kafka: &config::Kafka, database: &config::Database) -> Limits {
     Limits {
-        record_bytes_max: kafka.max_request_size,
+        record_bytes_max: kafka.record_bytes_max(),
+        compression: kafka.compression,
         retry_backoff: kafka.retry_backoff,
         retry_backoff_max: kafka.retry_backoff_max,
         power_loss: database.durability == config::Durability::PowerLoss,
@@ -90,6 +91,9 @@ pub fn kafka_options(kafka: &config::Kafka) -> KafkaOptions {
         bootstrap_servers: kafka.bootstrap_servers.clone(),
         client_id: kafka.client_id.clone(),
         max_request_size: kafka.max_request_size,
+        compression_type: kafka.compression.compression,
+        compression_gzip_level: kafka.compression.gzip_level,
+        compression_zstd_level: kafka.compression.zstd_level,
         request_timeout_ms: ms(kafka.request_timeout),
         retry_backoff_ms: ms(kafka.retry_backoff),
         retry_backoff_max_ms: ms(kafka.retry_backoff_max),

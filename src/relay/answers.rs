@@ -3,7 +3,7 @@
 //! Promises: only `Stored` leads to a delete (I2); broker trouble costs no row anything; after an unsure attempt nothing but
 //! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
 
-use super::breaker::{PROBE_EVERY, Verdict, is_about_size};
+use super::breaker::{PROBE_EVERY, Size, Verdict, is_about_size};
 use super::intake::by_outbox;
 use super::lanes::{Batch, Doubt, Flight, Phase, Standing};
 use super::ledger::Leaver;
@@ -198,7 +198,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.intake.well_again(&mut flight);
         let rows = flight.plan.rows.len() as u64;
-        let bytes = flight.without.map_or(flight.plan.rows.bytes.len(), |digest| digest.bytes);
+        // Of bytes that were given back only the uncompressed size is known; it is never smaller.
+        let (made_of, sent) = flight.without.map_or_else(
+            || (flight.plan.rows.bytes.len(), flight.plan.sent_bytes()),
+            |digest| (digest.bytes, digest.bytes),
+        );
         self.intake.forget_retried(&flight.plan.rows);
         self.plans.remove(&flight.plan.id);
         self.figures.commit_to_ack.observe(at.saturating_duration_since(flight.seen), rows);
@@ -223,7 +227,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.settling.acknowledged(plan, offset, now);
         }
         self.sink_troubles.over(now, Party::Lane(ix));
-        let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix, bytes, now);
+        let state = &mut self.intake.topics[topic];
+        state.batch_was(made_of, sent);
+        let (condemned, reopened) = state.breaker.accepted(ix, sent, now);
         for suspect in condemned {
             self.condemn(suspect.row, &suspect.why);
         }
@@ -266,7 +272,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Flight { plan, seen, disowned, unsure, again, .. } = flight;
         let again = again || unsure;
         self.plans.remove(&plan.id);
-        let (id, run) = (plan.id, plan.run);
+        let (id, run, sent) = (plan.id, plan.run, plan.sent_bytes());
         let rows = self.owned(take_rows(plan), &disowned);
         let lane = &mut self.intake.lanes[ix as usize];
         // A rejection is an answer: whatever the lane was in trouble for is over.
@@ -310,7 +316,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let meta = rows.meta[0];
             self.intake.give_back_rows(ix, rows);
             self.forget_replaced(ix);
-            self.intake.topics[topic].breaker.probed_in_vain(ix, &meta, meta.record.len as usize);
+            self.intake.topics[topic].breaker.probed_in_vain(ix, &meta, size(&meta, sent, 1));
             return;
         }
         if all || (breaker.is_tripped() && count > 1) {
@@ -320,14 +326,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let rejected = Batch { rows, run, again, alone: false, seen };
         match records {
-            None if count > 1 => self.split(ix, rejected, why),
+            None if count > 1 => self.split(ix, rejected, sent, why),
             _ => {
                 let mut bad: Vec<usize> =
                     records.map_or_else(|| vec![0], |at| at.iter().map(|at| *at as usize).collect());
                 bad.sort_unstable();
                 bad.dedup();
                 let (pieces, bad) = self.another_attempt(&rejected.rows, &bad);
-                self.replace(ix, rejected, &pieces, &bad, why, now);
+                self.replace(ix, rejected, sent, &pieces, &bad, why, now);
             }
         }
     }
@@ -394,27 +400,39 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         (pieces, spent)
     }
 
-    /// No record was named: halves are tried.
-    fn split(&mut self, ix: u32, rejected: Batch, why: &Why) {
+    /// No record was named: halves are tried. `sent`: the batch's bytes as it was sent.
+    fn split(&mut self, ix: u32, rejected: Batch, sent: usize, why: &Why) {
         let rows = &rejected.rows;
         let half = rows.len() / 2;
         if is_about_size(why.code) {
             let topic = self.intake.lanes[ix as usize].topic as usize;
-            let learned = (rows.bytes.len() / 2).max(LEARNED_BATCH_BYTES_MIN);
+            let learned = (sent / 2).max(LEARNED_BATCH_BYTES_MIN);
             let state = &mut self.intake.topics[topic];
-            if learned < state.batch_bytes_max {
-                state.batch_bytes_max = learned;
+            state.batch_was(rows.bytes.len(), sent);
+            if learned < state.sent_bytes_max {
+                state.sent_bytes_max = learned;
                 log::info!("topic {}: batches of at most {learned} bytes from now on ({why})", state.name);
             }
         }
         let (first, second) = ((0..half).collect::<Vec<_>>(), (half..rows.len()).collect::<Vec<_>>());
         let now = self.clock.now();
-        self.replace(ix, rejected, &[first, second], &[], why, now);
+        self.replace(ix, rejected, sent, &[first, second], &[], why, now);
     }
 
-    /// The rejected batch becomes pieces, to be sent first and in order, and suspects.
-    fn replace(&mut self, ix: u32, rejected: Batch, pieces: &[Vec<usize>], bad: &[usize], why: &Why, now: Instant) {
+    /// The rejected batch becomes pieces, to be sent first and in order, and suspects. `sent`: its bytes as it was sent.
+    #[allow(clippy::too_many_arguments)]
+    fn replace(
+        &mut self,
+        ix: u32,
+        rejected: Batch,
+        sent: usize,
+        pieces: &[Vec<usize>],
+        bad: &[usize],
+        why: &Why,
+        now: Instant,
+    ) {
         let Batch { rows, run, again, seen, .. } = rejected;
+        let count = rows.len();
         let pieces: Vec<Rows> =
             pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| recut(&rows, piece.iter().copied())).collect();
         // A suspect is never sent as it is here: if it goes again, it is read again. Its bytes are others' to have.
@@ -436,7 +454,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let verdict = if self.intake.retried.get(&meta.key) == Some(&meta.print) {
                 Verdict::Condemned
             } else {
-                breaker.suspect(ix, &row, meta.record.len as usize, &named, now)
+                breaker.suspect(ix, &row, size(&meta, sent, count), &named, now)
             };
             match verdict {
                 Verdict::Wait => {}
@@ -533,6 +551,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let mark = RowMark { rowid: meta.key.rowid, print: meta.print };
         self.quarantine(meta.key, mark, Fault::Rejected, why, attempts);
     }
+}
+
+/// The size of a rejected record in a batch of `count`, of which so much was sent. In a batch with others its own share is not known; a
+/// broker that rejects those for their size names none.
+fn size(meta: &RowMeta, sent: usize, count: usize) -> Size {
+    let made_of = meta.record.len as usize;
+    Size { made_of, sent: if count == 1 { sent } else { made_of } }
 }
 
 /// The plan's rows, without a copy when nobody else holds them any more.

@@ -81,8 +81,8 @@ enum Round {
 enum Sieve {
     /// The first one.
     Any,
-    /// One smaller than this: the smallest that was rejected for its size.
-    Below(usize),
+    /// One smaller than this by either count: the smallest that was rejected for its size.
+    Below(Size),
     /// One behind all of its lane and table that were tried.
     Behind,
 }
@@ -92,17 +92,34 @@ pub fn is_about_size(code: Option<i16>) -> bool {
     matches!(code, Some(10 | 18))
 }
 
+/// A record's size: what it was made of, and as it was sent, compressed perhaps and never larger then.
+///
+/// A broker's limits count what is sent, but where the topic's `compression.type` is another one than ours they count what the broker
+/// makes of it. So a record is known to be too large only if one that was rejected is smaller by both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub made_of: usize,
+    pub sent: usize,
+}
+
+/// Not compressed.
+impl From<usize> for Size {
+    fn from(bytes: usize) -> Self {
+        Size { made_of: bytes, sent: bytes }
+    }
+}
+
 /// See the module's words.
 #[derive(Debug, Default)]
 pub struct Breaker {
     suspects: Vec<Suspect>,
     tripped: Option<Tripped>,
-    /// When something was accepted last, and the largest batch that was accepted lately.
+    /// When something was accepted last, and the largest batch that was accepted lately, as it was sent.
     accepted_at: Option<Instant>,
     largest_accepted: Option<(usize, Instant)>,
-    /// The smallest record that was rejected for its size since one was accepted.
-    smallest_rejected: Option<usize>,
-    /// Records of this size and above are rejected for it, and smaller ones were accepted.
+    /// The smallest records that were rejected for their size since one was accepted, by either count.
+    smallest_rejected: Option<Size>,
+    /// Records of this size and above, as they were sent, are rejected for it, and smaller ones were accepted.
     too_large: Option<usize>,
     trials: Trials,
     /// When it accepted a record after it had been stopped.
@@ -146,7 +163,7 @@ impl Breaker {
         let passed_over = match tripped.sieve {
             Sieve::Any => None,
             Sieve::Below(limit) => Some(limit),
-            Sieve::Behind => Some(usize::MAX),
+            Sieve::Behind => Some(usize::MAX.into()),
         };
         self.trials.begin(ix, row, key, passed_over);
         if tripped.open {
@@ -162,24 +179,25 @@ impl Breaker {
         &mut self.trials
     }
 
-    /// One record of so many bytes was rejected. In a tripped topic: for another reason than everything else, so the next one is tried
+    /// One record of this size was rejected. In a tripped topic: for another reason than everything else, so the next one is tried
     /// at once.
-    pub fn suspect(&mut self, lane: u32, row: &Rows, bytes: usize, why: &Why, now: Instant) -> Verdict {
+    pub fn suspect(&mut self, lane: u32, row: &Rows, size: impl Into<Size>, why: &Why, now: Instant) -> Verdict {
         assert_eq!(row.len(), 1, "a suspect is one record");
         let code = why.code;
+        let size = size.into();
         if is_about_size(code) {
-            if self.too_large.is_some_and(|too_large| bytes >= too_large) {
+            if self.too_large.is_some_and(|too_large| size.sent >= too_large) {
                 return Verdict::Condemned;
             }
-            self.rejected_for_size(bytes);
+            self.rejected_for_size(size);
         }
         let is_recent = |at: Instant| now.duration_since(at) < RECENT;
         if self.reopened_at.is_some_and(is_recent) && self.was_rejected(&row.meta[0], code) {
             return Verdict::Condemned;
         }
         let row = row.clone();
-        let large =
-            is_about_size(code) && self.largest_accepted.is_some_and(|(largest, at)| is_recent(at) && bytes > largest);
+        let is_largest = |(largest, at)| is_recent(at) && size.sent > largest;
+        let large = is_about_size(code) && self.largest_accepted.is_some_and(is_largest);
         let recent = self.accepted_at.is_some_and(is_recent);
         self.suspects.push(Suspect { lane, row, why: why.clone(), since: now, doubtful: false, large });
         let max = if recent && code != Some(INVALID_TIMESTAMP) { SUSPECTS_MAX_RECENT } else { SUSPECTS_MAX };
@@ -206,11 +224,14 @@ impl Breaker {
             && self.trials.was_rejected(row.key, row.print, code)
     }
 
-    fn rejected_for_size(&mut self, bytes: usize) {
-        self.smallest_rejected = Some(self.smallest_rejected.map_or(bytes, |smallest| smallest.min(bytes)));
+    fn rejected_for_size(&mut self, size: Size) {
+        let smallest = self.smallest_rejected.unwrap_or(size);
+        self.smallest_rejected =
+            Some(Size { made_of: smallest.made_of.min(size.made_of), sent: smallest.sent.min(size.sent) });
     }
 
-    /// A batch of the topic was accepted: the suspects before it were at fault themselves. True: the topic is open again.
+    /// A batch of the topic was accepted, of so many bytes as it was sent: the suspects before it were at fault themselves. True: the
+    /// topic is open again.
     pub fn accepted(&mut self, lane: u32, bytes: usize, now: Instant) -> (Vec<Suspect>, bool) {
         self.accepted_at = Some(now);
         let lately = self.largest_accepted.filter(|(_, at)| now.duration_since(*at) < RECENT);
@@ -219,7 +240,8 @@ impl Breaker {
         }
         self.trials.accepted(lane);
         // The limit may have been raised.
-        self.too_large = self.too_large.into_iter().chain(self.smallest_rejected.take()).min();
+        let rejected = self.smallest_rejected.take().map(|smallest| smallest.sent);
+        self.too_large = self.too_large.into_iter().chain(rejected).min();
         self.too_large = self.too_large.filter(|too_large| bytes < *too_large);
         let reopened = self.tripped.take().is_some();
         if reopened {
@@ -305,10 +327,10 @@ impl Breaker {
 
     /// The one record that was tried was rejected like everything before: the next one that may be accepted is tried at once, so many
     /// in a row.
-    pub fn probed_in_vain(&mut self, lane: u32, row: &RowMeta, bytes: usize) {
-        let size = self.tripped.as_ref().is_some_and(|tripped| is_about_size(tripped.code));
-        if size {
-            self.rejected_for_size(bytes);
+    pub fn probed_in_vain(&mut self, lane: u32, row: &RowMeta, size: impl Into<Size>) {
+        let about_size = self.tripped.as_ref().is_some_and(|tripped| is_about_size(tripped.code));
+        if about_size {
+            self.rejected_for_size(size.into());
         }
         self.trials.end(lane);
         self.trials.in_vain(row, self.tripped.as_ref().and_then(|tripped| tripped.code));
@@ -328,16 +350,17 @@ impl Breaker {
             tripped.probing = None;
         } else {
             tripped.probing = Some(lane);
-            tripped.sieve = smallest.filter(|_| size).map_or(Sieve::Behind, Sieve::Below);
+            tripped.sieve = smallest.filter(|_| about_size).map_or(Sieve::Behind, Sieve::Below);
         }
     }
 
-    /// Whether the row of this lane may be the next one that is tried. `bytes`: its record's.
-    pub fn passes(&self, lane: u32, key: RowKey, bytes: impl FnOnce() -> usize) -> bool {
+    /// Whether the row of this lane may be the next one that is tried. `is_below`: whether its record is smaller than that, by
+    /// either count.
+    pub fn passes(&self, lane: u32, key: RowKey, is_below: impl FnOnce(Size) -> bool) -> bool {
         let Some(tripped) = &self.tripped else { return true };
         match tripped.sieve {
             Sieve::Any => true,
-            Sieve::Below(limit) => bytes() < limit,
+            Sieve::Below(limit) => is_below(limit),
             Sieve::Behind => tripped.behind.get(&(lane, key.outbox)).is_none_or(|last| key.rowid > *last),
         }
     }
@@ -522,10 +545,10 @@ mod tests {
         assert_eq!(breaker.trip(&why(10), now, |_| false).len(), 10);
         assert!(breaker.probe_due(now), "at once");
         breaker.probe(&[0]);
-        assert!(!breaker.passes(0, row(3).meta[0].key, || 5_000));
-        assert!(breaker.passes(0, row(11).meta[0].key, || 4_999));
+        assert!(!breaker.passes(0, row(3).meta[0].key, |limit| 5_000 < limit.sent));
+        assert!(breaker.passes(0, row(11).meta[0].key, |limit| 4_999 < limit.sent));
         breaker.probed_in_vain(0, &row(11).meta[0], 4_999);
-        assert!(!breaker.passes(0, row(12).meta[0].key, || 4_999));
+        assert!(!breaker.passes(0, row(12).meta[0].key, |limit| 4_999 < limit.sent));
         assert!(breaker.accepted(0, 50, now).1);
         assert_eq!(breaker.suspect(0, &row(1), 5_000, &why(10), now), Verdict::Condemned);
         assert_eq!(breaker.suspect(0, &row(1), 60, &why(10), now), Verdict::Wait, "nobody knows");
@@ -607,10 +630,12 @@ mod tests {
         for round in 1..3 {
             assert!(breaker.probe_due(now + PROBE_EVERY * round));
             breaker.probe(&[0]);
-            assert!(breaker.passes(0, key(1), || 0));
+            assert!(breaker.passes(0, key(1), |limit| 0 < limit.sent));
             breaker.probed_in_vain(0, &row(1).meta[0], 9);
             for _ in 1..PROBES_IN_A_ROW {
-                let next = (1..1_000).find(|rowid| breaker.passes(0, key(*rowid), || 0)).expect("there is no end");
+                let next = (1..1_000)
+                    .find(|rowid| breaker.passes(0, key(*rowid), |limit| 0 < limit.sent))
+                    .expect("there is no end");
                 breaker.probed_in_vain(0, &row(next).meta[0], 9);
             }
             assert_eq!(breaker.tripped.as_ref().and_then(|tripped| tripped.probing), None);

@@ -9,6 +9,7 @@ mod questions;
 mod topics;
 
 use super::Limits;
+use super::breaker::Size;
 use super::lanes::{Batch, Lane};
 use super::ledger::{Known, Leaver, Obstacle, Wanted};
 use super::memory::Memory;
@@ -18,6 +19,7 @@ use crate::model::{
     Fingerprint, Flow, OutboxIx, Plan, RowKey, RowMark, RowView, Rows, RunId, Topic, Unreadable, Why, field,
 };
 pub use outbox::{Behind, Outbox};
+use outboxd_kafka::compression::Compressor;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -76,6 +78,8 @@ pub struct Intake {
     /// By outbox and lane: the first and the last row that was passed over for another one to be tried.
     skipped: BTreeMap<(OutboxIx, u32), (RowMark, RowMark)>,
     pub encoder: Encoder,
+    /// For questions about a record's size; what is sent its sender compresses.
+    compressor: Compressor,
     pub run: RunId,
     /// Whether anybody gives back memory soon, as of this time.
     soon: Cell<Option<(Instant, bool)>>,
@@ -112,6 +116,7 @@ impl Intake {
             retried: HashMap::new(),
             skipped: BTreeMap::new(),
             encoder: Encoder::new(run),
+            compressor: Compressor::new(limits.compression),
             run,
             spare: Vec::new(),
             name: String::new(),
@@ -253,13 +258,17 @@ impl Intake {
         let is_tried = self.topics[topic as usize].breaker.is_tripped() && self.takes(lane);
         let breaker = &self.topics[topic as usize].breaker;
         let route = &self.outboxes[usize::from(ix.0)].route;
-        let mut bytes_of = || self.encoder.record_bytes(ix, route, row);
+        let mut is_below = |limit: Size| {
+            let record = self.encoder.record(ix, route, row);
+            // Only what the first count leaves open is worth the second.
+            record.len() < limit.made_of || self.compressor.sent_bytes(&record) < limit.sent
+        };
         if !alone
-            && let Some(why) = breaker.trials().overtaken(lane, (key, row.print), row.fields[field::KEY], &mut bytes_of)
+            && let Some(why) = breaker.trials().overtaken(lane, (key, row.print), row.fields[field::KEY], &mut is_below)
         {
             return Place::Unsendable(Unsendable::Overtaken(why.clone()));
         }
-        if is_tried && !breaker.passes(lane, key, bytes_of) {
+        if is_tried && !breaker.passes(lane, key, is_below) {
             return Place::Skip(lane);
         }
         let run = self.resent_as(ix, row).map_or(self.run, |(run, _)| run);

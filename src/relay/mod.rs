@@ -48,6 +48,7 @@ use crate::telemetry::trouble::{Trouble, Troubles};
 use at_disk::Disk;
 use intake::Intake;
 use lanes::Standing;
+use outboxd_kafka::compression;
 use quarantine::Quarantine;
 use reading::Reading;
 use recovery::{Recovery, Unsure};
@@ -80,6 +81,8 @@ pub struct Limits {
     pub batch_rows_max: usize,
     /// One record; larger rows go into quarantine.
     pub record_bytes_max: usize,
+    /// How the sink compresses: limits of brokers count what is sent.
+    pub compression: compression::Settings,
     /// All rows held by the relay, collected, in flight and not yet deleted: at this size it does not read.
     pub held_rows_max: usize,
     pub held_bytes_max: usize,
@@ -95,6 +98,7 @@ impl Default for Limits {
             batch_bytes_max: 1_000_000,
             batch_rows_max: 8_192,
             record_bytes_max: 64 << 20,
+            compression: compression::Settings::default(),
             held_rows_max: 44_000,
             held_bytes_max: 7 << 19,
             retry_backoff: Duration::from_millis(100),

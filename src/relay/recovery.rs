@@ -15,7 +15,7 @@ use super::waiting::{Back, Waiting};
 use super::{Fatal, Relay};
 use crate::model::{
     Booked, Fault, Fingerprint, Left, LeftPlan, LeftResend, LeftRow, OutboxIx, Plan, PlanId, PlanState, Quarantined,
-    Resend, RowKey, RowMark, RowMeta, Rows, Sameness, Sought, Span, Target,
+    Resend, RowKey, RowMark, RowMeta, Rows, Sameness, SentForm, Sought, Span, Target,
 };
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -537,6 +537,7 @@ pub(super) fn plan_of(left: &LeftPlan, rows: Rows) -> Plan {
         cluster: left.cluster.clone(),
         first_attempt: left.first_attempt,
         rows: Arc::new(rows),
+        sent_form: SentForm::default(),
     }
 }
 

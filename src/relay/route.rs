@@ -50,7 +50,7 @@ pub enum Unroutable {
     TopicIllegal(String),
     #[error("the template would open more than topics_max = {0} topics")]
     TooManyTopics(usize),
-    #[error("its record of {bytes} bytes is larger than kafka.max_request_size = {max}")]
+    #[error("its record of {bytes} bytes is larger than {max}, the most that there may be (kafka.max_request_size)")]
     TooLarge { bytes: u64, max: usize },
     #[error("it can't be read: {0}")]
     Unreadable(String),
@@ -123,11 +123,11 @@ impl Encoder {
         self.encode(outbox, route, row, message, rows);
     }
 
-    /// The size of the row's record.
-    pub fn record_bytes(&mut self, outbox: OutboxIx, route: &Route, row: &RowView<'_>) -> usize {
+    /// The row's record as it would be, to be looked at.
+    pub fn record(&mut self, outbox: OutboxIx, route: &Route, row: &RowView<'_>) -> Vec<u8> {
         let mut rows = Rows::default();
         self.encode(outbox, route, row, self.next_message, &mut rows);
-        rows.bytes.len()
+        rows.bytes
     }
 
     /// The same for a row that goes again, under the message id it had.

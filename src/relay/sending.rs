@@ -7,7 +7,7 @@ use super::evidence::KNOWN_FOR;
 use super::lanes::{Flight, LATE_AFTER, Phase, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::failpoint;
-use crate::model::{ClusterId, OutboxIx, Plan, PlanId, Rows, RunId, Triple};
+use crate::model::{ClusterId, OutboxIx, Plan, PlanId, Rows, RunId, SentForm, Triple};
 use crate::ports::{Change, Clock, Journal, Manner, Sink, Source, SourceError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -137,6 +137,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             cluster,
             first_attempt,
             rows: Arc::new(rows),
+            sent_form: SentForm::default(),
         };
         self.next_plan += 1;
         Arc::new(plan)

@@ -3,6 +3,7 @@
 //! Promises: no record follows a later one of its key that was accepted in its place. Does not know: when a topic stops, which record
 //! is tried next.
 
+use super::breaker::Size;
 use super::planted::{self, Bug};
 use crate::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Why};
 use std::collections::BTreeMap;
@@ -28,8 +29,9 @@ struct Trial {
     row: RowKey,
     /// Its record's. Nothing is out of order behind one without a key.
     key: Option<Box<[u8]>>,
-    /// Records before it were passed over: those that had been rejected, and those of this size and above. `None`: none were.
-    passed_over: Option<usize>,
+    /// Records before it were passed over: those that had been rejected, and those of this size and above by both counts. `None`: none
+    /// were.
+    passed_over: Option<Size>,
 }
 
 /// What was passed over for a record that was accepted.
@@ -38,7 +40,7 @@ struct Overtaken {
     lane: u32,
     by: RowKey,
     key: Box<[u8]>,
-    from_size: usize,
+    from_size: Size,
     why: Why,
 }
 
@@ -54,7 +56,7 @@ impl Trials {
     }
 
     /// It was taken to be tried. `passed_over`: as in [`Trial`].
-    pub fn begin(&mut self, lane: u32, row: RowKey, key: Option<&[u8]>, passed_over: Option<usize>) {
+    pub fn begin(&mut self, lane: u32, row: RowKey, key: Option<&[u8]>, passed_over: Option<Size>) {
         self.under_way.insert(lane, Trial { row, key: key.map(Box::from), passed_over });
     }
 
@@ -106,19 +108,20 @@ impl Trials {
         self.rejected.get(&row).filter(|(then, _)| then.sent() == print.sent())
     }
 
-    /// Why the row of this lane is not to be sent any more. `bytes`: its record's.
+    /// Why the row of this lane is not to be sent any more. `is_below`: whether its record is smaller than that, by either
+    /// count.
     pub fn overtaken(
         &self,
         lane: u32,
         (row, print): (RowKey, Fingerprint),
         key: Option<&[u8]>,
-        bytes: impl FnOnce() -> usize,
+        is_below: impl FnOnce(Size) -> bool,
     ) -> Option<&Why> {
         let is_before = |is: &&Overtaken| {
             is.lane == lane && is.by.outbox == row.outbox && row.rowid < is.by.rowid && Some(&*is.key) == key
         };
         let overtaken = self.overtaken.iter().find(is_before).filter(|_| !planted::is(Bug::OvertakenAndSent))?;
-        (self.rejection(row, print).is_some() || bytes() >= overtaken.from_size).then_some(&overtaken.why)
+        (self.rejection(row, print).is_some() || !is_below(overtaken.from_size)).then_some(&overtaken.why)
     }
 
     /// The lane has left no row of this outbox in the table.
@@ -138,7 +141,7 @@ mod tests {
     }
 
     fn overtaken(trials: &Trials, lane: u32, rowid: i64, key: &[u8], bytes: usize) -> bool {
-        trials.overtaken(lane, (row(rowid).key, Fingerprint(0)), Some(key), || bytes).is_some()
+        trials.overtaken(lane, (row(rowid).key, Fingerprint(0)), Some(key), |limit| bytes < limit.sent).is_some()
     }
 
     /// The record of row 5 and key a is tried, behind others.
@@ -150,7 +153,7 @@ mod tests {
             trials.in_vain(&row(rowid), Some(87));
         }
         trials.took(0, row(5).key);
-        trials.begin(0, row(5).key, Some(b"a"), passed_over);
+        trials.begin(0, row(5).key, Some(b"a"), passed_over.map(Size::from));
         trials
     }
 

@@ -1,7 +1,7 @@
 //! The Kafka sink: a relay's plans handed to the producer as batches. What the producer says is what a sink says, without a
 //! translation.
 //!
-//! Promises: translates and nothing else; rows are shared with the producer, never copied. Does not know: the wire, decisions.
+//! Promises: translates and nothing else; plans are shared with the producer, rows never copied. Does not know: the wire, decisions.
 
 use crate::model::{Plan, Sought, Topic};
 use crate::ports::{Full, Manner, Sink};
@@ -33,7 +33,7 @@ impl Sink for Handle {
 }
 
 /// What a broker is to know of a plan. The rest of it, rowids and fingerprints, is the relay's and the state file's.
-fn batch(plan: &Plan) -> Batch {
+fn batch(plan: &Arc<Plan>) -> Batch {
     Batch {
         id: plan.id,
         topic: Arc::clone(&plan.target.topic),
@@ -43,7 +43,7 @@ fn batch(plan: &Plan) -> Batch {
         producer_epoch: plan.triple.epoch,
         base_sequence: plan.triple.first_sequence,
         record_count: plan.rows.len() as i32,
-        records: Records::new(Arc::clone(&plan.rows)),
+        records: Records::held_by(Arc::clone(plan)),
         noted_offset: plan.noted_offset,
         leader_epoch: plan.leader_epoch,
     }

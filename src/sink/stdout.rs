@@ -10,6 +10,7 @@ use crate::model::{Evidence, Outcome, PartitionStart, Plan, SinkEvent, Sought, T
 use crate::ports::{Full, Manner, Sink};
 use base64::Engine;
 use crossbeam_channel::{Sender, TrySendError, unbounded};
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::record_batch::{BatchFields, BatchReader, Piece, Record, encode_header};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::collections::BTreeMap;
@@ -191,13 +192,14 @@ impl<W: Write> Printer<W> {
             base_sequence: plan.triple.first_sequence,
             timestamp_ms: 0,
             record_count: plan.rows.len() as i32,
+            compression: Compression::None,
         };
         let mut batch = encode_header(&fields, &plan.rows.bytes).to_vec();
         batch.extend_from_slice(&plan.rows.bytes);
         let Some(Ok(Piece::Batch(batch))) = BatchReader::new(&batch).next() else {
             return Err("not a record batch".to_owned());
         };
-        for record in batch.records().map_err(|compression| format!("{compression:?}"))? {
+        for record in batch.records().ok_or_else(|| "it is compressed".to_owned())? {
             let record = record.map_err(|error| error.to_string())?;
             let line = Line { plan, record: &record };
             serde_json::to_writer(&mut self.line, &line).map_err(|error| error.to_string())?;
@@ -253,7 +255,7 @@ impl Serialize for Bytes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PlanId, Rows, RunId, Target, Triple};
+    use crate::model::{PlanId, Rows, RunId, SentForm, Target, Triple};
     use crossbeam_channel::{Receiver, bounded};
     use outboxd_kafka::record_batch::{RecordHeader, append_record};
     use std::sync::Mutex;
@@ -283,6 +285,7 @@ mod tests {
             cluster: None,
             first_attempt: SystemTime::UNIX_EPOCH,
             rows: Arc::new(rows),
+            sent_form: SentForm::default(),
         })
     }
 

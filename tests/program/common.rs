@@ -276,7 +276,9 @@ pub fn closed_port() -> u16 {
 
 /// A plan as a killed daemon leaves it.
 pub fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: &str, number: u64) {
-    use outboxd::model::{Fingerprint, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
+    use outboxd::model::{
+        Fingerprint, OutboxIx, Plan, PlanId, RowKey, RowMeta, Rows, RunId, SentForm, Span, Target, Triple,
+    };
     use outboxd::ports::{Change, Journal};
     let row = RowMeta {
         key: RowKey { outbox: OutboxIx(0), rowid: 1 },
@@ -295,6 +297,7 @@ pub fn leave_a_plan(place: &Place, state: &outboxd::state::StateFile, database: 
         cluster: None,
         first_attempt: std::time::SystemTime::now(),
         rows: Rows { bytes: Vec::new(), meta: vec![row] }.into(),
+        sent_form: SentForm::default(),
     };
     let mut journal = state.journal(&place.path(database), &["users_outbox"]).unwrap();
     journal.record(&[Change::Planned(&plan)], true).unwrap();

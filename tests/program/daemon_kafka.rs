@@ -2,6 +2,7 @@
 
 use crate::common::{self, OUTBOX, PATIENCE, Place, Running, Shell, names, outboxd};
 use fake_kafka::{ApiKey, FakeKafka, Fault};
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::connection::{Address, Connection, ConnectionOptions};
 use outboxd_kafka::protocol::{PartitionBatch, ProduceRequest};
 use outboxd_kafka::record_batch::append_record;
@@ -49,6 +50,7 @@ fn stranger(kafka: &FakeKafka, producer_id: i64, base_sequence: i32, count: u32)
         timestamp_ms: 0,
         record_count: count as i32,
         records: &records,
+        compression: Compression::None,
     };
     let request = ProduceRequest { acks: -1, timeout_ms: 1_000, batches: &[batch] };
     let answer = connection.produce(&request, PATIENCE).unwrap();

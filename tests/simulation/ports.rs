@@ -11,6 +11,7 @@ use outboxd::ports::{
     Change, Clock, DeleteGroup, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError,
 };
 use outboxd::relay::planted::{self, Bug};
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::record_batch::{BatchFields, BatchReader, Piece, encode_header};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -566,6 +567,7 @@ pub fn contents(rows: &Rows) -> Vec<(u64, bool)> {
         base_sequence: 0,
         timestamp_ms: 0,
         record_count: rows.len() as i32,
+        compression: Compression::None,
     };
     let mut bytes = encode_header(&fields, &rows.bytes).to_vec();
     bytes.extend_from_slice(&rows.bytes);

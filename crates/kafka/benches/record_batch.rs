@@ -2,6 +2,7 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::record_batch::{BatchFields, RecordHeader, append_record, encode_header};
 
 fn main() {
@@ -43,6 +44,7 @@ fn header_with_checksum(bencher: Bencher, records: usize) {
         base_sequence: 0,
         timestamp_ms: 0,
         record_count: records as i32,
+        compression: Compression::None,
     };
     bencher.counter(BytesCount::new(bytes.len())).bench_local(|| encode_header(black_box(&fields), black_box(&bytes)));
 }

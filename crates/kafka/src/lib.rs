@@ -5,10 +5,12 @@
 //! them can send exactly the same ones again after a crash, and a broker that remembers them stores none twice; for one that does not,
 //! [`Handle::look_up`](producer::Handle::look_up) asks the partition's leader for the batch, and reads its log if need be.
 //!
-//! Kafka 2.1 to 4.3, plaintext or TLS, with or without SASL, without compression and transactions, blocking threads and no async runtime.
+//! Kafka 2.1 to 4.3, plaintext or TLS, with or without SASL, all of its codecs, without transactions, blocking threads and no async
+//! runtime.
 //!
 //! - [`producer`]: the threads, and an owner's end of them; [`outcome`]: what goes in and comes out, as plain data.
-//! - [`record_batch`], [`partitioner`], [`topic_name`]: records into bytes and back, the partition of a key, legal names.
+//! - [`record_batch`], [`compression`], [`partitioner`], [`topic_name`]: records into bytes and back, the partition of a key, legal
+//!   names.
 //! - [`connection`], [`protocol`], [`error`]: one blocking connection, the messages on it, and what can go wrong, for whoever needs
 //!   more than a producer.
 //! - [`security`]: TLS and SASL, and what they need from files.
@@ -81,6 +83,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+pub mod compression;
 pub mod connection;
 pub mod error;
 pub mod leb128;

@@ -2,8 +2,9 @@
 //!
 //! Promises: no I/O, no threads, no clock. Does not know: how anything is sent or found out.
 
+use crate::compression::Compression;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// A batch by its owner's number. Every answer names it.
@@ -29,7 +30,8 @@ pub struct Batch {
     pub base_sequence: i32,
     /// How many records it has.
     pub record_count: i32,
-    /// The records section of a record batch v2, uncompressed, timestamp deltas 0. A look-up does without.
+    /// The records section of a record batch v2, timestamp deltas 0: uncompressed, and once it was sent as it was sent. A look-up
+    /// does without.
     pub records: Records,
     /// A lower bound of the offset at which it can lie: where it is looked for from.
     pub noted_offset: i64,
@@ -39,17 +41,88 @@ pub struct Batch {
 
 /// The bytes of a batch's records, shared with whoever owns them: they are never copied.
 #[derive(Clone)]
-pub struct Records(Arc<dyn AsRef<[u8]> + Send + Sync>);
+pub struct Records(Arc<dyn Holder>);
+
+/// Who owns a batch's records. It lives as long as the batch may be sent again, and with it what was made of them.
+pub trait Holder: Send + Sync {
+    /// The records as they were encoded: they never change.
+    fn records(&self) -> &[u8];
+
+    /// Where the sender keeps what it has made of them, for the batch's resends.
+    fn sent_form(&self) -> &SentForm;
+}
+
+/// How a batch's records go over the wire, from their first attempt on: compressed, or as they are where that is not smaller or nothing
+/// is compressed. Resends have the same bytes, without the work.
+#[derive(Debug, Default)]
+pub struct SentForm(OnceLock<Option<Compressed>>);
+
+struct Compressed {
+    by: Compression,
+    bytes: Box<[u8]>,
+}
+
+impl fmt::Debug for Compressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of {}", self.bytes.len(), self.by)
+    }
+}
+
+/// A holder of its own for bytes that have none.
+struct Held<T> {
+    records: Arc<T>,
+    form: SentForm,
+}
+
+impl<T: AsRef<[u8]> + Send + Sync> Holder for Held<T> {
+    fn records(&self) -> &[u8] {
+        (*self.records).as_ref()
+    }
+
+    fn sent_form(&self) -> &SentForm {
+        &self.form
+    }
+}
+
+impl SentForm {
+    /// How many bytes the records take in compressed form; `None` before the first attempt, and where they go as they are.
+    pub fn compressed_bytes(&self) -> Option<usize> {
+        self.compressed().map(|compressed| compressed.bytes.len())
+    }
+
+    fn compressed(&self) -> Option<&Compressed> {
+        self.0.get().and_then(Option::as_ref)
+    }
+}
 
 impl Records {
-    /// The records that `holder` holds: it is a vector, or has them among other things.
-    pub fn new(holder: Arc<impl AsRef<[u8]> + Send + Sync + 'static>) -> Records {
+    /// The records that `bytes` holds. All clones share what is made of them at the first attempt.
+    pub fn new(bytes: Arc<impl AsRef<[u8]> + Send + Sync + 'static>) -> Records {
+        Records(Arc::new(Held { records: bytes, form: SentForm::default() }))
+    }
+
+    /// The records of an owner who has a place for their form as well: nothing is allocated.
+    pub fn held_by(holder: Arc<impl Holder + 'static>) -> Records {
         Records(holder)
     }
 
-    /// The records as they go over the wire.
+    /// The records as they were encoded.
     pub fn bytes(&self) -> &[u8] {
-        (*self.0).as_ref()
+        self.0.records()
+    }
+
+    /// The records as they go over the wire, as far as that is known, and what they are compressed with.
+    pub fn sent(&self) -> (Compression, &[u8]) {
+        match self.0.sent_form().compressed() {
+            Some(compressed) => (compressed.by, &compressed.bytes),
+            None => (Compression::None, self.bytes()),
+        }
+    }
+
+    /// Before an attempt: settles how they are sent, for this one and all that follow.
+    pub(crate) fn settle_form(&self, by: Compression, compress: impl FnOnce(&[u8]) -> Option<Box<[u8]>>) {
+        let make = || compress(self.bytes()).map(|bytes| Compressed { by, bytes });
+        self.0.sent_form().0.get_or_init(make);
     }
 }
 

@@ -11,6 +11,7 @@ mod sender;
 pub use options::{KafkaOptions, StartError};
 pub(crate) use pool::Pool;
 
+use crate::compression::Compression;
 use crate::connection::ConnectionOptions;
 use crate::lookup::Lookups;
 use crate::metadata::{Cluster, Lead};
@@ -256,23 +257,14 @@ impl Handle {
                     self.shared.cluster.ask_refresh();
                     Outcome::NotAppended(why)
                 }
-                Lead::Broker(broker) => match self.oversized(&job.batch) {
-                    None => return Pool::push(&self.shared, broker, job, manner),
-                    Some(why) => Outcome::Rejected { why, records: (job.batch.record_count == 1).then(|| vec![0]) },
+                // How large a batch is that will be compressed its sender finds out.
+                Lead::Broker(broker) => match oversized(&self.shared.options, &job.batch) {
+                    Some(rejected) if self.shared.options.compression_type == Compression::None => rejected,
+                    _ => return Pool::push(&self.shared, broker, job, manner),
                 },
             }
         };
         job.answer_now(outcome)
-    }
-
-    fn oversized(&self, batch: &Batch) -> Option<Why> {
-        let (size, max) = (batch.records.bytes().len(), self.shared.options.max_request_size);
-        let why = || {
-            Why::new(format!("a batch of {size} bytes is larger than max_request_size ({max})"))
-                .code(10)
-                .hint("raise max_request_size, and the topic's max.message.bytes with it, or make the payload smaller")
-        };
-        (size > max).then(why)
     }
 
     /// No new work follows. Batches of which nothing was written yet are answered `NotAppended` at once; the others are waited for as
@@ -295,6 +287,20 @@ impl Handle {
             log::warn!("kafka: some batches that were not sent can't be reported while draining: {error}");
         }
     }
+}
+
+/// What becomes of a batch that is too large to be sent.
+fn oversized(options: &KafkaOptions, batch: &Batch) -> Option<Outcome> {
+    let (compression, sent) = batch.records.sent();
+    let (size, max) = (sent.len(), options.max_request_size);
+    let why = || {
+        let how = if compression == Compression::None { String::new() } else { format!(" (with {compression})") };
+        Why::new(format!("a batch of {size} bytes{how} is larger than max_request_size ({max})"))
+            .code(10)
+            .hint("raise max_request_size, and the topic's max.message.bytes with it, or make the payload smaller")
+    };
+    let rejected = || Outcome::Rejected { why: why(), records: (batch.record_count == 1).then(|| vec![0]) };
+    (size > max).then(rejected)
 }
 
 impl Drop for Handle {

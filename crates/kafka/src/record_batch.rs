@@ -1,14 +1,15 @@
 //! Record batches, format 2: records into bytes, headers around them, and reading both back.
 //!
 //! Promises: encoding a record allocates nothing beyond the caller's buffer; reading never panics and takes a cut last batch for
-//! what it is. Does not know: topics, connections, compression codecs.
+//! what it is. Does not know: topics, connections, how a codec works.
 //!
 //! Format: <https://kafka.apache.org/documentation/#messageformat>.
 
 mod read;
 
-pub use read::{Batch, BatchHeader, BatchReader, Compression, Piece, Record, RecordReader};
+pub use read::{Batch, BatchHeader, BatchReader, Piece, Record, RecordReader};
 
+use crate::compression::Compression;
 use crate::leb128;
 use crate::protocol::{DecodeError, Reader};
 use std::ops::Range;
@@ -164,9 +165,11 @@ pub struct BatchFields {
     pub timestamp_ms: i64,
     /// How many records there are: at least 1.
     pub record_count: i32,
+    /// What the records section is compressed with.
+    pub compression: Compression,
 }
 
-/// The header before `records`, checksum included. Base offset 0: the broker sets it.
+/// The header before `records`, a records section as it is sent, checksum included. Base offset 0: the broker sets it.
 ///
 /// Panics without records: a broker refuses an empty batch.
 pub fn encode_header(fields: &BatchFields, records: &[u8]) -> [u8; HEADER_BYTES] {
@@ -183,7 +186,7 @@ pub fn encode_header(fields: &BatchFields, records: &[u8]) -> [u8; HEADER_BYTES]
     put(&(-1i32).to_be_bytes()); // partition leader epoch: the broker sets it
     put(&MAGIC.to_be_bytes());
     put(&0u32.to_be_bytes()); // checksum, below
-    put(&0i16.to_be_bytes()); // attributes: no compression, create time, not transactional
+    put(&fields.compression.number().to_be_bytes()); // attributes: the codec; create time, not transactional
     put(&(fields.record_count - 1).to_be_bytes()); // last offset delta
     put(&fields.timestamp_ms.to_be_bytes()); // base timestamp
     put(&fields.timestamp_ms.to_be_bytes()); // max timestamp

@@ -7,7 +7,9 @@ mod bodies;
 mod samples;
 
 use fuzz_corpus::Corpus;
+use kafka_protocol::compression::{Compressor, Gzip, Lz4, Snappy, Zstd};
 use kafka_protocol::messages::{self, create_topics_response::CreatableTopicResult};
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::protocol::header::is_flexible;
 use outboxd_kafka::protocol::{ApiKey, SPOKEN};
 use outboxd_kafka::record_batch::{BatchFields, RecordHeader, append_record, encode_header};
@@ -58,6 +60,9 @@ fn make_seeds() {
     }
     for (name, input) in batch_seeds() {
         CORPUS.write_seed("record_batches", name, &input);
+    }
+    for (name, input) in compressed_seeds() {
+        CORPUS.write_seed("compressed_records", &name, &input);
     }
 }
 
@@ -139,6 +144,40 @@ fn created_topics() -> messages::CreateTopicsResponse {
     messages::CreateTopicsResponse::default().with_throttle_time_ms(7).with_topics(vec![there, made])
 }
 
+/// What each codec makes of a few records, whole, cut and damaged, and of more than may be opened. By the codecs of `kafka-protocol`.
+fn compressed_seeds() -> Vec<(String, Vec<u8>)> {
+    let few: Vec<u8> = (0..40u8).flat_map(|at| [b"a record of many, number ", &[at, b';'][..]].concat()).collect();
+    let mut seeds = vec![("none".to_owned(), [&[0], &few[..]].concat())];
+    for (number, codec) in [(1, "gzip"), (2, "snappy"), (3, "lz4"), (4, "zstd")] {
+        let compressed = |records: &[u8]| {
+            let mut out = bytes::BytesMut::new();
+            let put = |buffer: &mut dyn bytes::BufMut| {
+                buffer.put_slice(records);
+                Ok(())
+            };
+            match number {
+                1 => Gzip::compress(&mut out, |buffer| put(buffer)),
+                2 => Snappy::compress(&mut out, |buffer| put(buffer)),
+                3 => Lz4::compress(&mut out, |buffer| put(buffer)),
+                _ => Zstd::compress(&mut out, |buffer| put(buffer)),
+            }
+            .unwrap();
+            [&[number], &out[..]].concat()
+        };
+        let whole = compressed(&few);
+        let mut damaged = whole.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0xff;
+        seeds.push((codec.to_owned(), whole.clone()));
+        seeds.push((format!("{codec}-cut"), whole[..whole.len() - 9].to_vec()));
+        seeds.push((format!("{codec}-damaged"), damaged));
+        seeds.push((format!("{codec}-bomb"), compressed(&vec![0; 300 << 10])));
+    }
+    seeds.push(("snappy-raw".to_owned(), b"\x02\x14\x0crecordJ\x06\0".to_vec()));
+    seeds.push(("snappy-claim".to_owned(), b"\x02\xff\xff\xff\xff\x0f\0".to_vec()));
+    seeds
+}
+
 fn batch_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let batch = |base_offset: i64, values: &[Option<&[u8]>]| {
         let headers = [RecordHeader { key: b"id", value: Some(b"run-1") }, RecordHeader { key: b"", value: None }];
@@ -148,7 +187,14 @@ fn batch_seeds() -> Vec<(&'static str, Vec<u8>)> {
             append_record(&mut records, place, value.is_some().then_some(b"key"), *value, headers);
         }
         let record_count = values.len() as i32;
-        let fields = BatchFields { producer_id: 7, producer_epoch: 2, base_sequence: 5, timestamp_ms: 9, record_count };
+        let fields = BatchFields {
+            producer_id: 7,
+            producer_epoch: 2,
+            base_sequence: 5,
+            timestamp_ms: 9,
+            record_count,
+            compression: Compression::None,
+        };
         let mut bytes = [&encode_header(&fields, &records)[..], &records].concat();
         bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
         bytes

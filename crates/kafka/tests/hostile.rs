@@ -4,6 +4,7 @@
 #[path = "wire/samples.rs"]
 mod samples;
 
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::protocol::{
     ApiVersionsRequest, DecodeError, DescribeProducersRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest,
     MetadataRequest, SaslAuthenticateRequest, SaslHandshakeRequest,
@@ -177,6 +178,7 @@ fn two_batches() -> Vec<u8> {
             base_sequence: base_offset as i32,
             timestamp_ms: 1,
             record_count: count as i32,
+            compression: Compression::None,
         };
         let mut header = encode_header(&fields, &records);
         header[..8].copy_from_slice(&base_offset.to_be_bytes());
@@ -191,7 +193,7 @@ fn read_through(bytes: &[u8]) {
     for piece in BatchReader::new(bytes) {
         if let Ok(Piece::Batch(batch)) = piece {
             let _ = (batch.checksum_matches(), batch.header.next_offset(), batch.header.last_sequence());
-            if let Ok(records) = batch.records() {
+            if let Some(records) = batch.records() {
                 records.for_each(drop);
             }
         }

@@ -75,7 +75,7 @@ fn now(dead: &Dead, config: Option<&Config>, guard: Option<Guard>) -> Vec<Line> 
     // Reads the schema; what is wrong with it shows in the look.
     let _ = source.check();
     source.read_at_most(
-        config.map_or_else(|| config::Kafka::default().max_request_size, |config| config.kafka.max_request_size),
+        config.map_or_else(|| config::Kafka::default().record_bytes_max(), |config| config.kafka.record_bytes_max()),
     );
     if let Some(guard) = guard {
         source.recognise_by(outbox, KnownTable { guard, identity: None });

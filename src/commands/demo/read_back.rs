@@ -27,6 +27,8 @@ const TOPIC_PAUSE: Duration = Duration::from_millis(100);
 /// How long a Fetch may wait at the broker.
 const FETCH_WAIT_MS: i32 = 200;
 const FETCH_BYTES_MAX: i32 = 1 << 20;
+/// Of a batch that is compressed: what it may take opened.
+const BATCH_BYTES_MAX: usize = 64 << 20;
 /// After a failed Fetch.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Partitions of a topic the demo makes.
@@ -196,20 +198,21 @@ impl ReadBack {
         if !answer.error.is_ok() {
             return Err(refused(answer.error));
         }
+        let mut buffer = Vec::new();
         for fetched in &answer.partitions {
             if !fetched.error.is_ok() {
                 return Err(refused(fetched.error));
             }
             if let Some(partition) = self.partitions.iter_mut().find(|partition| partition.number == fetched.partition)
             {
-                print_records(&self.topic, partition, &fetched.records, arrived);
+                print_records(&self.topic, partition, &fetched.records, &mut buffer, arrived);
             }
         }
         Ok(())
     }
 }
 
-fn print_records(topic: &str, partition: &mut Partition, records: &[u8], arrived: &Sender<()>) {
+fn print_records(topic: &str, partition: &mut Partition, records: &[u8], buffer: &mut Vec<u8>, arrived: &Sender<()>) {
     for piece in BatchReader::new(records) {
         let batch = match piece {
             Ok(Piece::Batch(batch)) => batch,
@@ -219,12 +222,19 @@ fn print_records(topic: &str, partition: &mut Partition, records: &[u8], arrived
             }
             Ok(Piece::Cut { .. }) | Err(_) => break,
         };
-        // Someone else's compressed batch is passed by.
-        for record in batch.records().into_iter().flatten().flatten() {
-            if record.offset >= partition.next_offset {
-                println!("Received packet: {}", describe(topic, partition.number, &record));
-                let _ = arrived.send(());
+        // Compressed by us, by the topic's compression.type, or by someone else.
+        match batch.decompress(BATCH_BYTES_MAX, buffer) {
+            Ok(records) => {
+                for record in records.flatten().filter(|record| record.offset >= partition.next_offset) {
+                    println!("Received packet: {}", describe(topic, partition.number, &record));
+                    let _ = arrived.send(());
+                }
             }
+            Err(error) => log::warn!(
+                "the demo's consumer: {topic}-{} offset {}: the batch can't be opened: {error}",
+                partition.number,
+                batch.header.base_offset
+            ),
         }
         partition.next_offset = batch.header.next_offset();
     }

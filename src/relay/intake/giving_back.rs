@@ -3,7 +3,7 @@
 //! Promises: a row that goes back to the table is its lane's to come to again. Does not know: why.
 
 use super::{Intake, by_outbox, without_records};
-use crate::model::{Plan, Rows};
+use crate::model::{Plan, Rows, SentForm};
 use crate::relay::lanes::{Batch, Digest, Flight};
 use crate::relay::ledger::Leaver;
 use std::sync::Arc;
@@ -49,6 +49,7 @@ impl Intake {
                     Err(rows) => rows.meta.clone(),
                 };
                 plan.rows = Arc::new(Rows { bytes: Vec::new(), meta });
+                plan.sent_form = SentForm::default();
                 Arc::new(plan)
             }
             // The sink has not let go of it yet; it will in a moment, and then only what is copied here is kept.

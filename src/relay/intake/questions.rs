@@ -117,7 +117,7 @@ impl Intake {
                 let share = (batch.rows.bytes.len() + self.memory.free()) / 4;
                 let rows_max = self.limits.batch_rows_max.min(self.memory.batch_rows_max());
                 let bytes = batch.rows.bytes.len() + bytes;
-                bytes <= topic.batch_bytes_max.min(share) && batch.rows.len() < rows_max
+                bytes <= topic.batch_bytes_max(self.limits.batch_bytes_max).min(share) && batch.rows.len() < rows_max
             }
         };
         if !fits {

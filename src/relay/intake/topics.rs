@@ -22,14 +22,28 @@ pub struct TopicState {
     pub asked: bool,
     /// Where rows with a null key go until the next batch.
     pub null_partition: i32,
-    /// The largest batch; shrinks when the broker says so.
-    pub batch_bytes_max: usize,
+    /// The largest batch as it is sent; shrinks when the broker says so.
+    pub sent_bytes_max: usize,
+    /// What the last batch had before it was compressed, and as it was sent.
+    pub last_batch: (usize, usize),
     pub breaker: Breaker,
 }
 
 impl TopicState {
     pub fn is_open(&self) -> bool {
         !self.starts.is_empty()
+    }
+
+    /// Of how many bytes the next batch may be made, if it shrinks as the last one did; never more than `most`.
+    pub fn batch_bytes_max(&self, most: usize) -> usize {
+        let (made_of, sent) = self.last_batch;
+        let max = self.sent_bytes_max as u128 * made_of as u128 / sent as u128;
+        usize::try_from(max).map_or(most, |max| max.min(most))
+    }
+
+    /// A batch was answered: so much it was made of, and so much was sent.
+    pub fn batch_was(&mut self, made_of: usize, sent: usize) {
+        self.last_batch = (made_of.max(1), sent.max(1));
     }
 }
 
@@ -61,7 +75,8 @@ impl Intake {
             starts: Vec::new(),
             asked: false,
             null_partition: 0,
-            batch_bytes_max: self.limits.batch_bytes_max,
+            sent_bytes_max: self.limits.batch_bytes_max,
+            last_batch: (1, 1),
             breaker: Breaker::default(),
         });
         self.topic_index.insert(name, ix);

@@ -520,7 +520,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Rows, RunId, Span, Target, Triple};
+    use crate::model::{Fingerprint, OutboxIx, RowKey, RowMeta, Rows, RunId, SentForm, Span, Target, Triple};
     use std::time::SystemTime;
 
     fn plan(id: u64) -> Arc<Plan> {
@@ -537,6 +537,7 @@ mod tests {
             cluster: None,
             first_attempt: SystemTime::UNIX_EPOCH,
             rows: Arc::new(Rows { bytes: Vec::new(), meta: vec![meta] }),
+            sent_form: SentForm::default(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! `bookkeeping = "table"`: what the row says, and when it says nothing.
 
 use super::*;
-use crate::model::{Booked, LookEnd, Plan, PlanId, RowMeta, Rows, RunId, Span, Target, Triple};
+use crate::model::{Booked, LookEnd, Plan, PlanId, RowMeta, Rows, RunId, SentForm, Span, Target, Triple};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -36,6 +36,7 @@ fn plan(id: u64, seen: &[Seen]) -> DeleteGroup {
         leader_epoch: 0,
         cluster: None,
         first_attempt: SystemTime::now(),
+        sent_form: SentForm::default(),
         rows: Arc::new(Rows { bytes: Vec::new(), meta: meta.collect() }),
     }))
 }

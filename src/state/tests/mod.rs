@@ -14,7 +14,7 @@ mod visits;
 use super::*;
 use crate::model::{
     Fault, Fingerprint, LeftPlan, LeftResend, Origin, OutboxIx, Plan, PlanId, PlanState, Quarantined, Resend, RowKey,
-    RowMeta, Rows, Span, Target, Triple, Why,
+    RowMeta, Rows, SentForm, Span, Target, Triple, Why,
 };
 use crate::ports::{Change, Journal};
 use std::time::Duration;
@@ -76,6 +76,7 @@ fn plan(id: u64, rows: usize) -> Arc<Plan> {
         cluster: Some("a-cluster".into()),
         first_attempt: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         rows: Arc::new(Rows { bytes: b"abc".to_vec(), meta: meta.collect() }),
+        sent_form: SentForm::default(),
     })
 }
 

@@ -5,6 +5,7 @@
 
 use super::answers::check_error;
 use super::cuts;
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::protocol::Writer;
 use outboxd_kafka::record_batch::{
     Batch, BatchFields, BatchHeader, BatchReader, HEADER_BYTES, Piece, Record, append_record, encode_header,
@@ -23,7 +24,7 @@ pub fn record_batches(input: &[u8]) -> bool {
     for (at, batch) in &whole.batches {
         check_header(&batch.header);
         check_checksum(&input[*at..*at + batch.header.batch_bytes], batch);
-        if let Ok(records) = batch.records() {
+        if let Some(records) = batch.records() {
             let results: Vec<_> = records.collect();
             let good = check_records(batch, results);
             assert!(!good || a_byte_more_is_refused(&input[*at..*at + batch.header.batch_bytes]));
@@ -122,7 +123,7 @@ fn a_byte_more_is_refused(batch: &[u8]) -> bool {
     let length = i32::try_from(longer.len() - 12).expect("an input is short");
     longer[8..12].copy_from_slice(&length.to_be_bytes());
     let Some(Ok(Piece::Batch(longer))) = BatchReader::new(&longer).next() else { panic!("its header is the same") };
-    longer.records().is_ok_and(|records| records.last().is_some_and(|last| last.is_err()))
+    longer.records().is_some_and(|records| records.last().is_some_and(|last| last.is_err()))
 }
 
 fn check_records<E: std::fmt::Debug>(batch: &Batch<'_>, results: Vec<Result<Record<'_>, E>>) -> bool {
@@ -170,7 +171,14 @@ fn write_again(records: &[Record<'_>]) {
         check_longer_record(&bytes[layout.range()]);
     }
     let record_count = i32::try_from(records.len()).expect("fewer records than bytes");
-    let fields = BatchFields { producer_id: 1, producer_epoch: 2, base_sequence: 3, timestamp_ms: 4, record_count };
+    let fields = BatchFields {
+        producer_id: 1,
+        producer_epoch: 2,
+        base_sequence: 3,
+        timestamp_ms: 4,
+        record_count,
+        compression: Compression::None,
+    };
     let whole = [&encode_header(&fields, &bytes)[..], &bytes].concat();
     let Found { batches, in_order: true, .. } = batches(&whole) else { panic!("our own batch is refused") };
     let [(0, batch)] = batches[..] else { panic!("one batch became {}", batches.len()) };
@@ -190,7 +198,14 @@ fn check_longer_record(record: &[u8]) {
     Writer::new(&mut longer).unsigned_varint(length << 1); // zig-zag
     longer.extend_from_slice(body);
     longer.push(0);
-    let fields = BatchFields { producer_id: 1, producer_epoch: 2, base_sequence: 3, timestamp_ms: 4, record_count: 1 };
+    let fields = BatchFields {
+        producer_id: 1,
+        producer_epoch: 2,
+        base_sequence: 3,
+        timestamp_ms: 4,
+        record_count: 1,
+        compression: Compression::None,
+    };
     let whole = [&encode_header(&fields, &longer)[..], &longer].concat();
     let Some(Ok(Piece::Batch(batch))) = BatchReader::new(&whole).next() else { panic!("our own batch is refused") };
     let first = batch.records().expect("it is not compressed").next();

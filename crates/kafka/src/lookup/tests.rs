@@ -1,4 +1,5 @@
 use super::log_scan::{LogScan, Missing, Step, Wanted};
+use crate::compression::Compression;
 use crate::record_batch::{BatchFields, HEADER_BYTES, append_record, encode_header};
 
 const WANTED: Wanted = Wanted { producer_id: 7, producer_epoch: 1, base_sequence: i32::MAX, record_count: 2 };
@@ -33,6 +34,7 @@ fn bytes(batches: &[Made]) -> Vec<u8> {
             base_sequence: wanted.base_sequence,
             timestamp_ms: 0,
             record_count: wanted.record_count,
+            compression: Compression::None,
         };
         let start = out.len();
         out.extend_from_slice(&encode_header(&fields, &body));

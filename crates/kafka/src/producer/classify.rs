@@ -2,6 +2,7 @@
 //!
 //! Promises: pure; each code has its class (invariants I1 to I3) and says what to change. Does not know: sockets, resends.
 
+use crate::compression::Compression;
 use crate::error::{Class, ErrorCode};
 use crate::outcome::{Batch, Outcome, Why};
 use crate::protocol::{ProduceResponse, ProducedPartition};
@@ -20,7 +21,8 @@ pub(crate) fn outcome(broker: &str, batch: &Batch, response: &ProduceResponse) -
 }
 
 fn classified(broker: &str, batch: &Batch, answer: &ProducedPartition) -> Outcome {
-    let why = || Why { code: Some(answer.error.0), text: text(broker, answer), hint: hint(answer) };
+    let (compression, _) = batch.records.sent();
+    let why = || Why { code: Some(answer.error.0), text: text(broker, answer), hint: hint(answer, compression) };
     match answer.class() {
         Class::Stored => Outcome::Stored { offset: answer.base_offset },
         Class::NotAppended => Outcome::NotAppended(why()),
@@ -64,7 +66,7 @@ fn text(broker: &str, answer: &ProducedPartition) -> String {
     text
 }
 
-fn hint(answer: &ProducedPartition) -> String {
+fn hint(answer: &ProducedPartition, compression: Compression) -> String {
     let topic = &answer.topic;
     match answer.error {
         ErrorCode(2) => "Kafka 2.1 to 2.3 answer so for a record without a key on a compacted topic (cleanup.policy)".to_owned(),
@@ -91,10 +93,24 @@ fn hint(answer: &ProducedPartition) -> String {
         ErrorCode(54) => "the broker has no security configured for this listener: use another one, or another security protocol".to_owned(),
         ErrorCode(61..=67) => "the broker does not take this delegation token: make a new one, or use other credentials".to_owned(),
         ErrorCode(21 | 42) => "outboxd sends what other brokers take: see whether a proxy rewrites requests, and please report it".to_owned(),
-        ErrorCode(43) => format!(
+        ErrorCode(43) if compression == Compression::None => format!(
             "topic {topic} keeps records in a format older than Kafka 0.11: remove its message.format.version, or upgrade the brokers"
         ),
-        ErrorCode(76) => format!("topic {topic} does not take this compression: see its compression.type"),
+        ErrorCode(43) => format!(
+            "either the service does not take compression_type = \"{compression}\" (Event Hubs takes gzip alone, in its Premium and \
+             Dedicated tiers): set compression_type to another one, or to \"none\"; or topic {topic} keeps records in a format older than \
+             Kafka 0.11: remove its message.format.version"
+        ),
+        ErrorCode(76) => match compression {
+            Compression::None => format!("topic {topic} does not take this compression: see its compression.type"),
+            Compression::Zstd => "compression_type = \"zstd\" needs brokers whose inter.broker.protocol.version is 2.1 or newer; \"gzip\", \
+                 \"snappy\", \"lz4\" and \"none\" work with every version of Kafka"
+                .to_owned(),
+            _ => format!(
+                "the broker does not take compression_type = \"{compression}\": every version of Kafka takes \"gzip\", \"snappy\", \"lz4\" \
+                 and \"none\", and \"zstd\" from 2.1 on; Event Hubs takes \"gzip\" and \"none\" alone"
+            ),
+        },
         ErrorCode(104) => "the broker takes us for a client of another cluster: see bootstrap_servers, and restart outboxd".to_owned(),
         ErrorCode(87) => format!(
             "topic {topic} does not take such records; a compacted topic (cleanup.policy) takes none without a key"
@@ -110,6 +126,10 @@ mod tests {
     use std::time::Duration;
 
     fn answered(code: i16, records: &[i32], rows: i32) -> Outcome {
+        answered_to(code, records, &batch("users", 3, rows))
+    }
+
+    fn answered_to(code: i16, records: &[i32], batch: &Batch) -> Outcome {
         let record_errors = records.iter().map(|index| (*index, Some("no key".into()))).collect();
         let partition = ProducedPartition {
             topic: "users".into(),
@@ -123,7 +143,7 @@ mod tests {
             error_message: None,
         };
         let response = ProduceResponse { partitions: vec![partition], throttle_time: Duration::ZERO };
-        outcome("1 at a:1", &batch("users", 3, rows), &response)
+        outcome("1 at a:1", batch, &response)
     }
 
     fn class(outcome: &Outcome) -> &'static str {
@@ -179,6 +199,20 @@ mod tests {
             assert!(why.hint.contains(word), "{code}: {}", why.hint);
             assert!(why.text.starts_with("broker 1 at a:1 answered "), "{}", why.text);
             assert_eq!(why.code, Some(code));
+        }
+    }
+
+    #[test]
+    fn a_codec_that_is_not_taken_is_named_with_those_that_are() {
+        for compression in Compression::ALL {
+            let batch = batch("users", 3, 1);
+            batch.records.settle_form(compression, |_| (compression != Compression::None).then(|| [0].into()));
+            for code in [43, 76] {
+                let Outcome::Refused(why) = answered_to(code, &[], &batch) else { panic!("{code}") };
+                let named = why.hint.contains(&format!("compression_type = \"{compression}\""));
+                assert_eq!(named, compression != Compression::None, "{code}: {}", why.hint);
+                assert!(!named || (why.hint.contains("gzip") && why.hint.contains("\"none\"")), "{code}: {}", why.hint);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What waits for one sender, and which of it makes one request.
 //!
-//! Promises: a batch is in the queue as long as not a byte of it was written. Does not know: Kafka's answers, connections.
+//! Promises: a batch is in the queue until its sender takes it for an attempt. Does not know: Kafka's answers, connections.
 
 use super::Mailbox;
 use crate::outcome::{Batch, Event, Full, Outcome};
@@ -40,7 +40,8 @@ pub(super) fn take_request(waiting: &mut VecDeque<Job>, bytes_max: usize, batche
     let mut partitions: HashSet<(&str, i32)> = HashSet::new();
     let mut taken = Vec::new();
     for (at, job) in waiting.iter().enumerate() {
-        let size = job.batch.records.bytes().len();
+        // At its first attempt a batch is taken for as large as it is uncompressed: it is never larger.
+        let size = job.batch.records.sent().1.len();
         if taken.len() == batches_max || (!taken.is_empty() && bytes + size > bytes_max) {
             break;
         }

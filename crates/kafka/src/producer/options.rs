@@ -3,8 +3,10 @@
 //! Promises: every one has its effect, and bad ones are refused before a thread starts. Does not know: config files.
 
 use crate::backoff::Backoff;
+use crate::compression::{self, Compression};
 use crate::connection::{Address, AddressError, ConnectionOptions};
 use crate::security::{Security, SecurityError, SecuritySettings};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Requests with several batches stay below this: beyond a broker's `socket.request.max.bytes` (100 MB by default) it closes the
@@ -25,9 +27,15 @@ pub struct KafkaOptions {
     pub bootstrap_servers: Vec<String>,
     /// What the brokers' logs and quotas know us by.
     pub client_id: String,
-    /// A batch beyond this is answered as rejected (code 10) without being sent; requests that carry several batches stay below
-    /// this and below 16 MiB.
+    /// A batch whose records take more than this as they are sent is answered as rejected (code 10) without being sent; requests that
+    /// carry several batches stay below this and below 16 MiB.
     pub max_request_size: usize,
+    /// What batches are compressed with, each once, at its first attempt. One that would not be smaller goes as it is.
+    pub compression_type: Compression,
+    /// Of gzip, 1 (fast) to 9 (small).
+    pub compression_gzip_level: i32,
+    /// Of zstd, -7 (fast) to 22 (small).
+    pub compression_zstd_level: i32,
     /// How long the broker may take for a batch that travels alone. We wait a second longer.
     pub request_timeout_ms: u64,
     /// The first pause before the cluster is asked again after it did not give what was wanted.
@@ -56,6 +64,9 @@ impl Default for KafkaOptions {
             bootstrap_servers: Vec::new(),
             client_id: "outboxd".to_owned(),
             max_request_size: 64 * 1024 * 1024,
+            compression_type: Compression::None,
+            compression_gzip_level: compression::GZIP_LEVEL,
+            compression_zstd_level: compression::ZSTD_LEVEL,
             request_timeout_ms: 30_000,
             retry_backoff_ms: 100,
             retry_backoff_max_ms: 1_000,
@@ -86,6 +97,12 @@ pub enum StartError {
     AboveMax(&'static str, &'static str),
     #[error(transparent)]
     Security(#[from] SecurityError),
+    #[error("{0} must be {first} to {last}", first = .1.start(), last = .1.end())]
+    OutOfRange(&'static str, RangeInclusive<i32>),
+    #[error(
+        "compression_type = \"{0}\" is not built into this program: build it with the feature `{0}`, or use another codec"
+    )]
+    NotBuiltIn(Compression),
     #[error("a thread could not be started")]
     Thread(#[source] std::io::Error),
 }
@@ -112,6 +129,17 @@ impl KafkaOptions {
         }
         if self.reconnect_backoff_ms > self.reconnect_backoff_max_ms {
             return Err(StartError::AboveMax("reconnect_backoff_ms", "reconnect_backoff_max_ms"));
+        }
+        for (name, level, levels) in [
+            ("compression_gzip_level", self.compression_gzip_level, compression::GZIP_LEVELS),
+            ("compression_zstd_level", self.compression_zstd_level, compression::ZSTD_LEVELS),
+        ] {
+            if !levels.contains(&level) {
+                return Err(StartError::OutOfRange(name, levels));
+            }
+        }
+        if !self.compression_type.is_built_in() {
+            return Err(StartError::NotBuiltIn(self.compression_type));
         }
         if self.bootstrap_servers.is_empty() {
             return Err(StartError::NoServers);
@@ -140,6 +168,14 @@ impl KafkaOptions {
 
     pub(crate) fn merged_max_bytes(&self) -> usize {
         self.max_request_size.min(REQUEST_MERGED_MAX_BYTES)
+    }
+
+    pub(crate) fn compression(&self) -> compression::Settings {
+        compression::Settings {
+            compression: self.compression_type,
+            gzip_level: self.compression_gzip_level,
+            zstd_level: self.compression_zstd_level,
+        }
     }
 
     pub(crate) fn retry_backoff(&self) -> Backoff {
@@ -190,5 +226,33 @@ mod tests {
         assert_eq!(zero.check().unwrap_err().to_string(), "senders_per_broker must be at least 1");
         let crossed = KafkaOptions { retry_backoff_ms: 2_000, ..with(&["a:1"]) };
         assert_eq!(crossed.check().unwrap_err().to_string(), "retry_backoff_ms must not be above retry_backoff_max_ms");
+    }
+
+    #[test]
+    fn levels_have_their_range() {
+        for (gzip, zstd, wrong) in [
+            (0, 3, "compression_gzip_level must be 1 to 9"),
+            (10, 3, "compression_gzip_level must be 1 to 9"),
+            (6, -8, "compression_zstd_level must be -7 to 22"),
+            (6, 99, "compression_zstd_level must be -7 to 22"),
+        ] {
+            let options = KafkaOptions { compression_gzip_level: gzip, compression_zstd_level: zstd, ..with(&["a:1"]) };
+            assert_eq!(options.check().unwrap_err().to_string(), wrong);
+        }
+        for (gzip, zstd) in [(1, -7), (9, 22)] {
+            KafkaOptions { compression_gzip_level: gzip, compression_zstd_level: zstd, ..with(&["a:1"]) }
+                .check()
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn a_codec_that_is_not_built_in_is_refused_with_the_way_out() {
+        let zstd = KafkaOptions { compression_type: Compression::Zstd, ..with(&["a:1"]) };
+        let checked = zstd.check();
+        assert_eq!(checked.is_ok(), Compression::Zstd.is_built_in());
+        if let Err(error) = checked {
+            assert!(error.to_string().contains("feature `zstd`"), "{error}");
+        }
     }
 }

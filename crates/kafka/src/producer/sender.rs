@@ -3,8 +3,9 @@
 //! Promises: every batch it takes is answered, by the broker's word or by what is known of the bytes. Does not know: other brokers, resends.
 
 use super::job::{Job, Queue, take_request};
-use super::{Shared, answer, classify::outcome};
+use super::{Shared, answer, classify::outcome, oversized};
 use crate::backoff::Backoff;
+use crate::compression::{Compression, Compressor};
 use crate::link::Link;
 use crate::outcome::{Manner, Outcome, Why};
 use crate::protocol::{PartitionBatch, ProduceRequest};
@@ -32,6 +33,7 @@ pub(super) struct Sender {
     link: Link<Job>,
     reconnect: Backoff,
     connect_not_before: Option<Instant>,
+    compressor: Compressor,
 }
 
 impl Sender {
@@ -43,6 +45,7 @@ impl Sender {
             link: Link::new(shared, broker, queue),
             reconnect: shared.options.reconnect_backoff(),
             connect_not_before: None,
+            compressor: Compressor::new(shared.options.compression()),
         }
     }
 
@@ -86,6 +89,7 @@ impl Sender {
         self.refuse_foreign();
         // Nothing is left when a drain or a change of leader came while the connection was made.
         let jobs = self.queue.take(|waiting| take_request(waiting, bytes_max, batches_max));
+        let jobs = self.compress(jobs);
         if !jobs.is_empty() {
             self.exchange(jobs);
         }
@@ -114,6 +118,23 @@ impl Sender {
         }
     }
 
+    /// Settles how each batch is sent that is on its first attempt; those that are too large even so are answered.
+    fn compress(&mut self, jobs: Vec<Job>) -> Vec<Job> {
+        let by = self.compressor.compression();
+        if by == Compression::None {
+            return jobs;
+        }
+        let mut fitting = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            job.batch.records.settle_form(by, |records| self.compressor.compress(records));
+            match oversized(&self.shared.options, &job.batch) {
+                None => fitting.push(job),
+                Some(outcome) => answer(job, outcome, &self.shared.stopping),
+            }
+        }
+        fitting
+    }
+
     fn exchange(&mut self, jobs: Vec<Job>) {
         let broker = self.link.name();
         let Some(connection) = self.link.connection() else {
@@ -128,15 +149,19 @@ impl Sender {
         let timestamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let batches: Vec<PartitionBatch<'_>> = jobs
             .iter()
-            .map(|job| PartitionBatch {
-                topic: &job.batch.topic,
-                partition: job.batch.partition,
-                producer_id: job.batch.producer_id,
-                producer_epoch: job.batch.producer_epoch,
-                base_sequence: job.batch.base_sequence,
-                timestamp_ms,
-                record_count: job.batch.record_count,
-                records: job.batch.records.bytes(),
+            .map(|Job { batch, .. }| {
+                let (compression, records) = batch.records.sent();
+                PartitionBatch {
+                    topic: &batch.topic,
+                    partition: batch.partition,
+                    producer_id: batch.producer_id,
+                    producer_epoch: batch.producer_epoch,
+                    base_sequence: batch.base_sequence,
+                    timestamp_ms,
+                    record_count: batch.record_count,
+                    compression,
+                    records,
+                }
             })
             .collect();
         let request = ProduceRequest {

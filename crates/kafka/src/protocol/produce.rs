@@ -4,6 +4,7 @@
 //! as its parent.
 
 use super::{DecodeError, Reader, Writer, sorted_by_partition, throttle_time, topic_name};
+use crate::compression::Compression;
 use crate::error::{Class, ErrorCode, classify};
 use crate::record_batch::{self, BatchFields};
 use std::time::Duration;
@@ -30,7 +31,8 @@ pub struct PartitionBatch<'a> {
     /// Of all records: their timestamp deltas are 0. The broker's memory of the producer counts from it.
     pub timestamp_ms: i64,
     pub record_count: i32,
-    /// Records as `append_record` encodes them, offset deltas from 0 on, uncompressed.
+    pub compression: Compression,
+    /// Records as `append_record` encodes them, offset deltas from 0 on, compressed with that.
     pub records: &'a [u8],
 }
 
@@ -98,6 +100,7 @@ impl<'a> ProduceRequest<'a> {
                         base_sequence: batch.base_sequence,
                         timestamp_ms: batch.timestamp_ms,
                         record_count: batch.record_count,
+                        compression: batch.compression,
                     },
                     batch.records,
                 );

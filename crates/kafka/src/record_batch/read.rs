@@ -1,9 +1,10 @@
-//! Record batches out of a Fetch answer: their headers, and the records of those that are not compressed.
+//! Record batches out of a Fetch answer: their headers and their records.
 //!
 //! Promises: never panics; a cut last batch is reported as cut; nothing is computed from a header that could send a reader
-//! backwards. Does not know: where the bytes came from, compression codecs.
+//! backwards. Does not know: where the bytes came from, how a codec works.
 
 use super::{CRC_END, HEADER_BYTES, LENGTH_END, MAGIC, RecordHeader, sequence_after};
+use crate::compression::{Compression, DecompressError, decompress};
 use crate::protocol::{DecodeError, Reader};
 
 const MAGIC_AT: usize = 16;
@@ -12,19 +13,6 @@ const LAST_OFFSET_DELTA_AT: usize = 23;
 const COMPRESSION_MASK: i16 = 0x07;
 pub(super) const LOG_APPEND_TIME: i16 = 0x08;
 const CONTROL: i16 = 0x20;
-
-/// How a batch's records are compressed, by Kafka's numbers.
-#[allow(missing_docs)] // the codecs' own names
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    None,
-    Gzip,
-    Snappy,
-    Lz4,
-    Zstd,
-    /// A number no Kafka has given out yet.
-    Unknown(u8),
-}
 
 /// A batch's header as a broker sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,16 +61,10 @@ impl BatchHeader {
         self.attributes & LOG_APPEND_TIME != 0
     }
 
-    /// How the records are compressed.
-    pub fn compression(&self) -> Compression {
-        match self.attributes & COMPRESSION_MASK {
-            0 => Compression::None,
-            1 => Compression::Gzip,
-            2 => Compression::Snappy,
-            3 => Compression::Lz4,
-            4 => Compression::Zstd,
-            other => Compression::Unknown(other as u8),
-        }
+    /// How the records are compressed; `Err`: a number that no Kafka has given out yet.
+    pub fn compression(&self) -> Result<Compression, i16> {
+        let number = self.attributes & COMPRESSION_MASK;
+        Compression::numbered(number).ok_or(number)
     }
 }
 
@@ -105,17 +87,29 @@ impl<'a> Batch<'a> {
         &self.checked[HEADER_BYTES - CRC_END..]
     }
 
-    /// The records of an uncompressed batch; `Err` names the compression.
-    pub fn records(&self) -> Result<RecordReader<'a>, Compression> {
+    /// The records of an uncompressed batch; `None`: it is compressed, see [`Batch::decompress`].
+    pub fn records(&self) -> Option<RecordReader<'a>> {
+        (self.header.compression() == Ok(Compression::None)).then(|| self.reader(self.record_bytes()))
+    }
+
+    /// The records, compressed or not. Those of a compressed batch are put into `buffer`, instead of what is there, and may take `max`
+    /// bytes there: what is behind a few kilobytes is the sender's to choose.
+    pub fn decompress<'b>(&self, max: usize, buffer: &'b mut Vec<u8>) -> Result<RecordReader<'b>, DecompressError>
+    where
+        'a: 'b,
+    {
         match self.header.compression() {
-            Compression::None => Ok(RecordReader {
-                header: self.header,
-                reader: Reader::new(self.record_bytes()),
-                seen: 0,
-                failed: false,
-            }),
-            other => Err(other),
+            Ok(Compression::None) => Ok(self.reader(self.record_bytes())),
+            Ok(compression) => {
+                decompress(compression, self.record_bytes(), max, buffer)?;
+                Ok(self.reader(buffer))
+            }
+            Err(number) => Err(DecompressError::Unknown(number)),
         }
+    }
+
+    fn reader<'b>(&self, records: &'b [u8]) -> RecordReader<'b> {
+        RecordReader { header: self.header, reader: Reader::new(records), seen: 0, failed: false }
     }
 }
 
@@ -261,7 +255,7 @@ pub struct Record<'a> {
     pub headers: Vec<RecordHeader<'a>>,
 }
 
-/// Goes through the records of an uncompressed batch. After an error there is nothing more.
+/// Goes through the records of a batch. After an error there is nothing more.
 #[derive(Clone, Debug)]
 pub struct RecordReader<'a> {
     header: BatchHeader,

@@ -1,6 +1,7 @@
 //! The producer on a real Apache Kafka: that the fake one tells no tales.
 
 use super::rig::{Rig, class};
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::outcome::{Manner, Outcome};
 use outboxd_kafka::producer::KafkaOptions;
 
@@ -9,12 +10,92 @@ mod real_kafka_4_3_0 {
     fn producer_opens_stores_and_explains() {
         super::opens_stores_and_explains("4.3.0");
     }
+
+    #[test]
+    fn producer_every_codec_is_read_by_others() {
+        super::every_codec_is_read_by_others("4.3.0");
+    }
+
+    #[test]
+    fn producer_a_limit_counts_what_is_sent() {
+        super::a_limit_counts_what_is_sent("4.3.0");
+    }
 }
 
 mod real_kafka_3_9_1 {
     #[test]
     fn producer_opens_stores_and_explains() {
         super::opens_stores_and_explains("3.9.1");
+    }
+}
+
+/// Every codec, into a topic that keeps what it gets and into one that compresses anew, as kcat and Kafka's own consumer read it.
+fn every_codec_is_read_by_others(version: &str) {
+    let Some(kafka) = real_kafka::shared(version) else { return };
+    let run = format!("codecs-{:016x}", fastrand::u64(..));
+    for compression_type in Compression::ALL {
+        for own in ["producer", "gzip", "lz4", "uncompressed"] {
+            let topic = format!("{run}-{compression_type}-{own}");
+            kafka.create_topic(&topic, 1, &[&format!("compression.type={own}")]);
+            let bootstrap_servers = vec![kafka.bootstrap.clone()];
+            let mut rig = Rig::with(KafkaOptions { bootstrap_servers, compression_type, ..KafkaOptions::default() });
+            rig.open(&topic);
+            // Small, of several blocks, and one that is not compressed because it would not be smaller.
+            let rounds: [Vec<String>; 3] = [
+                (0..50).map(|at| format!("{at} of some, {}", "and again".repeat(5))).collect(),
+                (0..2_000).map(|at| format!("{{\"number\":{at},\"text\":\"{}\"}}", "ab".repeat(at % 100))).collect(),
+                vec!["x".to_owned()],
+            ];
+            for texts in &rounds {
+                let values: Vec<&str> = texts.iter().map(String::as_str).collect();
+                let batch = rig.batch(&topic, 0, &values);
+                rig.until_stored(&batch);
+                let sent = if texts.len() == 1 { Compression::None } else { compression_type };
+                assert_eq!(batch.records.sent().0, sent);
+                // Dropped as a duplicate.
+                rig.until_stored(&batch);
+            }
+            let written: Vec<String> = rounds.concat();
+            let mut kcat = std::process::Command::new("kcat");
+            kcat.args([
+                "-C",
+                "-b",
+                &kafka.bootstrap,
+                "-t",
+                &topic,
+                "-o",
+                "beginning",
+                "-e",
+                "-q",
+                "-X",
+                "check.crcs=true",
+            ]);
+            let output = kcat.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let read: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+            assert!(read == written, "{topic} by kcat: {} records of {}", read.len(), written.len());
+            if own == "producer" {
+                let read = kafka.consume(&topic, written.len());
+                assert!(read == written, "{topic} by Kafka's consumer: {} records of {}", read.len(), written.len());
+            }
+            assert!(rig.stop());
+        }
+    }
+}
+
+fn a_limit_counts_what_is_sent(version: &str) {
+    let Some(kafka) = real_kafka::shared(version) else { return };
+    let topic = format!("limit-{:016x}", fastrand::u64(..));
+    kafka.create_topic(&topic, 1, &["max.message.bytes=20000"]);
+    for compression_type in Compression::ALL {
+        let bootstrap_servers = vec![kafka.bootstrap.clone()];
+        let mut rig = Rig::with(KafkaOptions { bootstrap_servers, compression_type, ..KafkaOptions::default() });
+        rig.open(&topic);
+        let text = "only compressed it fits, ".repeat(4_000);
+        let batch = rig.batch(&topic, 0, &[&text]);
+        let expected = if compression_type == Compression::None { "rejected" } else { "stored" };
+        assert_eq!(class(&rig.try_once(&batch)), expected, "{compression_type}: {:?}", rig.last_why);
+        assert!(rig.stop());
     }
 }
 

@@ -5,6 +5,7 @@ use crate::peer::{
 };
 use crate::samples::{self, encoded};
 use kafka_protocol::messages;
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::connection::{Address, Connection, ConnectionOptions};
 use outboxd_kafka::error::{CallError, ConnectError, ErrorCode, Loss};
 use outboxd_kafka::protocol::{
@@ -85,6 +86,7 @@ fn batch<'a>(topic: &'a str, partition: i32, record_count: i32, records: &'a [u8
         timestamp_ms: 1_700_000_000_000,
         record_count,
         records,
+        compression: Compression::None,
     }
 }
 

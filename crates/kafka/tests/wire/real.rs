@@ -1,5 +1,6 @@
 //! The wire on a real Apache Kafka: every request once, and the answers that the rest of the house relies on.
 
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::connection::{Connection, ConnectionOptions};
 use outboxd_kafka::error::{Class, ErrorCode};
 use outboxd_kafka::protocol::{
@@ -129,6 +130,7 @@ impl Scene {
             timestamp_ms: stamp_ms,
             record_count: count as i32,
             records,
+            compression: Compression::None,
         };
         let request = ProduceRequest { acks: -1, timeout_ms: 10_000, batches: &[batch] };
         let answer = self.connection.produce(&request, PATIENCE).unwrap();
@@ -261,6 +263,7 @@ fn wire_refusals_have_their_class(kafka: &Broker) {
         timestamp_ms: now_ms(),
         record_count: 1,
         records: &records,
+        compression: Compression::None,
     };
     let batches = [batch("wire-nowhere"), batch(&scene.topic)];
     let request = ProduceRequest { acks: -1, timeout_ms: 10_000, batches: &batches };

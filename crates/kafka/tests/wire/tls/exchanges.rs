@@ -4,6 +4,7 @@ use super::certificates::Authority;
 use super::{Security, Server, TlsPeer, chain, impatient, linger, options, server_config, server_config_of, settings};
 use crate::peer::{LONG, SHORT, frame, producer_id_answer, receive};
 use crate::samples::{self, encoded};
+use outboxd_kafka::compression::Compression;
 use outboxd_kafka::connection::{Address, Connection};
 use outboxd_kafka::error::{CallError, ConnectError, Loss};
 use outboxd_kafka::protocol::{FetchPartition, FetchRequest, InitProducerIdRequest, PartitionBatch, ProduceRequest};
@@ -110,6 +111,7 @@ fn batch<'a>(topic: &'a str, partition: i32, record_count: i32, records: &'a [u8
         base_sequence: 0,
         timestamp_ms: 1_700_000_000_000,
         record_count,
+        compression: Compression::None,
         records,
     }
 }
