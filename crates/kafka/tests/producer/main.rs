@@ -12,6 +12,7 @@ mod opening;
 mod ordinary;
 mod real;
 mod rig;
+mod secure;
 mod secure_real;
 mod servers;
 mod storm;
