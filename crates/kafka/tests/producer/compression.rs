@@ -171,6 +171,6 @@ fn a_broker_from_before_zstd_is_not_sent_any() {
     let kafka = FakeKafka::builder().topic("users", 1).api_versions(ApiKey::Produce, 0, 6).start();
     let mut rig = Rig::unready(with(&kafka, Compression::Zstd));
     let why = rig.not_opened("users");
-    assert!(why.text.contains("Produce: it speaks 0 to 6, this client 7 to 8"), "{why}");
+    assert!(why.text.contains("Produce in common: it speaks 0 to 6, this client 7 to 8"), "{why}");
     assert!(why.to_string().contains("Kafka 2.1 is the oldest that will do"), "{why}");
 }
