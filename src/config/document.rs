@@ -128,7 +128,8 @@ impl<'a> Section<'a> {
             Some(value) => match value.get_ref() {
                 DeValue::String(text) => Ok(Some(self.found(key, value, text.to_string()))),
                 DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
-                    let raw = &self.document.text[value.span()];
+                    // A password without its quotes is one all the same.
+                    let raw = if key.ends_with("password") { "..." } else { &self.document.text[value.span()] };
                     self.wrong_type(key, value, "text", &format!("\"{raw}\""))
                 }
                 _ => self.wrong_type(key, value, "text", "\"...\""),

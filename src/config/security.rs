@@ -164,9 +164,13 @@ impl Written {
             return Ok(SecretSource::File(secret_file(found, environment)?));
         }
         if let Some(found) = &self.password_env {
+            // The password itself, put here by mistake, is not repeated.
+            let is_name =
+                found.value.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+            let name = if is_name { found.value.as_str() } else { "NAME" };
             let wrong = |text: &str| {
-                let hint = format!("set it where outboxd is started, for example: {}=... outboxd run", found.value);
-                Err(ConfigError::new(found.place.clone(), format!("the variable ${} {text}", found.value), hint))
+                let hint = format!("set it where outboxd is started, for example: {name}=... outboxd run");
+                Err(ConfigError::new(found.place.clone(), format!("the variable of this name {text}"), hint))
             };
             return match environment(&found.value).map(OsString::into_string) {
                 None => wrong("is not set"),
@@ -283,11 +287,9 @@ fn secret_file(found: &Found<String>, environment: Environment<'_>) -> Result<Pa
         Some(directory) => Ok(Path::new(&directory).join(&found.value)),
         None => Err(ConfigError::new(
             found.place.clone(),
-            format!(
-                "`{}` has no slash, so it is one of systemd's credentials, and $CREDENTIALS_DIRECTORY is not set",
-                found.value
-            ),
-            format!("write \"./{0}\" for a file here; or LoadCredential={0}:/path in the unit", found.value),
+            // Not repeated: it may be the secret itself, put here by mistake.
+            "a name without a slash is one of systemd's credentials, and $CREDENTIALS_DIRECTORY is not set",
+            "write \"./NAME\" for a file in this folder; or LoadCredential=NAME:/path in the unit",
         )),
     }
 }

@@ -634,9 +634,29 @@ fn a_password_has_one_source() {
     );
     assert!(!said.contains("geheim"), "{said}");
     let said = kafka_error(&format!("{SCRAM}sasl_password_env = \"OUTBOXD_NO_SUCH_VARIABLE\""));
-    assert!(said.contains("the variable $OUTBOXD_NO_SUCH_VARIABLE is not set\nHint: set it"), "{said}");
+    assert!(said.contains("the variable of this name is not set\nHint: set it"), "{said}");
+    assert!(said.ends_with("OUTBOXD_NO_SUCH_VARIABLE=... outboxd run"), "{said}");
     let said = kafka_error(&format!("{SCRAM}sasl_password_file = \"password\""));
-    assert!(said.contains("and $CREDENTIALS_DIRECTORY is not set\nHint: write \"./password\""), "{said}");
+    assert!(said.contains("and $CREDENTIALS_DIRECTORY is not set\nHint: write \"./NAME\""), "{said}");
+}
+
+/// Whatever is wrong with how it is written.
+#[test]
+fn a_password_is_in_no_error() {
+    for line in [
+        "sasl_password = 4711",
+        "sasl_password = [\"4711\"]",
+        "sasl_password = \"4711\"\nsasl_password_env = \"X\"",
+        "sasl_password_file = \"s4711\"",
+        "sasl_password_env = \"s4711\"",
+        "sasl_password = \"4711",
+        "sasl_password = 4711x",
+        "sasl_oauthbearer_token_file = \"s4711\"",
+        "sasl_passwort = \"4711\"",
+    ] {
+        let said = kafka_error(&format!("{SCRAM}{line}"));
+        assert!(!said.contains("4711"), "{said}");
+    }
 }
 
 /// By what the environment says, which a test can't change for itself.

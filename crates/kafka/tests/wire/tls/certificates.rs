@@ -51,6 +51,10 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
+        Authority::of(params)
+    }
+
+    pub fn of(params: CertificateParams) -> Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let folder = tempfile::Builder::new().prefix("outboxd-tls-").tempdir().unwrap();

@@ -254,6 +254,31 @@ fn a_handshake_ends_by_its_deadline_however_slowly_the_peer_speaks() {
     }
 }
 
+/// Whatever comes instead of a handshake, or in the middle of one: an error that names the broker, and no panic.
+#[test]
+fn garbage_instead_of_tls_is_an_error() {
+    let scene = Scene::new();
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..60 {
+        let mut garbage: Vec<u8> = (0..random.usize(1..40_000)).map(|_| random.u8(..)).collect();
+        if round % 2 == 0 {
+            // Records of a handshake, as far as the first look goes.
+            for at in (0..garbage.len().saturating_sub(9)).step_by(300) {
+                garbage[at..at + 9].copy_from_slice(&[22, 3, 3, 1, 39, 2, 0, 1, 35]);
+            }
+        }
+        let server = Server::bare(move |mut stream| {
+            let _ = stream.write_all(&garbage);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let error = server.open(&scene.security).unwrap_err();
+        assert!(matches!(&error, ConnectError::Tls { .. }), "{round}: {error:?}");
+        assert!(chain(&error).contains(&server.address.to_string()) && chain(&error).len() < 500, "{error:?}");
+        server.done();
+    }
+}
+
 #[test]
 fn a_peer_that_gives_up_halfway_is_told() {
     let scene = Scene::new();

@@ -1,9 +1,12 @@
 //! The files that TLS is configured by: what is wrong with them is told at the start, and what changes is used.
 
-use super::certificates::Authority;
+use super::certificates::{Authority, params};
 use super::{Security, Server, chain, linger, mutual, server_config, settings};
 use outboxd_kafka::security::{SecurityError, SecurityProtocol, SecuritySettings, TlsSettings};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn error(tls: TlsSettings) -> SecurityError {
     Security::new(&SecuritySettings { protocol: SecurityProtocol::Ssl, tls, sasl: None }).unwrap_err()
@@ -144,4 +147,89 @@ fn files_are_read_again_when_a_connection_is_made() {
     assert_eq!((opens(&old), opens(&new)), (true, true));
     std::fs::write(&ca, &new.pem).unwrap();
     assert_eq!((opens(&old), opens(&new)), (false, true));
+}
+
+/// Lines of the log that have this in them.
+fn logged(part: &str) -> Vec<String> {
+    LOG.0.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
+}
+
+struct Log(Mutex<Vec<String>>);
+
+static LOG: Log = Log(Mutex::new(Vec::new()));
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn listen_to_the_log() {
+    // Another test has done it.
+    let _ = log::set_logger(&LOG);
+    log::set_max_level(log::LevelFilter::Warn);
+}
+
+/// The broker's, our own, the authority's: each once, however often a connection is made. One whose successor is there is let be.
+#[test]
+fn certificates_that_are_about_to_expire_are_warned_of_once() {
+    listen_to_the_log();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(DnType::CommonName, "about to expire");
+    let days = |days: u64| {
+        rcgen::date_time_ymd(1970, 1, 1)
+            + (SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(days * 86_400 + 3_600))
+    };
+    let (later, soon) = (days(300), days(5));
+    ca.not_after = soon;
+    let authority = Authority::of(ca.clone());
+    ca.not_after = later;
+    let renewed = Authority::of(ca);
+    let mut short = params();
+    short.not_after = soon;
+    let (server, client) = (authority.sign(&short), authority.sign(&short));
+    let mut settings = settings(authority.ca());
+    settings.tls.certificate = Some(authority.write("client.pem", &client.pem));
+    settings.tls.key = Some(authority.write("client.key", &client.key_pem));
+    let security = Security::new(&settings).unwrap();
+    let mut servers = Vec::new();
+    for round in 0..3 {
+        if round == 2 {
+            // What is said of the old one has been said.
+            std::fs::write(authority.ca(), format!("{}\n{}", authority.pem, renewed.pem)).unwrap();
+        }
+        let peer = Server::broker(server_config(&server), linger);
+        drop(peer.open(&security).unwrap());
+        servers.push(peer.address.to_string());
+        peer.done();
+    }
+    let of = |server: &String| logged(&format!("the certificate of broker {server} expires in 5 days, at "));
+    assert_eq!(servers.iter().map(|server| of(server).len()).collect::<Vec<_>>(), [1, 0, 0], "{:?}", logged(""));
+    assert_eq!(logged("the certificate of ssl_certificate_location expires in 5 days").len(), 1);
+    assert_eq!(logged("a CA's certificate in ssl_ca_location expires in 5 days").len(), 1);
+}
+
+#[test]
+fn a_file_that_is_damaged_meanwhile_is_warned_of_once() {
+    listen_to_the_log();
+    let authority = Authority::new();
+    let ca = authority.write("damaged-later.pem", &authority.pem);
+    let security = Security::new(&settings(ca.clone())).unwrap();
+    std::fs::write(&ca, "nothing").unwrap();
+    for _ in 0..3 {
+        let server = Server::broker(server_config(&authority.server()), linger);
+        drop(server.open(&security).unwrap());
+        server.done();
+    }
+    let said = logged("damaged-later.pem: there is no certificate in it; what was there before is used on");
+    assert_eq!(said.len(), 1, "{said:?}");
 }
