@@ -83,6 +83,11 @@ const ROOMS: &[Room] = &[
     Room { path: "uri.rs", knows: &[], without: &[SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
     Room { path: "locks.rs", knows: &["model"], without: &[SOCKETS, CHANNELS, SQL, PROCESSES] },
     Room { path: "source", knows: &["failpoint", "locks", "model", "ports", "uri"], without: &[SOCKETS, PROCESSES] },
+    Room {
+        path: "source/books.rs",
+        knows: &["kafka::leb128", "model", "ports", "source"],
+        without: &[SOCKETS, PROCESSES],
+    },
     // What SQLite has locked, and whose the files would be that we make: questions about users and processes.
     Room { path: "source/lock.rs", knows: &["locks", "model", "source"], without: &[SOCKETS] },
     Room { path: "source/wal", knows: &[], without: &[FILES, SOCKETS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS] },
