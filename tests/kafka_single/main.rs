@@ -16,6 +16,7 @@ macro_rules! some_or_skip {
 
 mod applications;
 mod clusters;
+mod compression;
 mod durability;
 mod ends;
 mod events;
@@ -23,6 +24,7 @@ mod secure;
 
 use applications::*;
 use clusters::*;
+use compression::*;
 use durability::*;
 use ends::*;
 use events::*;
@@ -48,6 +50,7 @@ on!(real_kafka_4_3_0, "4.3.0":
     odd_values, odd_values_utf16, keys_of_every_kind, lock_step, partitions_are_those_of_other_clients,
     one_id_used_300_times, rewritten_rows, rewritten_while_sent,
     two_outboxes_and_two_databases, topic_by_template, rows_too_large_for_their_topic,
+    killed_while_it_compresses, what_fits_compressed_is_published,
     twenty_drains_under_load, broker_killed, broker_frozen, another_cluster,
     durable_before_sent_wal, durable_before_sent_delete, durable_before_sent_truncate,
     sasl_ssl_with_a_password_that_changes,
@@ -55,7 +58,7 @@ on!(real_kafka_4_3_0, "4.3.0":
 
 on!(real_kafka_3_9_1, "3.9.1":
     four_writers_wal, four_writers_delete, odd_values, keys_of_every_kind,
-    one_id_used_300_times, rewritten_while_sent, two_outboxes_and_two_databases, broker_killed, broker_frozen,
+    one_id_used_300_times, rewritten_while_sent, what_fits_compressed_is_published, two_outboxes_and_two_databases, broker_killed, broker_frozen,
 );
 
 fn on_shared(name: &str, version: &str) -> Option<Scene> {
