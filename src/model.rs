@@ -615,6 +615,13 @@ pub struct LeftOut {
     pub why: Why,
 }
 
+impl LeftOut {
+    /// The place of the group among these, or the one to insert it at.
+    pub fn place_of(left_out: &[LeftOut], group: usize) -> Result<usize, usize> {
+        left_out.binary_search_by_key(&group, |left| left.group)
+    }
+}
+
 /// What one guarded delete did: every row of the order's groups that it did not leave out is deleted or in one of the first three
 /// lists, as often as it is in the order. Rows of the order that are in none of the lists were deleted, confirmed by the hooks.
 #[derive(Clone, Debug, Default)]
@@ -626,7 +633,7 @@ pub struct Deletion {
     pub kept: Vec<RowKey>,
     /// No longer there: the application removed it itself.
     pub gone: Vec<RowKey>,
-    /// Groups of which nothing was deleted; none of their rows is in the lists above.
+    /// Groups of which nothing was deleted, by rising place in the order; none of their rows is in the lists above.
     pub left_out: Vec<LeftOut>,
     /// Rows of outboxes that triggers wrote meanwhile: of each outbox the lowest and the highest.
     pub written: Vec<RowKey>,

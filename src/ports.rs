@@ -3,9 +3,9 @@
 //! Promises: the relay reaches files, sockets and time only through these. Does not know: any of their implementations.
 
 use crate::model::{
-    Another, Backlog, Booked, Budget, Deletion, Fingerprint, Flow, Glance, Guard, JournalMode, Look, Origin, OutboxIx,
-    Plan, PlanId, Quarantined, Request, Resend, RowKey, RowView, Sought, Start, TableIdentity, TableTraits, Topic,
-    Version, Why,
+    Another, Backlog, Booked, Budget, Deletion, FileId, Fingerprint, Flow, Glance, Guard, JournalMode, Left, Look,
+    Origin, OutboxIx, Plan, PlanId, Quarantined, Request, Resend, RowKey, RowView, Sought, Start, TableIdentity,
+    TableTraits, Topic, Version, Why,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -116,19 +116,6 @@ impl DeleteGroup {
         }
     }
 
-    /// How many rows it has.
-    pub fn len(&self) -> usize {
-        match self {
-            DeleteGroup::Plan(plan) => plan.rows.len(),
-            DeleteGroup::Rows(rows) => rows.len(),
-        }
-    }
-
-    /// Whether it has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Each row, and as what it is deleted.
     pub fn rows(&self) -> impl Iterator<Item = (RowKey, Fingerprint)> + '_ {
         let (plan, named) = match self {
@@ -182,6 +169,10 @@ pub trait Journal {
     /// As `record`, while an application waits for a lock of ours: given up at once, [`JournalError::busy`], when somebody else has
     /// the file, and nothing is done that can wait.
     fn note(&mut self, changes: &[Change<'_>], sync: bool) -> Result<(), JournalError>;
+
+    /// Everything that is recorded of plans that are not settled, quarantine and resends, as at a start. `file`: the database's file as it
+    /// is now. What operators have asked for and nobody has answered is given out once more.
+    fn left(&mut self, file: Option<FileId>) -> Result<Left, JournalError>;
 
     /// What operators have asked for since the last call and nobody has answered. Cheap when there is nothing new.
     fn requests(&mut self) -> Result<Vec<Request>, JournalError>;

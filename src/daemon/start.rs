@@ -12,7 +12,7 @@ use crate::relay::{self, Channels, Relay, RelaySpec, Summary};
 use crate::sink::kafka::Producer;
 use crate::sink::stdout::StdoutSink;
 use crate::source::{Database, WatchError, Watches};
-use crate::state::{NullJournal, StateError, StateFile, Visitor};
+use crate::state::{MemoryJournal, StateError, StateFile, Visitor};
 use crate::telemetry::figures::Figures;
 use crate::telemetry::health::Health;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -91,7 +91,7 @@ pub fn start(
                 let spec = spec(config, database, PlanId(1), Left::default(), SystemTime::UNIX_EPOCH)?;
                 let parts = Parts {
                     source,
-                    journal: NullJournal,
+                    journal: MemoryJournal::default(),
                     sink: sink.handle(events),
                     spec,
                     figures: Arc::clone(figures),

@@ -10,7 +10,7 @@ use super::ledger::Leaver;
 use super::planted::{self, Bug};
 use super::route::recut;
 use super::{Fatal, Party, Producer, Relay};
-use crate::model::{Fault, OutboxIx, Outcome, Plan, PlanId, RowMark, RowMeta, Rows, SinkEvent, Sought, Why};
+use crate::model::{Fault, Outcome, Plan, PlanId, RowMark, RowMeta, Rows, SinkEvent, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -63,6 +63,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(ix) = self.plans.get(&plan).copied() else {
             return Err(Fatal(format!("the sink answered plan {}, which is not in flight", plan.0)));
         };
+        if self.intake.lanes[ix as usize].unanswered == Some(plan) {
+            let stored = if let Outcome::Stored { offset } = outcome { Some(offset) } else { None };
+            self.answered_late(ix, plan, stored, now);
+            return Ok(());
+        }
         let Some(flight) = self.intake.lanes[ix as usize].flight.take() else {
             return Err(Fatal(format!("plan {} was answered and its lane has nothing in flight", plan.0)));
         };
@@ -113,7 +118,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 let flight = Flight { out_of_sequence: flight.out_of_sequence + 1, ..flight };
                 if flight.out_of_sequence >= OUT_OF_SEQUENCE_MAX {
                     self.lane_trouble(ix, now, &why);
-                    self.ask(ix, flight, Doubt::OutOfSequence(why), Sought::Stored);
+                    self.ask(ix, flight, Doubt::OutOfSequence(why));
                 } else {
                     self.lane_trouble(ix, now, &why);
                     self.intake.lanes[ix as usize].trouble = true;
@@ -132,7 +137,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if doubtful && !planted::is(Bug::QuarantineAfterUnsure) {
             // Validation comes before the duplicate check: a batch that was stored can be answered so.
             self.lane_trouble(ix, now, &why);
-            self.ask(ix, flight, Doubt::Rejected { why, records }, Sought::Stored);
+            self.ask(ix, flight, Doubt::Rejected { why, records });
         } else {
             self.rejected(ix, flight, &why, records, now);
         }
@@ -143,18 +148,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn stranded(&mut self, ix: u32) {
         let lane = &mut self.intake.lanes[ix as usize];
         // What is sent is answered first, what is asked about too.
-        let Some(mut flight) = lane.flight.take_if(|flight| !flight.phase.is_sent() && flight.phase != Phase::Asking)
-        else {
-            return;
-        };
+        let Some(mut flight) = lane.flight.take_if(|flight| !flight.phase.is_out()) else { return };
         self.waiting.retain(|waiting| *waiting != ix);
         if flight.unsure {
-            self.ask(ix, flight, Doubt::Left { whole: true }, Sought::Resend);
+            self.ask(ix, flight, Doubt::Left { whole: true });
             return;
         }
         self.sink_troubles.forget(Party::Lane(ix));
         self.intake.well_again(&mut flight);
-        let Flight { plan, again, disowned, phase, .. } = flight;
+        let Flight { plan, again, phase, .. } = flight;
         let lane = &mut self.intake.lanes[ix as usize];
         lane.standing = Standing::Running;
         lane.trouble = false;
@@ -163,7 +165,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.settling.forget(plan.id);
         }
         let run = plan.run;
-        let rows = self.owned(take_rows(plan), &disowned);
+        let rows = take_rows(plan);
         if again {
             self.intake.resends.keep_rows(&rows, run);
         }
@@ -220,23 +222,23 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let topic = lane.topic as usize;
         let plan = self.intake.without_bytes(flight.plan);
-        let plan = self.without_disowned(plan, &flight.disowned);
-        if plan.rows.is_empty() {
-            self.settling.forget(plan.id);
-        } else {
-            self.settling.acknowledged(plan, offset, now);
-        }
+        self.settling.acknowledged(plan, offset, now);
         self.sink_troubles.over(now, Party::Lane(ix));
-        let state = &mut self.intake.topics[topic];
-        state.batch_was(made_of, sent);
-        let (condemned, reopened) = state.breaker.accepted(ix, sent, now);
+        self.intake.topics[topic].batch_was(made_of, sent);
+        self.accepted(ix, sent, now);
+        self.intake.make_ready(ix);
+    }
+
+    /// The lane's topic has taken a batch, of so many bytes at least as it was sent.
+    pub(super) fn accepted(&mut self, ix: u32, sent: usize, now: Instant) {
+        let topic = self.intake.lanes[ix as usize].topic as usize;
+        let (condemned, reopened) = self.intake.topics[topic].breaker.accepted(ix, sent, now);
         for suspect in condemned {
             self.condemn(suspect.row, &suspect.why);
         }
         if reopened {
             log::warn!("topic {}: a record was accepted again; its lanes go on", self.intake.topics[topic].name);
         }
-        self.intake.make_ready(ix);
     }
 
     /// The topic, the clock or our permissions: every row is kept, the lane stops until a retry is accepted.
@@ -254,12 +256,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.in_trouble(ix);
     }
 
-    /// At the end: nothing is waited for that no broker can have got. Its rows stay in the table.
+    /// Before an end: nothing is waited for that no broker can have got. Its rows stay in the table.
     pub(super) fn drop_flight(&mut self, flight: &Flight) {
         self.plans.remove(&flight.plan.id);
-        if flight.again {
-            // Its rows may have been published in another batch: the next start goes on with this one, and with its message ids.
-            self.summary.left_in_flight += flight.plan.rows.len() as u64;
+        if flight.again && flight.phase == Phase::Unrecorded {
+            self.intake.resends.keep_rows(&flight.plan.rows, flight.plan.run);
+        } else if flight.again {
+            // Its rows may have been published in another batch: who starts next goes on with this one, and with its message ids.
+            self.summary.left_in_flight += if self.draining.is_some() { flight.plan.rows.len() as u64 } else { 0 };
         } else if flight.phase != Phase::Unrecorded {
             self.settling.forget(flight.plan.id);
         }
@@ -269,11 +273,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
         let mut flight = flight;
         self.intake.well_again(&mut flight);
-        let Flight { plan, seen, disowned, unsure, again, .. } = flight;
+        let Flight { plan, seen, unsure, again, .. } = flight;
         let again = again || unsure;
         self.plans.remove(&plan.id);
         let (id, run, sent) = (plan.id, plan.run, plan.sent_bytes());
-        let rows = self.owned(take_rows(plan), &disowned);
+        let rows = take_rows(plan);
         let lane = &mut self.intake.lanes[ix as usize];
         // A rejection is an answer: whatever the lane was in trouble for is over.
         lane.standing = Standing::Running;
@@ -285,10 +289,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         if let Some(older) = lane.replacing.replace(id) {
             self.settling.forget(older);
-        }
-        if rows.is_empty() {
-            self.nothing_owned(ix);
-            return;
         }
         let topic = lane.topic as usize;
         if again {
@@ -336,41 +336,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.replace(ix, rejected, sent, &pieces, &bad, why, now);
             }
         }
-    }
-
-    /// The batch without what it has of a file or table that is no more: those rows go nowhere, and what is there now that looks like
-    /// them is read again and is not theirs to delete.
-    pub(super) fn owned(&mut self, rows: Rows, disowned: &[OutboxIx]) -> Rows {
-        if disowned.is_empty() {
-            return rows;
-        }
-        let ours = |meta: &RowMeta| !disowned.contains(&meta.key.outbox);
-        let kept = if rows.bytes.is_empty() {
-            // They were given back.
-            Rows { bytes: Vec::new(), meta: rows.meta.iter().copied().filter(ours).collect() }
-        } else {
-            recut(&rows, (0..rows.len()).filter(|at| ours(&rows.meta[*at])))
-        };
-        self.intake.memory.take(kept.len(), kept.bytes.len());
-        self.intake.forget_rows(rows);
-        kept
-    }
-
-    /// The same for a batch whose bytes are not needed any more.
-    fn without_disowned(&mut self, plan: Arc<Plan>, disowned: &[OutboxIx]) -> Arc<Plan> {
-        if disowned.is_empty() {
-            return plan;
-        }
-        let ours = plan.rows.meta.iter().filter(|meta| !disowned.contains(&meta.key.outbox)).copied();
-        let rows = Rows { bytes: Vec::new(), meta: ours.collect() };
-        self.intake.memory.give(plan.rows.len() - rows.len(), 0);
-        Arc::new(plan.with_rows(rows))
-    }
-
-    /// Nothing of a batch is to be sent again.
-    pub(super) fn nothing_owned(&mut self, ix: u32) {
-        self.forget_replaced(ix);
-        self.intake.make_ready(ix);
     }
 
     /// The pieces that remain of a batch whose `bad` records were rejected, and those of them that have no attempt left. One that has
@@ -491,7 +456,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             );
         }
         let lanes = &self.intake.lanes;
-        for suspect in state.breaker.trip(why, now, |ix| lanes[ix as usize].flight.is_some()) {
+        for suspect in state.breaker.trip(why, now, |ix| lanes[ix as usize].has_flight()) {
             self.intake.give_back_rows(suspect.lane, suspect.row);
         }
         let lanes: Vec<u32> = self.intake.topics[topic].lanes.iter().flatten().copied().collect();
@@ -501,8 +466,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    /// Time-driven decisions of the breakers.
+    /// Time-driven decisions of the breakers. Where their rows are has to be known.
     pub(super) fn breakers(&mut self, now: Instant) {
+        if self.recovery.left.is_some() {
+            return;
+        }
         for topic in 0..self.intake.topics.len() {
             let lanes = &self.intake.lanes;
             for suspect in self.intake.topics[topic].breaker.undoubted(|ix| !lanes[ix as usize].is_idle()) {
@@ -538,7 +506,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The record was rejected for its own fault.
-    fn condemn(&mut self, row: Rows, why: &Why) {
+    pub(super) fn condemn(&mut self, row: Rows, why: &Why) {
         let key = row.meta[0].key;
         let attempts = self.intake.outbox(key.outbox).route.max_attempts;
         self.quarantine_suspect(&row, why, attempts);

@@ -257,6 +257,13 @@ impl Breaker {
         (condemned, reopened)
     }
 
+    /// A batch of the lane is given up that may have been accepted. Returns the suspects before it: whether they were overtaken will never
+    /// be known.
+    pub fn may_have_accepted(&mut self, lane: u32) -> Vec<Suspect> {
+        self.trials.accepted(lane);
+        self.suspects.extract_if(.., |suspect| suspect.lane == lane).collect()
+    }
+
     /// The topic (or the clock) is at fault. Returns the suspects, to be given back.
     ///
     /// A suspect whose lane has a batch in flight stays one: that batch holds later records, and if it is accepted after all, the
@@ -310,19 +317,16 @@ impl Breaker {
         &self.suspects
     }
 
-    /// Suspects learn where their rows are now, and under which fingerprint. Returns those whose rows are no longer there (`None`).
-    pub fn renumber(&mut self, mut now: impl FnMut(&RowMeta) -> Option<(i64, Fingerprint)>) -> Vec<Suspect> {
-        let mut gone = Vec::new();
-        for mut suspect in std::mem::take(&mut self.suspects) {
-            match now(&suspect.row.meta[0]) {
-                Some((rowid, print)) => {
-                    (suspect.row.meta[0].key.rowid, suspect.row.meta[0].print) = (rowid, print);
-                    self.suspects.push(suspect);
-                }
-                None => gone.push(suspect),
-            }
-        }
-        gone
+    /// Suspects learn where their rows are now, and under which fingerprint (`None`: there no longer). How many are gone.
+    pub fn renumber(&mut self, mut now: impl FnMut(&RowMeta) -> Option<(i64, Fingerprint)>) -> usize {
+        let before = self.suspects.len();
+        self.suspects.retain_mut(|suspect| {
+            let meta = &mut suspect.row.meta[0];
+            let Some((rowid, print)) = now(meta) else { return false };
+            (meta.key.rowid, meta.print) = (rowid, print);
+            true
+        });
+        before - self.suspects.len()
     }
 
     /// The one record that was tried was rejected like everything before: the next one that may be accepted is tried at once, so many

@@ -8,7 +8,7 @@ use super::intake::without_records;
 use super::lanes::{Batch, Doubt, EPOCH_MAX, Flight, Phase, Standing};
 use super::planted::{self, Bug};
 use super::{Fatal, Party, Producer, Relay};
-use crate::model::{Evidence, Plan, PlanId, Sought, Triple, Why};
+use crate::model::{Evidence, Plan, PlanId, Triple, Why};
 use crate::ports::{Clock, Journal, Sink, Source};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,17 +22,23 @@ const EPOCHS_SKIPPED_MAX: i16 = 1_000;
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// What became of the batch can't be told from answers alone: nothing is sent to its lane before the leader has said.
-    pub(super) fn ask(&mut self, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
+    pub(super) fn ask(&mut self, ix: u32, flight: Flight, doubt: Doubt) {
         // Asked about for as long as it takes: not with the bytes.
         let plan = Arc::new(without_records(&flight.plan));
-        self.ask_about(&plan, ix, flight, doubt, sought);
+        self.ask_about(plan, ix, flight, doubt);
     }
 
-    pub(super) fn ask_about(&mut self, asked: &Arc<Plan>, ix: u32, flight: Flight, doubt: Doubt, sought: Sought) {
-        self.sink.look_up(asked, sought);
+    /// `asked`: the batch as its leader knows it, whatever became of its rows since. While somebody still has it, it is asked later.
+    pub(super) fn ask_about(&mut self, asked: Arc<Plan>, ix: u32, flight: Flight, doubt: Doubt) {
         let lane = &mut self.intake.lanes[ix as usize];
+        let (phase, asked) = if lane.unanswered.is_some() && !planted::is(Bug::AskedBeforeTheAnswer) {
+            (Phase::Unanswered, Some(asked))
+        } else {
+            self.sink.look_up(&asked, doubt.sought());
+            (Phase::Asking, None)
+        };
         lane.standing = Standing::Asking;
-        lane.flight = Some(Flight { phase: Phase::Asking, doubt: Some(doubt), ..flight });
+        lane.flight = Some(Flight { phase, asked, doubt: Some(doubt), ..flight });
         self.in_trouble(ix);
     }
 
@@ -45,14 +51,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             flight.plan.rows.len(),
             KNOWN_FOR.as_secs() / 3_600
         );
-        self.ask(ix, flight, Doubt::Left { whole: true }, Sought::Resend);
+        self.ask(ix, flight, Doubt::Left { whole: true });
     }
 
     pub(super) fn on_evidence(&mut self, plan: PlanId, evidence: Evidence, now: Instant) -> Result<(), Fatal> {
+        let stored = if let Evidence::StoredAt(offset) = evidence { Some(offset) } else { None };
+        let lane = self.plans.get(&plan).copied();
+        if let Some(ix) = lane.filter(|ix| self.intake.lanes[*ix as usize].unanswered == Some(plan)) {
+            self.answered_late(ix, plan, stored, now);
+            return Ok(());
+        }
         if self.recovery.waiting.hears(plan, &evidence) {
             return Ok(());
         }
-        let Some(ix) = self.plans.get(&plan).copied() else {
+        let Some(ix) = lane else {
             return Err(Fatal(format!("the sink told of plan {}, which is not in flight", plan.0)));
         };
         let Some(flight) = self.intake.lanes[ix as usize].flight.take() else {
@@ -102,7 +114,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
             }
             Evidence::PartitionGone(why) => {
-                self.count_unsure(&flight.plan.target.to_string(), flight.owned_rows(), &why.to_string());
+                self.count_unsure(&flight.plan.target.to_string(), flight.plan.rows.len(), &why.to_string());
                 self.route_anew(ix, flight);
             }
             Evidence::OtherCluster(_) if planted::is(Bug::SentToAnotherCluster) => self.same_again(ix, flight, now),
@@ -153,10 +165,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// The rows in a batch of their own, under a higher epoch: its append fences late copies of the old one.
     pub(super) fn next_epoch(&mut self, ix: u32, mut flight: Flight) {
         self.intake.well_again(&mut flight);
-        let Flight { plan, seen, next_epoch, disowned, doubt, .. } = flight;
+        let Flight { plan, seen, next_epoch, doubt, .. } = flight;
         self.plans.remove(&plan.id);
         let (old, old_triple, cluster, run) = (plan.id, plan.triple, plan.cluster.clone(), plan.run);
-        let rows = self.owned(take_rows(plan), &disowned);
+        let rows = take_rows(plan);
         let lane = &mut self.intake.lanes[ix as usize];
         if let Some(older) = lane.replacing.replace(old) {
             self.settling.forget(older);
@@ -173,18 +185,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.producer = Producer::Unknown;
                 }
             }
-            if rows.is_empty() {
-                self.nothing_owned(ix);
-                return;
-            }
             self.intake.resends.keep_rows(&rows, run);
             let lane = &mut self.intake.lanes[ix as usize];
             lane.pieces.push_front(Batch { rows, run, again: true, alone: false, seen });
             self.intake.make_ready(ix);
-            return;
-        }
-        if rows.is_empty() {
-            self.nothing_owned(ix);
             return;
         }
         // An earlier run's producer id: fenced by a higher epoch, and used for nothing else.
@@ -210,7 +214,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.figures.database
             );
         }
-        self.add_unsure(flight.owned_rows());
+        self.add_unsure(flight.plan.rows.len());
         self.route_anew(ix, flight);
     }
 
@@ -219,12 +223,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.well_again(&mut flight);
         let plan = flight.plan;
         self.plans.remove(&plan.id);
-        let ours = self.owned((*plan.rows).clone(), &flight.disowned);
-        let rows = ours.meta.iter().map(|meta| (meta.key, meta.print, meta.message)).collect();
+        let rows = plan.rows.meta.iter().map(|meta| (meta.key, meta.print, meta.message)).collect();
         self.keep_ids(plan.id, plan.run, rows);
         let lane = &mut self.intake.lanes[ix as usize];
         lane.trouble = false;
-        self.intake.give_back_rows(ix, ours);
+        self.intake.give_back_rows(ix, take_rows(plan));
     }
 }
 

@@ -58,7 +58,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                         figures.backlog_exact.store(backlog.exact, Relaxed);
                     }
                     // Said once, to whoever asks first.
-                    Err(SourceError::Replaced { text, another }) => return self.replaced(&text, another, now),
+                    Err(SourceError::Replaced { text, another }) => return self.replaced(&text, &another, now),
                     Err(_) => {}
                 }
             }

@@ -124,6 +124,27 @@ impl Intake {
         }
     }
 
+    /// The relay starts again: nothing is held, and every row is found out about anew. What is known of topics, partitions and brokers
+    /// stays.
+    /// True: a lane needs a new producer id.
+    pub fn start_again(&mut self) -> bool {
+        let used_up = self.lanes.iter_mut().fold(false, |used_up, lane| lane.start_again() | used_up);
+        for outbox in &mut self.outboxes {
+            outbox.noted = None;
+        }
+        self.memory = Memory::new(self.limits.held_rows_max, self.limits.held_bytes_max);
+        let suspects = self.topics.iter().map(|topic| topic.breaker.suspects().len());
+        self.memory.take(suspects.sum(), 0);
+        self.soon.set(None);
+        self.stopped = None;
+        self.jumps = false;
+        self.ready.clear();
+        self.unsendable.clear();
+        self.resends = Resends::default();
+        self.skipped.clear();
+        used_up
+    }
+
     pub fn outbox(&mut self, ix: OutboxIx) -> &mut Outbox {
         &mut self.outboxes[usize::from(ix.0)]
     }

@@ -4,7 +4,7 @@
 //! appended sticks until it is acknowledged (I3). Does not know: SQL, sockets, other lanes.
 
 use super::backoff::Backoff;
-use crate::model::{Evidence, OutboxIx, Plan, PlanId, Rows, RunId, Target, Triple, Why};
+use crate::model::{Evidence, Plan, PlanId, Rows, RunId, Sought, Target, Triple, Why};
 use outboxd_kafka::record_batch::sequence_after;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -51,16 +51,19 @@ pub enum Phase {
     Unread,
     /// Nothing is sent before the partition's leader has said what became of it.
     Asking,
+    /// The relay has started again, and a sender or a look-up has not answered yet what it was given before. Then its leader is asked.
+    Unanswered,
 }
 
 impl Phase {
-    pub fn is_sent(self) -> bool {
-        matches!(self, Phase::Sent { .. })
+    /// A sender or a look-up has it, and will answer.
+    pub fn is_out(self) -> bool {
+        matches!(self, Phase::Sent { .. } | Phase::Asking | Phase::Unanswered)
     }
 
     /// It waits for its next attempt, or for somebody's word: for how long nobody knows.
     pub fn is_stuck(self) -> bool {
-        matches!(self, Phase::Waiting { .. } | Phase::Unread | Phase::Asking)
+        matches!(self, Phase::Waiting { .. } | Phase::Unread | Phase::Asking | Phase::Unanswered)
     }
 }
 
@@ -74,6 +77,17 @@ pub enum Doubt {
     OutOfSequence(Why),
     /// A record was rejected after an attempt that may have been stored: validation comes before the duplicate check.
     Rejected { why: Why, records: Option<Vec<u32>> },
+}
+
+impl Doubt {
+    /// What is to be found out.
+    pub fn sought(&self) -> Sought {
+        match self {
+            // With all of its rows it may go again under the same triple.
+            Doubt::Left { whole: true } => Sought::Resend,
+            Doubt::Left { whole: false } | Doubt::OutOfSequence(_) | Doubt::Rejected { .. } => Sought::Stored,
+        }
+    }
 }
 
 /// The records of a batch whose bytes were given back.
@@ -109,14 +123,14 @@ pub struct Flight {
     pub next_epoch: i16,
     /// When the leader last said what it remembers of us: a resend was certain then.
     pub asked_at: Option<(Instant, SystemTime)>,
-    /// The rows it has of these outboxes are gone with their file or table: there is nothing to delete when it is stored.
-    pub disowned: Vec<OutboxIx>,
     /// It is counted with what waits for a broker.
     pub apart: bool,
     /// Its bytes were given back: what they were. A triple stands for the same bytes, for ever.
     pub without: Option<Digest>,
     /// What the leader said, until its rows are read again.
     pub told: Option<Evidence>,
+    /// What its leader is asked about, where that has to wait ([`Phase::Unanswered`]): all of its rows, whatever became of them since.
+    pub asked: Option<Arc<Plan>>,
 }
 
 impl Flight {
@@ -133,16 +147,11 @@ impl Flight {
             doubt: None,
             next_epoch,
             asked_at: None,
-            disowned: Vec::new(),
             apart: false,
             without: None,
             told: None,
+            asked: None,
         }
-    }
-
-    /// How many of its rows are still where they were read.
-    pub fn owned_rows(&self) -> usize {
-        self.plan.rows.meta.iter().filter(|meta| !self.disowned.contains(&meta.key.outbox)).count()
     }
 
     /// For how long the leader may not have heard of us: since the first attempt, or since it was asked. Of two clocks the one that
@@ -196,6 +205,8 @@ pub struct Lane {
     pub epochs_refused: u32,
     /// In the relay's list of lanes to be planned.
     pub queued: bool,
+    /// A batch of before the relay started again, about which a sender or a look-up has not answered yet. Nothing else is sent before.
+    pub unanswered: Option<PlanId>,
     identity: Option<Identity>,
 }
 
@@ -215,16 +226,42 @@ impl Lane {
             leader_epoch,
             epochs_refused: 0,
             queued: false,
+            unanswered: None,
             identity: None,
         }
+    }
+
+    /// The relay starts again: rows are the state file's to tell. A batch that was on its way is judged like an earlier run's, and what
+    /// is numbered from now on goes under the next epoch, whatever becomes of that one's numbers.
+    ///
+    /// True: its epochs are used up.
+    pub fn start_again(&mut self) -> bool {
+        let known = self.has_identity();
+        if self.flight.is_some() || self.replacing.is_some() {
+            self.bump_epoch();
+        }
+        let out = self.flight.take().filter(|flight| flight.phase.is_out());
+        self.unanswered = self.unanswered.or(out.map(|flight| flight.plan.id));
+        self.trouble = self.unanswered.is_some();
+        self.standing = if self.trouble { Standing::Asking } else { Standing::Running };
+        self.collecting = None;
+        self.pieces.clear();
+        self.replacing = None;
+        self.queued = false;
+        known && !self.has_identity()
     }
 
     pub fn has_rows(&self) -> bool {
         self.collecting.is_some() || !self.pieces.is_empty()
     }
 
+    /// A batch is on its way, or one of before the relay started again still may be.
+    pub fn has_flight(&self) -> bool {
+        self.flight.is_some() || self.unanswered.is_some()
+    }
+
     pub fn is_idle(&self) -> bool {
-        self.flight.is_none() && !self.has_rows()
+        !self.has_flight() && !self.has_rows()
     }
 
     /// Whether the batch in flight will soon make room.
@@ -234,7 +271,7 @@ impl Lane {
             Some(flight) => match flight.phase {
                 Phase::Sent { at } => !self.trouble && now.duration_since(at) < SOON,
                 Phase::Unrecorded | Phase::Unsent => !self.trouble,
-                Phase::Waiting { .. } | Phase::Unread | Phase::Asking => false,
+                Phase::Waiting { .. } | Phase::Unread | Phase::Asking | Phase::Unanswered => false,
             },
         }
     }

@@ -9,7 +9,7 @@
 //! `memory` what all of it may take. `breaker` tells a bad record from a bad topic (`trials`: the records it tries), `quarantine` keeps
 //! the bad. `gauges` looks at all of it once a second.
 //! `recovery` settles what is in doubt, after a crash above all: `matching` finds its rows again, `verdict` judges, and
-//! what can't be judged yet is in `waiting`.
+//! what can't be judged yet is in `waiting`. `start_again` leads there while the daemon runs.
 
 mod answers;
 mod at_disk;
@@ -20,23 +20,18 @@ mod gauges;
 mod intake;
 pub mod lanes;
 pub mod ledger;
-mod matching;
 mod memory;
 mod notes;
 pub mod planted;
 mod quarantine;
 mod reading;
 mod recovery;
-mod replaced;
 mod resends;
 pub mod route;
 mod run;
 mod sending;
 mod settling;
-mod told;
 mod trials;
-mod verdict;
-mod waiting;
 mod wall;
 
 pub use run::{Channels, run};
@@ -222,7 +217,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             sink,
             clock,
             reading: Reading::new(&spec.limits, now),
-            settling: Settling::new(now, spec.first_plan.0 << DELETES_SHIFT, &database),
+            settling: Settling::new(now, spec.first_plan, &database),
             quarantine: Quarantine::new(now),
             recovery: Recovery::new(spec.left),
             intake,
@@ -297,7 +292,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub fn deadline(&self) -> Instant {
         let now = self.clock.now();
         let waiting = self.waiting.iter().filter_map(|ix| self.lane_deadline(*ix, now));
-        let breakers = self.intake.topics.iter().filter_map(|topic| topic.breaker.deadline());
+        let topics = self.intake.topics.iter().filter(|_| self.recovery.left.is_none());
+        let breakers = topics.filter_map(|topic| topic.breaker.deadline());
         let mut earliest = self.figures_at + FIGURES_EVERY;
         for at in waiting.chain(breakers) {
             earliest = earliest.min(at);
@@ -383,21 +379,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         self.draining = Some(until);
         self.sink.drain();
-        for ix in 0..self.intake.lanes.len() as u32 {
-            self.intake.give_back(ix);
-        }
-        self.intake.ready.clear();
-        for ix in 0..self.intake.lanes.len() {
-            let lane = &mut self.intake.lanes[ix];
-            lane.queued = false;
-            // No broker can have got it: it is not waited for, its rows stay in the table.
-            let unsent = lane
-                .flight
-                .take_if(|flight| lane.standing != Standing::Asking && !flight.unsure && !flight.phase.is_sent());
-            if let Some(flight) = unsent {
-                self.drop_flight(&flight);
-            }
-        }
+        self.let_go_of_unsent();
         self.figures.wait_for(Some("drain"));
         self.figures.draining.store(true, Relaxed);
     }
@@ -410,11 +392,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if !(answered && self.settling.is_empty()) && now < until {
             return false;
         }
-        for lane in &mut self.intake.lanes {
-            if let Some(rejected) = lane.replacing.take() {
-                self.settling.forget(rejected);
-            }
-        }
+        self.forget_rejected();
         self.forget_settled(now, true);
         self.say_how_many_more(now, true);
         self.say_unsure();
@@ -436,8 +414,6 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 }
 
-/// Numbers of deletes rise over all runs: each start has this many bits for every plan there was before it.
-const DELETES_SHIFT: u32 = 15;
 /// How often the slower figures are brought up to date.
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// How often lanes in flight are looked through for late ones.

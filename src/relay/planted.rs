@@ -31,6 +31,7 @@ pub enum Bug {
     NobodyEverWants,
     FallenCursorUnseen,
     SweepStaysStuck,
+    AskedBeforeTheAnswer,
     /// A signal that somebody must give is not given at this place: rows wait until something else happens.
     Forgotten {
         file: &'static str,
@@ -67,6 +68,7 @@ impl Bug {
         Bug::NobodyEverWants,
         Bug::FallenCursorUnseen,
         Bug::SweepStaysStuck,
+        Bug::AskedBeforeTheAnswer,
     ];
 }
 

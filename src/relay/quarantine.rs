@@ -58,6 +58,12 @@ impl Quarantine {
         Quarantine { notes: VecDeque::new(), pending: BTreeMap::new(), look_at: now, position: (0, i64::MIN) }
     }
 
+    /// The state file knows everything, also what was asked and is not answered.
+    pub(super) fn start_again(&mut self) {
+        self.pending.clear();
+        self.position = (0, i64::MIN);
+    }
+
     pub(super) fn changes(&self) -> Vec<Change<'_>> {
         self.notes
             .iter()
@@ -219,7 +225,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 Ok(_) => {}
                 // Said once, to whoever asks first.
                 Err(SourceError::Replaced { text, another }) => {
-                    self.replaced(&text, another, now);
+                    self.replaced(&text, &another, now);
                     break;
                 }
                 // Whatever it is, the next look for news meets it and says so.

@@ -24,10 +24,6 @@ impl Resends {
         self.rows.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (RowKey, Resend)> + '_ {
-        self.rows.iter().map(|(key, resend)| (*key, *resend))
-    }
-
     /// What the state file has of an earlier run, and where and what the row is now.
     pub fn keep_left(&mut self, then: LeftResend, now: LeftResend) {
         if then != now {
@@ -71,22 +67,6 @@ impl Resends {
     pub fn of(&self, key: RowKey, print: Fingerprint) -> Option<(RunId, u64)> {
         let resend = self.rows.get(&key)?;
         (resend.print == print).then_some((resend.run, resend.message))
-    }
-
-    /// Rows learn where they are now, and under which fingerprint; `None`: there no longer.
-    pub fn renumber(&mut self, mut now: impl FnMut(RowKey, &Resend) -> Option<(i64, Fingerprint)>) {
-        for (then, resend) in std::mem::take(&mut self.rows) {
-            let now = now(then, &resend);
-            if now != Some((then.rowid, resend.print)) {
-                self.unrecorded.insert(then);
-            }
-            let Some((rowid, print)) = now else { continue };
-            let now = RowKey { rowid, ..then };
-            if now != then {
-                self.unrecorded.insert(now);
-            }
-            self.rows.insert(now, Resend { print, ..resend });
-        }
     }
 
     /// The outbox's table was read from its lowest row to its highest, and every row that waits in it is one of these: the others
@@ -205,21 +185,16 @@ mod tests {
     #[test]
     fn rows_that_moved_or_are_gone_are_told() {
         let mut resends = Resends::default();
-        for rowid in 1..=3 {
-            resends.keep(key(rowid), resend(10 + rowid as u128, rowid as u64));
-        }
-        resends.recorded(iter::empty());
-        resends.renumber(|then, resend| match then.rowid {
-            1 => Some((1, resend.print)),
-            2 => Some((20, resend.print)),
-            _ => None,
-        });
+        let left = |rowid, print, message| LeftResend { key: key(rowid), resend: resend(print, message) };
+        resends.keep_left(left(1, 11, 1), left(1, 11, 1));
+        resends.keep_left(left(2, 12, 2), left(20, 12, 2));
+        resends.drop_left(key(3));
         assert_eq!(told(&resends, &[]), (vec![20], vec![2, 3]));
         resends.recorded(iter::empty());
         resends.retain(OutboxIx(0), |rowid| rowid == 20);
         assert_eq!(told(&resends, &[]), (vec![], vec![1]));
         resends.recorded(iter::empty());
-        resends.renumber(|then, _| Some((then.rowid, Fingerprint(99))));
+        resends.keep_left(left(20, 12, 2), left(20, 99, 2));
         assert_eq!(told(&resends, &[]), (vec![20], vec![]), "of other columns: the state file has to know");
         assert_eq!(resends.of(key(20), Fingerprint(99)), Some((RunId(9), 2)));
     }

@@ -7,7 +7,7 @@ use super::evidence::KNOWN_FOR;
 use super::lanes::{Flight, LATE_AFTER, Phase, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::failpoint;
-use crate::model::{ClusterId, OutboxIx, Plan, PlanId, Rows, RunId, SentForm, Triple};
+use crate::model::{ClusterId, Plan, PlanId, Rows, RunId, SentForm, Triple};
 use crate::ports::{Change, Clock, Journal, Manner, Sink, Source, SourceError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,8 +30,6 @@ struct Unrecorded {
     /// In the place of which other one.
     replacing: Option<PlanId>,
     plan: [Arc<Plan>; 1],
-    /// Tables whose rows are not its own any more.
-    disowned: Vec<OutboxIx>,
 }
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
@@ -86,7 +84,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     fn could_not_sync(&mut self, error: SourceError, now: Instant) {
         match error {
             SourceError::Busy(_) | SourceError::Yielded => {}
-            SourceError::Replaced { text, another } => self.replaced(&text, another, now),
+            SourceError::Replaced { text, another } => self.replaced(&text, &another, now),
             other => self.sync_trouble.happened(now, &format!("what was read could not be made durable: {other}")),
         }
         self.dispatch_at = Some(now + DISPATCH_RETRY);
@@ -100,7 +98,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for ix in std::mem::take(&mut self.intake.ready) {
             let lane = &mut self.intake.lanes[ix as usize];
             lane.queued = false;
-            if lane.flight.is_some() || lane.standing != Standing::Running || !lane.has_rows() {
+            if lane.has_flight() || lane.standing != Standing::Running || !lane.has_rows() {
                 continue;
             }
             if !lane.has_identity() {
@@ -152,6 +150,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     /// One state file transaction: the new plans, the acknowledgements and the settled plans since the last one.
     pub(super) fn record(&mut self, now: Instant) -> bool {
+        // What was counted is said before anything follows from it.
+        self.say_unsure();
         let lanes = &self.intake.lanes;
         let unrecorded: Vec<Unrecorded> = self
             .waiting
@@ -159,21 +159,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             .filter_map(|ix| {
                 let lane = &lanes[*ix as usize];
                 let flight = lane.flight.as_ref().filter(|flight| flight.phase == Phase::Unrecorded)?;
-                Some(Unrecorded {
-                    lane: *ix,
-                    replacing: lane.replacing,
-                    plan: [flight.plan.clone()],
-                    disowned: flight.disowned.clone(),
-                })
+                Some(Unrecorded { lane: *ix, replacing: lane.replacing, plan: [flight.plan.clone()] })
             })
             .collect();
-        // What became of a row that is not the plan's any more is not the plan's to say.
-        let planned = || {
-            unrecorded.iter().flat_map(|Unrecorded { plan: [plan], disowned, .. }| {
-                let keys = plan.rows.meta.iter().map(|meta| meta.key);
-                keys.filter(|key| !disowned.contains(&key.outbox))
-            })
-        };
+        let planned = || unrecorded.iter().flat_map(|unrecorded| &unrecorded.plan[0].rows.meta).map(|meta| meta.key);
         let mut changes: Vec<Change<'_>> = self.quarantine.changes();
         let notes = changes.len();
         changes.extend(self.intake.resends.changes(planned()));
@@ -243,7 +232,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let manner = if lane.trouble { Manner::Alone } else { Manner::Merged };
             let Some(flight) = &mut lane.flight else { return false };
             if flight.phase != Phase::Unsent {
-                return !matches!(flight.phase, Phase::Sent { .. } | Phase::Asking);
+                return !flight.phase.is_out();
             }
             if self.sink.send(&flight.plan, manner).is_err() {
                 return true;
@@ -304,7 +293,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Phase::Unsent if !self.wall.is_right() => Some(now + CLOCK_RETRY),
             Phase::Unsent => Some(now + FULL_RETRY),
             Phase::Unread => self.reading.again_at(now),
-            Phase::Sent { .. } | Phase::Asking => None,
+            Phase::Sent { .. } | Phase::Asking | Phase::Unanswered => None,
             Phase::Waiting { until } => Some(until),
         }
     }

@@ -201,11 +201,10 @@ impl Database {
     /// A group is deleted whole or not at all.
     fn leave_out(&mut self, order: &DeleteOrder<'_>, unable: &Unable) {
         for (at, group) in order.groups.iter().enumerate() {
-            let Some((first, _)) = group.rows().next().filter(|_| !is_left_out(&self.work.left_out, at)) else {
-                continue;
-            };
+            let Err(place) = LeftOut::place_of(&self.work.left_out, at) else { continue };
+            let Some((first, _)) = group.rows().next() else { continue };
             if let Some(why) = unable.why(group, &self.outboxes[usize::from(first.outbox.0)].spec.table) {
-                self.work.left_out.push(LeftOut { group: at, why });
+                self.work.left_out.insert(place, LeftOut { group: at, why });
             }
         }
         self.ask_for(order);
@@ -555,14 +554,10 @@ impl Drop for Undo<'_> {
     }
 }
 
-fn is_left_out(left_out: &[LeftOut], group: usize) -> bool {
-    left_out.iter().any(|left| left.group == group)
-}
-
 /// The order's groups, but for those that were left out.
 pub(super) fn taken<'a>(order: &DeleteOrder<'a>, left_out: &'a [LeftOut]) -> impl Iterator<Item = &'a DeleteGroup> {
     let groups = order.groups.iter().enumerate();
-    groups.filter(|(at, _)| !is_left_out(left_out, *at)).map(|(_, group)| group)
+    groups.filter(|(at, _)| LeftOut::place_of(left_out, *at).is_err()).map(|(_, group)| group)
 }
 
 fn by_outbox(rows: &[(RowKey, Fingerprint)]) -> impl Iterator<Item = &[(RowKey, Fingerprint)]> {

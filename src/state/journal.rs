@@ -5,13 +5,14 @@
 
 use super::plans::{self, RELAY_SHIFT};
 use super::{
-    BUSY_TIMEOUT, Shared, StateError, StateFile, codec, millis, origin, quarantine, requests, resends, tables, upkeep,
+    BUSY_TIMEOUT, Shared, StateError, StateFile, codec, left, millis, origin, quarantine, requests, resends, tables,
+    upkeep,
 };
-use crate::model::{FileId, Origin, OutboxIx, Plan, PlanId, Request, RowKey};
+use crate::model::{FileId, Left, Origin, OutboxIx, Plan, PlanId, Request, RowKey};
 use crate::ports::{Change, Journal, JournalError};
 use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A note waits no longer than this for whoever else writes to the file: an application waits with it.
@@ -21,6 +22,8 @@ const NOTE_PATIENCE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct StateJournal {
     file: StateFile,
+    database: PathBuf,
+    tables: Vec<String>,
     /// Where the rows of what is recorded are.
     origin: Option<Origin>,
     /// What the file says of that.
@@ -98,6 +101,8 @@ impl StateJournal {
         let noted = origin::noted(&file.shared().connection, relay).map_err(file.sqlite("read"))?;
         Ok(StateJournal {
             file,
+            database: database.to_owned(),
+            tables: tables.iter().map(|table| (*table).to_owned()).collect(),
             origin: None,
             noted,
             relay,
@@ -306,6 +311,14 @@ impl Journal for StateJournal {
         Ok(())
     }
 
+    fn left(&mut self, file: Option<FileId>) -> Result<Left, JournalError> {
+        let tables: Vec<&str> = self.tables.iter().map(String::as_str).collect();
+        let left = left::read(&self.file, &self.database, &tables, file).map_err(|error| self.failed(&error))?;
+        self.seen = None;
+        self.last_request = 0;
+        Ok(left)
+    }
+
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
         let mut shared = self.file.shared();
         shared.look_after(&self.file.path);
@@ -374,26 +387,4 @@ fn insert(transaction: &Transaction<'_>, id: i64, file: FileId, plan: &Plan, blo
         ])?;
     transaction.prepare_cached("INSERT INTO plan_rows (id, rows) VALUES (?, ?)")?.execute(params![id, blob])?;
     Ok(())
-}
-
-/// For `--stdout`, which keeps no plans: after a kill a row may be printed again.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NullJournal;
-
-impl Journal for NullJournal {
-    fn reads_from(&mut self, _: Option<Origin>) -> bool {
-        false
-    }
-
-    fn record(&mut self, _: &[Change<'_>], _: bool) -> Result<(), JournalError> {
-        Ok(())
-    }
-
-    fn note(&mut self, _: &[Change<'_>], _: bool) -> Result<(), JournalError> {
-        Ok(())
-    }
-
-    fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
-        Ok(Vec::new())
-    }
 }

@@ -15,6 +15,7 @@ mod journal;
 mod left;
 mod lock;
 mod mark;
+mod memory;
 mod millis;
 mod origin;
 mod plans;
@@ -30,7 +31,8 @@ mod upkeep;
 mod visit;
 
 pub use codec::{Damaged, OpenRow};
-pub use journal::{NullJournal, StateJournal};
+pub use journal::StateJournal;
+pub use memory::MemoryJournal;
 pub use plans::OpenPlan;
 pub use visit::{Answer, Entry, Visitor};
 

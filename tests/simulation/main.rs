@@ -71,6 +71,7 @@ impl Run {
             let world = &mut *world.borrow_mut();
             world.state.last_plan += 1;
             world.runs += 1;
+            world.given.clear();
             (world.state.left(same_boot), PlanId(world.state.last_plan + 1), RunId(u128::from(world.runs)))
         };
         let figures = Arc::new(Figures::new("sim.db".to_owned(), vec!["a".to_owned(), "b".to_owned()]));

@@ -3,9 +3,9 @@
 use crate::broker::{Append, Log, Question};
 use crate::world::{Happening, Kind, Parcel, World};
 use outboxd::model::{
-    Another, Backlog, Booked, Budget, Deletion, Evidence, Flow, Glance, JournalMode, LeftOut, Look, LookEnd, Origin,
-    OutboxIx, Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent, Sought, Start,
-    TableTraits, Topic, Version, Why,
+    Another, Backlog, Booked, Budget, Deletion, Evidence, FileId, Flow, Glance, JournalMode, Left, LeftOut, Look,
+    LookEnd, Origin, OutboxIx, Outcome, PartitionStart, Plan, PlanId, Request, RowKey, RowView, Rows, SinkEvent,
+    Sought, Start, TableTraits, Topic, Version, Why,
 };
 use outboxd::ports::{
     Change, Clock, DeleteGroup, DeleteOrder, Full, Journal, JournalError, Manner, Sink, Source, SourceError,
@@ -452,6 +452,7 @@ impl Journal for SimJournal {
             world.state.apply(change);
             if let Change::Answered { request, .. } = change {
                 world.answers.push(*request);
+                world.given.retain(|given| given.id != *request);
             }
         }
         if sync && world.power_cut_comes {
@@ -471,8 +472,20 @@ impl Journal for SimJournal {
         self.record(changes, sync)
     }
 
+    fn left(&mut self, _: Option<FileId>) -> Result<Left, JournalError> {
+        let world = &mut *self.0.borrow_mut();
+        if world.step() || world.chance(50) {
+            return Err(JournalError { path: "state.db".to_owned(), text: "disk I/O error".to_owned(), busy: false });
+        }
+        let given = std::mem::take(&mut world.given);
+        world.requests.splice(0..0, given);
+        Ok(world.state.left(true))
+    }
+
     fn requests(&mut self) -> Result<Vec<Request>, JournalError> {
-        Ok(std::mem::take(&mut self.0.borrow_mut().requests))
+        let world = &mut *self.0.borrow_mut();
+        world.given.extend(world.requests.iter().cloned());
+        Ok(std::mem::take(&mut world.requests))
     }
 }
 

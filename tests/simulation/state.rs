@@ -115,6 +115,8 @@ impl State {
             .map(|key| key.outbox)
             .collect();
         self.tables.retain(|outbox, _| used.contains(outbox));
+        // What is noted of plans that are all gone.
+        self.notes.retain(|_, plans| plans.iter().any(|plan| self.plans.contains_key(plan)));
         let noted = |plan: &PlanId| self.notes.iter().rev().find(|(_, plans)| plans.contains(plan));
         let plans = self.plans.values().filter(|plan| !plan.rows.is_empty()).cloned().map(|mut plan| {
             if let Some((delete, _)) = noted(&plan.id) {

@@ -259,6 +259,8 @@ pub struct World {
     pub absurd: Option<&'static str>,
     /// What an operator asks next, and what was answered.
     pub requests: Vec<Request>,
+    /// What was handed out and is not answered.
+    pub given: Vec<Request>,
     pub answers: Vec<i64>,
     /// Rows sent again that were counted as unsure, by daemons that are dead.
     pub unsure_rows: u64,
@@ -373,6 +375,7 @@ impl World {
             renumbered_then: false,
             absurd: None,
             requests: Vec::new(),
+            given: Vec::new(),
             answers: Vec::new(),
             mode,
             sent: HashMap::new(),

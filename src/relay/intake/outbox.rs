@@ -22,6 +22,7 @@ pub enum Behind {
 }
 
 /// One outbox of the database.
+#[allow(clippy::struct_excessive_bools)] // independent facts
 #[derive(Debug)]
 pub struct Outbox {
     pub route: Route,
@@ -41,6 +42,8 @@ pub struct Outbox {
     pub quarantined: Flood,
     /// Set-aside rows have reached their limit; nothing is taken until there are fewer.
     pub paused: bool,
+    /// What an earlier run left of it was judged: what the table is to what that one noted does not matter any more.
+    pub recovered: bool,
     /// What the state file knows of the table.
     pub noted: Option<TableTraits>,
     /// What the fingerprints are made of that are held, and that the state file has.
@@ -63,6 +66,7 @@ impl Outbox {
             retry_at: None,
             quarantined: Flood::default(),
             paused: false,
+            recovered: false,
             noted: None,
             made_of: None,
             behind_since: None,

@@ -4,16 +4,15 @@
 //! the application has changed or removed since are never sent under the old triple. Does not know: why a lane waits.
 
 use super::RETRY_EVERY;
-use crate::model::{Budget, Flow, LookEnd, OutboxIx, Plan, RowKey, RowMeta, RowView, Rows, Sought, Start};
+use crate::model::{Budget, Flow, LookEnd, OutboxIx, Plan, RowKey, RowMeta, RowView, Rows, Start};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
 use crate::relay::backoff::Backoff;
 use crate::relay::evidence::KNOWN_FOR;
 use crate::relay::lanes::{Digest, Doubt, Flight, Phase, Standing};
-use crate::relay::matching::SKIPPED_ROWS_MAX;
+use crate::relay::recovery::SKIPPED_ROWS_MAX;
 use crate::relay::recovery::in_order;
 use crate::relay::{Fatal, Limits, Party, Producer, Relay};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -240,11 +239,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let rows = in_order(rows, &places);
         let whole = rows.len() == plan.rows.len() && flight.without == Some(Digest::of(&rows.bytes));
-        let found: HashSet<RowKey> = rows.meta.iter().map(|meta| meta.key).collect();
-        // What lies where rows of a table that is no more were is others'; and after a renumbering two go by one rowid.
-        let gone = plan.rows.meta.iter().zip(&there).filter(|(meta, there)| {
-            !**there && !flight.disowned.contains(&meta.key.outbox) && !found.contains(&meta.key)
-        });
+        let gone = plan.rows.meta.iter().zip(&there).filter(|(_, there)| !**there);
         let gone: Vec<RowMeta> = gone.map(|(meta, _)| *meta).collect();
         if rows.is_empty() || (!whole && never_sent(&flight)) {
             self.intake.lanes[ix as usize].flight = Some(flight);
@@ -260,7 +255,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if !whole && flight.doubt != Some(Doubt::Left { whole: false }) {
             // The leader knows the batch by the number of all its rows, whatever became of them since.
             self.waiting.retain(|other| *other != ix);
-            self.ask_about(&plan, ix, flight, Doubt::Left { whole: false }, Sought::Stored);
+            self.ask_about(plan, ix, flight, Doubt::Left { whole: false });
             return Ok(());
         }
         let Some(told) = told else {
@@ -289,7 +284,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else { return };
         self.waiting.retain(|other| *other != ix);
         self.intake.well_again(&mut flight);
-        let Flight { plan, again, unsure, disowned, .. } = flight;
+        let Flight { plan, again, unsure, .. } = flight;
         self.plans.remove(&plan.id);
         self.sink_troubles.forget(Party::Lane(ix));
         let lane = &mut self.intake.lanes[ix as usize];
@@ -305,11 +300,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.settling.forget(older);
         }
         let run = plan.run;
-        let rows = self.owned(take_rows(plan), &disowned);
-        if rows.is_empty() {
-            self.nothing_owned(ix);
-            return;
-        }
+        let rows = take_rows(plan);
         if again || unsure {
             self.intake.resends.keep_rows(&rows, run);
         }

@@ -228,7 +228,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 return Ok(());
             }
             SourceError::Yielded => self.reading.look_soon(now),
-            SourceError::Replaced { text, another } => self.replaced(&text, another, now),
+            SourceError::Replaced { text, another } => self.replaced(&text, &another, now),
             SourceError::NotThere(why) | SourceError::NotAnOutbox { why, .. } => {
                 let outbox = self.intake.outbox(ix);
                 outbox.trouble.happened(now, &why.to_string());

@@ -11,8 +11,8 @@ use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::backoff::Knocking;
 use crate::relay::intake::Behind;
 use crate::relay::ledger::Obstacle;
-use crate::relay::matching::Matching;
 use crate::relay::planted;
+use crate::relay::recovery::Matching;
 use crate::relay::{Fatal, Limits, Relay};
 use again::Again;
 use std::sync::atomic::Ordering::Relaxed;
@@ -161,6 +161,13 @@ impl Reading {
             again: Again::new(limits, now),
             first: 0,
         }
+    }
+
+    /// The relay starts again: nothing of what was read counts.
+    pub(super) fn start_again(&mut self, limits: &Limits, now: Instant) {
+        self.again = Again::new(limits, now);
+        self.sweep = Sweep { wanted: true, running: None, stuck: None, not_before: now, spent: Duration::ZERO };
+        self.look_at = Some(now);
     }
 
     pub(super) fn wake(&mut self, wake: Wake, now: Instant) {
@@ -446,7 +453,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             // Busy: the promise asks again. Whatever else it is, the look itself will meet it and say so.
             Ok(None) | Err(SourceError::Busy(_)) => {}
             // Said once, to whoever asks first.
-            Err(SourceError::Replaced { text, another }) => self.replaced(&text, another, now),
+            Err(SourceError::Replaced { text, another }) => self.replaced(&text, &another, now),
             Err(_) => self.reading.look_soon(now),
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! Promises: a row is released only when the database said what became of it. Does not know: when a delete is due, what SQL it is.
 
-use super::entry::{LeftOut, Wish};
+use super::entry::{Retry, Wish};
 use super::{FAILED_RETRY, LEFT_OUT_RETRY, LEFT_OUT_RETRY_MAX, PLAN_ROWS_MAX, PLAN_ROWS_MIN, STARVED_AFTER};
 use crate::failpoint;
-use crate::model::{Deletion, Fault, Fingerprint, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
+use crate::model::{Deletion, Fault, Fingerprint, LeftOut, OutboxIx, Plan, PlanId, Quarantined, RowKey, RowMark, Why};
 use crate::ports::{Change, Clock, DeleteGroup, DeleteOrder, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
 use crate::relay::intake::by_outbox;
@@ -52,8 +52,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             commit_patience: COMMIT_PATIENCE,
         };
         // Rows of a bare table can come back alike, so that only this note tells a delete that happened from one that did not.
-        let bare = self.bare(&groups);
-        let (books, mut attempted) = (self.source.books(), bare.clone());
+        let (books, mut attempted) = (self.source.books(), self.bare(&groups));
         let (wall, power_loss) = (self.clock.wall(), self.intake.limits.power_loss);
         let (journal, noted, origin) = (&mut self.journal, &mut self.settling.notes, &mut self.reading.origin);
         let result = self.source.at_disk().delete(&order, &mut |deletion| {
@@ -61,12 +60,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let kept: Vec<Quarantined> = kept_rows(&groups, deletion).map(|row| quarantined(row, wall)).collect();
             let mut changes: Vec<Change<'_>> = kept.iter().map(Change::Quarantined).collect();
             let before = noted.to_take_back();
-            let left_out =
-                |plan: &PlanId| deletion.left_out.iter().any(|left| groups[left.group].plan() == Some(*plan));
-            attempted = bare.iter().copied().filter(|plan| !left_out(plan)).collect();
-            let to_note: &[PlanId] = if books { &[] } else { &attempted };
+            attempted.retain(|(at, _)| LeftOut::place_of(&deletion.left_out, *at).is_err());
+            let plans: Vec<PlanId> = attempted.iter().filter(|_| !books).filter_map(|(_, plan)| *plan).collect();
+            let to_note = &plans[..];
             if !to_note.is_empty() {
-                changes.extend(before.iter().map(|(delete, plans)| Change::Deleting { delete: *delete, plans }));
+                changes.extend(before.map(|delete| Change::Deleting { delete, plans: &[] }));
                 changes.push(Change::Deleting { delete: number, plans: to_note });
             }
             // A log that is new by now is left behind when we are killed: the next start has to know it.
@@ -102,8 +100,15 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.delete_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
                 self.settling.number = number;
                 self.settling.retry_at = Some(now + self.settling.doubts.failed());
-                self.errands_unknown(&groups, now);
-                self.commit_unknown(number, attempted, now);
+                let errands = attempted.iter().filter(|(_, plan)| plan.is_none()).map(|(at, _)| taken[*at]);
+                for errand in self.settling.take_errands(&errands.collect::<Vec<_>>()) {
+                    self.errand_unknown(&errand);
+                }
+                // Where rows come back alike, whether it happened has to be told from all of them, or from what the database itself
+                // says. Elsewhere the next delete finds what is there.
+                if attempted.iter().any(|(_, plan)| plan.is_some()) {
+                    self.start_again(now);
+                }
             }
             Err(SourceError::Busy(text)) => {
                 self.did_not_commit();
@@ -132,7 +137,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
             Err(SourceError::Replaced { text, another }) => {
                 self.did_not_commit();
-                self.replaced(&text, another, now);
+                self.replaced(&text, &another, now);
             }
             Err(error) => {
                 self.did_not_commit();
@@ -144,29 +149,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         Ok(())
     }
 
-    /// Errands of a delete whose COMMIT is not known: where rows come back alike it is not tried once more.
-    fn errands_unknown(&mut self, attempted: &[DeleteGroup], now: Instant) {
-        for errand in self.settling.take_errands() {
-            let is_it =
-                |group: &DeleteGroup| matches!(group, DeleteGroup::Rows(rows) if Arc::ptr_eq(rows, &errand.rows));
-            if attempted.iter().any(is_it) && self.is_bare(errand.rows.iter().copied()) {
-                self.errand_unknown(&errand);
-            } else {
-                self.settling.errand(errand, now);
-            }
-        }
-    }
-
-    /// Those of these groups that are plans whose rows can come back alike.
-    fn bare(&self, groups: &[DeleteGroup]) -> Vec<PlanId> {
-        groups.iter().filter(|group| self.is_bare(group.rows())).filter_map(DeleteGroup::plan).collect()
+    /// The places of those groups whose rows can come back alike, and of which plan they are, if they are a plan's.
+    fn bare(&self, groups: &[DeleteGroup]) -> Vec<(usize, Option<PlanId>)> {
+        let bare = groups.iter().enumerate().filter(|(_, group)| self.is_bare(group.rows()));
+        bare.map(|(at, group)| (at, group.plan())).collect()
     }
 
     /// The note about a delete that was rolled back is taken back at once: after a crash it would cost exactness.
     pub(in crate::relay) fn did_not_commit(&mut self) {
-        let Some((delete, plans)) = self.settling.notes.to_take_back() else { return };
+        let Some(delete) = self.settling.notes.to_take_back() else { return };
         // If it can't be, the next delete's note does it.
-        if self.journal.at_disk().record(&[Change::Deleting { delete, plans: &plans }], false).is_ok() {
+        if self.journal.at_disk().record(&[Change::Deleting { delete, plans: &[] }], false).is_ok() {
             self.settling.notes.taken_back();
         }
     }
@@ -174,21 +167,23 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// `taken`: places of the entries of the delete, rising; `rows`: theirs.
     fn deleted(&mut self, taken: &[usize], rows: usize, deletion: &Deletion) -> Result<(), Fatal> {
         let now = self.clock.now();
-        let left_out: Vec<usize> = deletion.left_out.iter().map(|left| taken[left.group]).collect();
+        let is_left_out = |at: usize| {
+            taken.binary_search(&at).is_ok_and(|group| LeftOut::place_of(&deletion.left_out, group).is_ok())
+        };
         let settling = &mut self.settling;
-        let rows_left_out: usize = left_out.iter().map(|at| settling.entries[*at].rows()).sum();
-        let rows = rows - rows_left_out;
+        let left_out = deletion.left_out.iter().map(|left| settling.entries[taken[left.group]].rows());
+        let rows = rows - left_out.sum::<usize>();
         let accounted = deletion.deleted + deletion.changed.len() + deletion.kept.len() + deletion.gone.len();
         if accounted != rows {
             return Err(Fatal(format!("a delete of {rows} rows accounts for {accounted}: {deletion:?}")));
         }
         let (mut plans, mut errands) = (Vec::with_capacity(taken.len()), Vec::new());
         for (at, mut entry) in std::mem::take(&mut settling.entries).into_iter().enumerate() {
-            let deleted = taken.binary_search(&at).is_ok() && !left_out.contains(&at);
-            if !deleted {
-                if left_out.contains(&at) {
+            let left_out = is_left_out(at);
+            if left_out || taken.binary_search(&at).is_err() {
+                if left_out {
                     let pause = entry.left_out.map_or(LEFT_OUT_RETRY, |left| (left.pause * 2).min(LEFT_OUT_RETRY_MAX));
-                    entry.left_out = Some(LeftOut { retry_at: now + pause, pause });
+                    entry.left_out = Some(Retry { at: now + pause, pause });
                 }
                 settling.entries.push_back(entry);
                 continue;
@@ -213,7 +208,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return Ok(());
         }
         log::debug!(
-            "deleted {rows} rows of {count} plans in {:?}, under the write lock for {:?}",
+            "deleted {rows} rows of {count} batches or requests in {:?}, under the write lock for {:?}",
             deletion.took,
             deletion.held
         );

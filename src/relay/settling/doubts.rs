@@ -1,11 +1,10 @@
-//! Deletes whose COMMIT answered an I/O error: how the next one is tried, and plans that wait for one that goes well.
+//! Deletes whose COMMIT answered an I/O error: how the next one is tried, and what waits for one that goes well.
 //!
 //! Promises: on a disk that fails again and again what is in doubt is sent again once; after that it is neither sent nor deleted until
 //! a delete was committed, or a long time has passed. Does not know: which rows are in doubt, and what is sent.
 
 use super::FAILED_RETRY;
-use crate::model::PlanId;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// After the n-th failure in a row the next try comes after [`FAILED_RETRY`] times 2^n, at most this n.
@@ -18,15 +17,15 @@ const WAIT_MAX: Duration = Duration::from_secs(3_600);
 pub(in crate::relay) struct Doubts {
     /// In a row.
     failures: u32,
-    /// By delete.
-    plans: BTreeMap<u64, Vec<PlanId>>,
+    /// Deletes whose plans wait.
+    deletes: BTreeSet<u64>,
     until: Option<Instant>,
     wait: Duration,
 }
 
 impl Default for Doubts {
     fn default() -> Self {
-        Doubts { failures: 0, plans: BTreeMap::new(), until: None, wait: WAIT }
+        Doubts { failures: 0, deletes: BTreeSet::new(), until: None, wait: WAIT }
     }
 }
 
@@ -50,42 +49,37 @@ impl Doubts {
         self.failures > 0
     }
 
-    /// What is in doubt now has to wait.
-    pub(in crate::relay) fn waits(&self) -> bool {
-        self.failures > 1
+    /// Whether plans of this delete, which may have been committed, have to wait.
+    pub(in crate::relay) fn holds(&self, delete: u64) -> bool {
+        self.failures > 1 || self.deletes.contains(&delete)
     }
 
-    pub(super) fn wait_for(&mut self, delete: u64, plan: PlanId, now: Instant) {
+    /// A plan of this delete waits.
+    pub(super) fn wait_for(&mut self, delete: u64, now: Instant) {
         self.until.get_or_insert(now + self.wait);
-        self.plans.entry(delete).or_default().push(plan);
-    }
-
-    pub(super) fn contains(&self, plan: PlanId) -> bool {
-        self.plans.values().any(|plans| plans.contains(&plan))
+        self.deletes.insert(delete);
     }
 
     /// When the first of them has waited long enough.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        self.plans.first_key_value().map(|_| self.until.unwrap_or(now))
+        (!self.deletes.is_empty()).then(|| self.until.unwrap_or(now))
     }
 
-    /// A delete and its plans that have waited long enough.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(u64, Vec<PlanId>)> {
+    /// Whether plans have waited long enough: those of one delete if this is to be the trial, all if another one went well.
+    pub(super) fn take_due(&mut self, now: Instant) -> bool {
         if self.due(now).is_none_or(|due| now < due) {
-            return None;
+            return false;
         }
-        if self.until.take().is_some() {
-            // Not because of a delete that went well: this one is the trial.
-            self.failures = 1;
-            self.wait = (self.wait * 2).min(WAIT_MAX);
-            if self.plans.len() > 1 {
-                self.until = Some(now + self.wait);
-            }
+        if self.until.take().is_none() {
+            self.deletes.clear();
+            return true;
         }
-        self.plans.pop_first()
-    }
-
-    pub(super) fn take_all(&mut self) -> Vec<PlanId> {
-        std::mem::take(&mut self.plans).into_values().flatten().collect()
+        self.failures = 1;
+        self.wait = (self.wait * 2).min(WAIT_MAX);
+        self.deletes.pop_first();
+        if !self.deletes.is_empty() {
+            self.until = Some(now + self.wait);
+        }
+        true
     }
 }

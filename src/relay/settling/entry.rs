@@ -23,7 +23,9 @@ pub(super) struct Entry {
     pub wish: Wish,
     pub at: Instant,
     /// The last delete that was to take it left it out.
-    pub left_out: Option<LeftOut>,
+    pub left_out: Option<Retry>,
+    /// Whether its rows were deleted already is not known: it waits ([`super::Doubts`]).
+    pub in_doubt: bool,
 }
 
 /// Why rows are to be deleted.
@@ -60,6 +62,11 @@ impl Entry {
         }
     }
 
+    /// It is not to be deleted with the others for now.
+    pub fn waits(&self) -> bool {
+        self.left_out.is_some() || self.in_doubt
+    }
+
     pub fn is_unrecorded(&self) -> bool {
         matches!(self.wish, Wish::Acknowledged { recorded: false, .. })
     }
@@ -67,7 +74,7 @@ impl Entry {
 
 /// When an entry that was left out of a delete is tried again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LeftOut {
-    pub retry_at: Instant,
+pub(super) struct Retry {
+    pub at: Instant,
     pub pause: Duration,
 }

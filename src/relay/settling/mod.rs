@@ -1,4 +1,5 @@
-//! Settling: acknowledged plans are deleted together, in few, short, polite transactions, and forgotten once that is durable.
+//! Settling: rows of acknowledged plans, and what operators want to be gone, are deleted together, in few, short, polite transactions;
+//! plans are forgotten once that is durable.
 //!
 //! Promises: a row is deleted only after its record was acknowledged and its plan is noted so in the state file; never two deletes
 //! within their spacing while somebody else uses the database. Does not know: how a delete is done.
@@ -69,10 +70,12 @@ const LEFT_OUT_RETRY_MAX: Duration = Duration::from_secs(4);
 const LEFT_OUT_ROWS: usize = 1_000;
 /// Deleted plans are forgotten by the next dispatch; when there is none, by a sync of their own after this.
 const FORGET_AFTER: Duration = Duration::from_millis(100);
+/// Numbers of deletes rise over all runs: each start has this many bits for every plan there was before it.
+const DELETES_SHIFT: u32 = 15;
 const PLAN_ROWS_MIN: usize = 64;
 const PLAN_ROWS_MAX: usize = 8_192;
 
-/// Plans between acknowledgement and oblivion.
+/// What is to be deleted, and plans between acknowledgement and oblivion.
 #[derive(Debug)]
 pub(super) struct Settling {
     entries: VecDeque<Entry>,
@@ -93,6 +96,9 @@ pub(super) struct Settling {
     pub(super) doubts: Doubts,
     /// What lies where their rows were may be other rows, and the state file does not say so yet.
     doubtful: Vec<PlanId>,
+    /// All of which that was ever said, until they are settled.
+    doubted: BTreeSet<PlanId>,
+    first_plan: PlanId,
     /// Deletes of an earlier run that did not happen.
     undone: Vec<u64>,
     last_delete: Option<Instant>,
@@ -115,8 +121,8 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    /// `first_delete`: above every number that an earlier run gave to a delete. `database`: for messages.
-    pub(super) fn new(now: Instant, first_delete: u64, database: &str) -> Self {
+    /// `first_plan`: above every number that an earlier run gave to a plan. `database`: for messages.
+    pub(super) fn new(now: Instant, first_plan: PlanId, database: &str) -> Self {
         Settling {
             entries: VecDeque::new(),
             rows: 0,
@@ -130,6 +136,8 @@ impl Settling {
             notes: Notes::default(),
             doubts: Doubts::default(),
             doubtful: Vec::new(),
+            doubted: BTreeSet::new(),
+            first_plan,
             undone: Vec::new(),
             last_delete: None,
             retry_at: None,
@@ -138,7 +146,7 @@ impl Settling {
             outwaited: false,
             knocking: Knocking::default(),
             starved: Trouble::new(format!("database {database}: published rows can't be deleted")),
-            number: first_delete,
+            number: first_plan.0 << DELETES_SHIFT,
             cost: Cost::default(),
             others_seen: now,
             started: now,
@@ -161,19 +169,34 @@ impl Settling {
         self.alone
     }
 
+    /// What is to be deleted is the state file's to tell, which knows everything. When and how stays as it is.
+    pub(super) fn start_again(&mut self) {
+        self.entries.clear();
+        self.count();
+        self.deleted.clear();
+        self.deleted_at = None;
+        self.settled.clear();
+        self.booked.clear();
+        self.lasting.clear();
+        self.notes = Notes::default();
+        self.doubtful.clear();
+        self.undone.clear();
+        self.note_pause = None;
+    }
+
     /// Acknowledged rows not yet deleted.
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
 
     pub(super) fn acknowledged(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
-        self.push(Wish::Acknowledged { plan, offset, recorded: false }, at);
+        self.push(Wish::Acknowledged { plan, offset, recorded: false }, at, false);
     }
 
-    fn push(&mut self, wish: Wish, at: Instant) {
-        let entry = Entry { wish, at, left_out: None };
+    fn push(&mut self, wish: Wish, at: Instant, in_doubt: bool) {
+        let entry = Entry { wish, at, left_out: None, in_doubt };
         self.rows += entry.rows();
-        if self.waits(&entry) {
+        if in_doubt {
             self.waiting_rows += entry.rows();
         }
         self.entries.push_back(entry);
@@ -181,34 +204,32 @@ impl Settling {
 
     /// What an earlier run was told: the state file knows.
     pub(super) fn acknowledged_before(&mut self, plan: Arc<Plan>, offset: i64, at: Instant) {
-        self.push(Wish::Acknowledged { plan, offset, recorded: true }, at);
+        self.push(Wish::Acknowledged { plan, offset, recorded: true }, at, false);
+    }
+
+    /// Whether this delete took the plan's rows is not known, and it is neither sent again nor deleted for now.
+    pub(super) fn wait_in_doubt(&mut self, plan: Arc<Plan>, delete: u64, now: Instant) {
+        self.doubts.wait_for(delete, now);
+        self.push(Wish::Acknowledged { plan, offset: -1, recorded: true }, now, true);
     }
 
     /// An operator has asked for it.
     pub(super) fn errand(&mut self, errand: Errand, at: Instant) {
-        self.push(Wish::Asked(errand), at);
+        self.push(Wish::Asked(errand), at, false);
     }
 
     /// Acknowledged plans.
-    pub(super) fn plans(&self) -> impl Iterator<Item = Arc<Plan>> + '_ {
-        self.entries.iter().filter_map(Entry::plan).cloned()
+    pub(super) fn plans(&self) -> impl Iterator<Item = &Arc<Plan>> {
+        self.entries.iter().filter_map(Entry::plan)
     }
 
-    /// Rows that are to be deleted because operators asked for it.
-    pub(super) fn errands(&self) -> impl Iterator<Item = &Errand> + '_ {
-        self.entries.iter().filter_map(|entry| match &entry.wish {
-            Wish::Asked(errand) => Some(errand),
-            Wish::Acknowledged { .. } => None,
-        })
-    }
-
-    /// Errands, taken out.
-    pub(super) fn take_errands(&mut self) -> Vec<Errand> {
+    /// Errands at these places, which rise, taken out.
+    fn take_errands(&mut self, places: &[usize]) -> Vec<Errand> {
         let mut errands = Vec::new();
-        for entry in std::mem::take(&mut self.entries) {
+        for (at, entry) in std::mem::take(&mut self.entries).into_iter().enumerate() {
             match entry.wish {
-                Wish::Asked(errand) => errands.push(errand),
-                Wish::Acknowledged { .. } => self.entries.push_back(entry),
+                Wish::Asked(errand) if places.binary_search(&at).is_ok() => errands.push(errand),
+                wish => self.entries.push_back(Entry { wish, ..entry }),
             }
         }
         self.count();
@@ -220,14 +241,15 @@ impl Settling {
         self.lasting.insert(plan);
     }
 
-    /// Whether this plan's delete was committed stays in doubt, also in the state file.
-    pub(super) fn leave_noted(&mut self, plan: PlanId) {
-        self.notes.doubt(plan);
-    }
-
     /// What lies where the plan's rows were may be other rows.
     pub(super) fn doubt(&mut self, plan: PlanId) {
         self.doubtful.push(plan);
+        self.doubted.insert(plan);
+    }
+
+    /// Whether it is a plan of this run, and what lies where its rows were was never in doubt.
+    pub(super) fn is_sure(&self, plan: PlanId) -> bool {
+        plan >= self.first_plan && !self.doubted.contains(&plan)
     }
 
     /// To be said of plans that the state file knows.
@@ -247,48 +269,9 @@ impl Settling {
         self.booked.push(plan);
     }
 
-    /// What was acknowledged, taken out: its rows have to be found again first.
-    pub(super) fn take_acknowledged(&mut self) -> Vec<(Arc<Plan>, i64)> {
-        let mut plans = Vec::new();
-        for entry in std::mem::take(&mut self.entries) {
-            match entry.wish {
-                Wish::Acknowledged { plan, offset, .. } => plans.push((plan, offset)),
-                Wish::Asked(_) => self.entries.push_back(entry),
-            }
-        }
-        self.count();
-        plans
-    }
-
     fn count(&mut self) {
         self.rows = self.entries.iter().map(Entry::rows).sum();
-        self.waiting_rows = self.entries.iter().filter(|entry| self.waits(entry)).map(Entry::rows).sum();
-    }
-
-    fn waits(&self, entry: &Entry) -> bool {
-        entry.left_out.is_some() || self.is_in_doubt(entry)
-    }
-
-    /// Whether its rows were deleted already is not known.
-    fn is_in_doubt(&self, entry: &Entry) -> bool {
-        entry.plan().is_some_and(|plan| self.doubts.contains(plan.id))
-    }
-
-    /// Whether the plan was deleted is in doubt, and it is neither sent again nor deleted for now. Also in the state file.
-    pub(super) fn wait_in_doubt(&mut self, plan: Arc<Plan>, offset: i64, delete: u64, now: Instant) {
-        self.leave_noted(plan.id);
-        self.doubts.wait_for(delete, plan.id, now);
-        self.acknowledged(plan, offset, now);
-    }
-
-    /// Plans that were in doubt: they are judged anew.
-    pub(super) fn take_doubts(&mut self) -> Vec<PlanId> {
-        let plans = self.doubts.take_all();
-        for plan in &plans {
-            self.notes.undoubt(*plan);
-        }
-        self.count();
-        plans
+        self.waiting_rows = self.entries.iter().filter(|entry| entry.waits()).map(Entry::rows).sum();
     }
 
     /// What was to be done about the plan is done.
@@ -338,6 +321,7 @@ impl Settling {
         self.notes.settled(&self.settled);
         for plan in self.settled.drain(..) {
             self.lasting.remove(&plan);
+            self.doubted.remove(&plan);
         }
         self.doubtful.clear();
     }
@@ -355,7 +339,7 @@ impl Settling {
     /// When a delete is due, politeness aside.
     fn due(&self, quiet_pipeline: bool) -> Option<Instant> {
         let retry = self.left_out_due();
-        let Some(fresh) = self.entries.iter().find(|entry| !self.waits(entry)) else { return retry };
+        let Some(fresh) = self.entries.iter().find(|entry| !entry.waits()) else { return retry };
         let oldest = fresh.at;
         let (rows, wait) = if self.alone { (DELETE_ROWS_ALONE, DELETE_WAIT_ALONE) } else { (DELETE_ROWS, DELETE_WAIT) };
         let enough = self.rows - self.waiting_rows >= rows;
@@ -379,10 +363,10 @@ impl Settling {
         for (at, entry) in self.entries.iter().enumerate() {
             // Those about as long due too: one may take the other along.
             let wanted = match (again, entry.left_out) {
-                (Some(due), Some(left)) => left.retry_at < due + LEFT_OUT_RETRY,
+                (Some(due), Some(left)) => left.at < due + LEFT_OUT_RETRY,
                 (again, left) => again.is_none() && left.is_none(),
             };
-            if !wanted || self.is_in_doubt(entry) {
+            if !wanted || entry.in_doubt {
                 continue;
             }
             let alone = self.doubts.is_trial() && can_be_in_doubt(entry);
@@ -403,7 +387,7 @@ impl Settling {
         if self.waiting_rows == 0 {
             return None;
         }
-        self.entries.iter().filter_map(|entry| entry.left_out.map(|left| left.retry_at)).min()
+        self.entries.iter().filter_map(|entry| entry.left_out.map(|left| left.at)).min()
     }
 
     pub(super) fn is_due(&self, quiet_pipeline: bool, now: Instant) -> bool {
@@ -430,12 +414,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         if let Some(foreign) = self.reading.last_foreign {
             self.settling.others_seen = self.settling.others_seen.max(foreign);
         }
-        if let Some((delete, plans)) = self.settling.doubts.take_due(now) {
-            for plan in &plans {
-                self.settling.notes.undoubt(*plan);
-            }
-            self.settling.count();
-            self.commit_unknown(delete, plans, now);
+        if self.settling.doubts.take_due(now) {
+            self.start_again(now);
             return Ok(());
         }
         let quiet = self.settling.quiet(now);
@@ -544,7 +524,7 @@ mod tests {
     #[test]
     fn a_trial_takes_one_plan_of_those_that_can_be_in_doubt_and_all_of_the_others() {
         let now = Instant::now();
-        let mut settling = Settling::new(now, 0, "app.db");
+        let mut settling = Settling::new(now, PlanId(0), "app.db");
         for id in 1..=5 {
             settling.acknowledged(plan(id), 0, now);
         }

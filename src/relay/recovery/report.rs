@@ -2,7 +2,7 @@
 //!
 //! Promises: a bounded number of lines, whatever was left. Does not know: what follows from a verdict.
 
-use super::recovery::Findings;
+use super::findings::Findings;
 use super::verdict::Verdict;
 use crate::model::{LeftPlan, PlanState};
 
@@ -11,7 +11,7 @@ const NAMED_MAX: usize = 20;
 
 /// What is said of the batches an earlier run left: one line for all of them, and one for each whose outcome is not plain.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(in crate::relay) struct Report {
     named: usize,
     batches: usize,
     rows: usize,
@@ -19,16 +19,20 @@ pub(super) struct Told {
     deleted: usize,
     anew: usize,
     asked: usize,
+    waiting: usize,
 }
 
-impl Told {
-    pub(super) fn note(&mut self, database: &str, plan: &LeftPlan, findings: &Findings, verdict: Verdict) {
+impl Report {
+    pub(in crate::relay) fn note(&mut self, database: &str, plan: &LeftPlan, findings: &Findings, verdict: Verdict) {
         self.batches += 1;
         self.rows += plan.rows.len();
         let (count, follows) = match verdict {
             Verdict::Forget => (&mut self.forgotten, "deleted already; what is in the table now is new"),
             Verdict::Delete => (&mut self.deleted, "stored by Kafka, deleted now"),
             Verdict::SendAnew => (&mut self.anew, "sent again with the same message ids"),
+            Verdict::Wait => {
+                (&mut self.waiting, "whether it was deleted is not known, and it waits for a delete that goes well")
+            }
             Verdict::Ask(_) => (&mut self.asked, "its partition's leader is asked"),
         };
         *count += 1;
@@ -53,12 +57,16 @@ impl Told {
         );
     }
 
-    pub(super) fn end(&self, database: &str) {
+    /// `again`: it was this run that left them.
+    pub(in crate::relay) fn end(&self, database: &str, again: bool) {
         if self.batches == 0 {
             return;
         }
-        log::warn!(
-            "{database}: an earlier run left {} batches with {} rows in flight: {} stored and deleted now, {} deleted already, {} asked of \
+        let (level, whose) =
+            if again { (log::Level::Info, "there are") } else { (log::Level::Warn, "an earlier run left") };
+        log::log!(
+            level,
+            "{database}: {whose} {} batches with {} rows in flight: {} stored and deleted now, {} deleted already, {} asked of \
              Kafka, {} sent again",
             self.batches,
             self.rows,

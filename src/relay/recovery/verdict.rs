@@ -9,7 +9,7 @@ use crate::model::{PlanState, Sought};
 /// What is known of one batch.
 #[allow(clippy::struct_excessive_bools)] // independent facts
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(in crate::relay) struct Facts {
     pub state: PlanState,
     /// All of the batch's rows are there as they were sent.
     pub whole: bool,
@@ -32,7 +32,7 @@ pub(super) struct Facts {
 
 /// What follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::relay) enum Verdict {
     /// Its rows were deleted, by us or by the application: what is there now is new.
     Forget,
     /// Stored and not deleted: delete what is as it was sent.
@@ -40,12 +40,14 @@ pub(super) enum Verdict {
     /// Whether it was deleted can't be told. Its rows are sent again as what they are, rows of the table, with the message ids they
     /// had, and may be there twice.
     SendAnew,
+    /// The same, and it is neither sent again nor deleted for now: the disk has failed again and again.
+    Wait,
     /// The partition's leader must say.
     Ask(Sought),
 }
 
 impl Facts {
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(in crate::relay) fn verdict(&self) -> Verdict {
         if self.none || self.booked == Some(true) {
             return Verdict::Forget;
         }

@@ -4,14 +4,12 @@
 //! Promises: nothing is decided about a row before it was looked for by rowid and content in what is there now; a read that fails is
 //! tried again, because a row given up as no longer there would be published a second time. Does not know: what follows from it.
 
-use super::intake::Intake;
-use super::planted::{self, Bug};
-use super::reading::RETRY_EVERY;
-use super::{Fatal, Relay};
-use crate::model::{
-    Another, Budget, Fingerprint, Flow, LookEnd, OutboxIx, PlanId, RowKey, RowView, Rows, RunId, Sameness, Start,
-};
+use crate::model::{Budget, Fingerprint, Flow, LookEnd, OutboxIx, RowKey, RowView, Rows, RunId, Sameness, Start};
 use crate::ports::{Clock, Journal, Sink, Source, SourceError};
+use crate::relay::intake::Intake;
+use crate::relay::planted::{self, Bug};
+use crate::relay::reading::RETRY_EVERY;
+use crate::relay::{Fatal, Relay};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -19,25 +17,22 @@ use std::time::{Duration, Instant};
 const SLICE_ROWS: usize = 1_000;
 const SLICE_TIME: Duration = Duration::from_millis(1);
 /// Rows that nobody seeks, between two that are sought: after so many the look is begun anew at the next one.
-pub(super) const SKIPPED_ROWS_MAX: usize = 64;
+pub(in crate::relay) const SKIPPED_ROWS_MAX: usize = 64;
 
 /// Why rows are looked for.
 #[derive(Debug)]
-pub(super) enum Cause {
+pub(in crate::relay) enum Cause {
     /// The daemon has started.
     Start,
     /// It has, and this outbox's table was away when the others' rows were looked for.
     Back(OutboxIx),
-    /// `another`: whose table is another one, not the same renumbered. `doubtful`: plans of a delete whose COMMIT may have happened, and
-    /// that were still being looked for.
-    Replaced { another: Another, doubtful: Vec<PlanId> },
-    /// The COMMIT of this delete may have happened. `plans`: those it took whose rows can come back alike.
-    CommitUnknown { delete: u64, plans: Vec<PlanId> },
+    /// The relay starts again, and has to read the state file first.
+    Again,
 }
 
 /// A batch whose records are made again while its rows are looked for.
 #[derive(Debug, Default)]
-pub(super) struct Draft {
+pub(in crate::relay) struct Draft {
     pub run: RunId,
     /// In the order in which rows were come to.
     pub rows: Rows,
@@ -47,7 +42,7 @@ pub(super) struct Draft {
 
 /// The search.
 #[derive(Debug)]
-pub(super) struct Matching {
+pub(in crate::relay) struct Matching {
     pub cause: Cause,
     /// By outbox and content: the rowids under which such a row was known.
     wanted: HashMap<(OutboxIx, Fingerprint), Vec<i64>>,
@@ -71,7 +66,7 @@ pub(super) struct Matching {
 
 /// What fingerprints are made of, compared with those that are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Columns {
+pub(in crate::relay) enum Columns {
     Same,
     /// One that is in no record is gone, or has another name: what was sent can be compared.
     Others,
@@ -88,7 +83,7 @@ enum Pass {
 }
 
 impl Matching {
-    pub(super) fn new(cause: Cause, outboxes: usize, now: Instant) -> Self {
+    pub(in crate::relay) fn new(cause: Cause, outboxes: usize, now: Instant) -> Self {
         Matching {
             wanted: HashMap::new(),
             rowids: vec![Vec::new(); outboxes],
@@ -105,20 +100,12 @@ impl Matching {
         }
     }
 
-    pub(super) fn is_away(&mut self, outbox: OutboxIx) {
+    pub(in crate::relay) fn is_away(&mut self, outbox: OutboxIx) {
         self.away[usize::from(outbox.0)] = true;
     }
 
-    /// Where a row is now and under which fingerprint, if it is there as it was. What can't be looked for is taken to be where it was.
-    pub(super) fn now_at(&self, key: RowKey, print: Fingerprint) -> Option<(i64, Fingerprint)> {
-        if self.away[usize::from(key.outbox.0)] {
-            return Some((key.rowid, print));
-        }
-        self.found.get(&(key, print)).copied()
-    }
-
     /// A row to look for. One that is already looked for under this rowid belongs to whoever came first.
-    pub(super) fn seek(&mut self, key: RowKey, print: Fingerprint) -> bool {
+    pub(in crate::relay) fn seek(&mut self, key: RowKey, print: Fingerprint) -> bool {
         let rowids = self.wanted.entry((key.outbox, print)).or_default();
         if rowids.contains(&key.rowid) {
             return false;
@@ -129,20 +116,23 @@ impl Matching {
     }
 
     /// The record of a sought row is wanted too.
-    pub(super) fn want_record(&mut self, key: RowKey, print: Fingerprint, draft: usize, place: usize, message: u64) {
+    pub(in crate::relay) fn want_record(
+        &mut self,
+        key: RowKey,
+        print: Fingerprint,
+        draft: usize,
+        place: usize,
+        message: u64,
+    ) {
         self.records.insert((key, print), (draft, place, message));
     }
 
     /// Everything is named.
-    pub(super) fn begin(&mut self) {
+    pub(in crate::relay) fn begin(&mut self) {
         for rowids in &mut self.rowids {
             rowids.sort_unstable();
             rowids.dedup();
         }
-    }
-
-    pub(super) fn sought(&self) -> usize {
-        self.found.len() + self.wanted.values().map(Vec::len).sum::<usize>()
     }
 
     /// The row that a look has come to may be one of them; the rowid it was known under.
@@ -197,9 +187,13 @@ impl Matching {
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// One short read of the search, or its end.
-    pub(super) fn match_slice(&mut self, now: Instant) -> Result<(), Fatal> {
+    pub(in crate::relay) fn match_slice(&mut self, now: Instant) -> Result<(), Fatal> {
         let Some(matching) = &self.reading.matching else { return Ok(()) };
         if now < matching.not_before {
+            return Ok(());
+        }
+        if let Cause::Again = matching.cause {
+            self.read_state_file(now);
             return Ok(());
         }
         if matching.outbox >= self.intake.outboxes.len() {
@@ -293,23 +287,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.source.at_disk().look(ix, Start::From(i64::MAX), budget, &mut |_| Flow::Stop)?;
         }
         let columns = self.columns_of(ix);
-        let told = self.source.traits(ix).map_or(Sameness::Same, |traits| traits.told);
-        if let Some(matching) = &mut self.reading.matching {
-            // In another table nothing is deleted of what was on its way, and whatever else it guards may have been filled in anew.
-            let is_another = match &matching.cause {
-                Cause::Replaced { another, .. } => another.is(ix),
-                Cause::Start | Cause::Back(_) => told != Sameness::Same,
-                Cause::CommitUnknown { .. } => false,
-            };
-            if columns == Columns::Others || (columns == Columns::Same && is_another) {
-                matching.by_what_was_sent(ix);
-            }
+        // In another table nothing is deleted of what was on its way, and whatever else it guards may have been filled in anew.
+        let is_another = self.sameness(ix) != Sameness::Same;
+        let by_what_was_sent = columns == Columns::Others || (columns == Columns::Same && is_another);
+        if let Some(matching) = self.reading.matching.as_mut().filter(|_| by_what_was_sent) {
+            matching.by_what_was_sent(ix);
         }
         Ok(())
     }
 
     /// What the columns that fingerprints of this outbox are made of are to those that were held are made of.
-    pub(super) fn columns_of(&self, ix: OutboxIx) -> Columns {
+    pub(in crate::relay) fn columns_of(&self, ix: OutboxIx) -> Columns {
         let made_of = self.intake.outboxes[usize::from(ix.0)].made_of.as_ref();
         match made_of.zip(self.source.traits(ix)) {
             Some((then, now)) if *then != now.guard && !planted::is(Bug::OtherColumnsOtherRows) => {

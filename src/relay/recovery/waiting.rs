@@ -5,16 +5,15 @@
 //! before, so that nothing overtakes it; everybody else goes on. Rows of it never go under an earlier run's triple, since their lane
 //! is others' by then. Does not know: why a table is away.
 
+use super::apply::{all_rows, plan_of};
 use super::matching::{Cause, Draft, Matching};
-use super::planted::{self, Bug};
-use super::reading::RETRY_EVERY;
-use super::recovery::{all_rows, plan_of};
-use super::{Fatal, Relay};
 use crate::model::{
-    Another, Booked, Evidence, Fault, Left, LeftPlan, LeftResend, OutboxIx, PlanId, PlanState, Quarantined, Resend,
-    Rows, Sought,
+    Booked, Evidence, Left, LeftPlan, LeftResend, OutboxIx, Plan, PlanId, PlanState, Resend, Rows, Sought,
 };
 use crate::ports::{Clock, Journal, Sink, Source};
+use crate::relay::Relay;
+use crate::relay::planted::{self, Bug};
+use crate::relay::reading::RETRY_EVERY;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ const WORD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// See the module's words.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(in crate::relay) struct Waiting {
     left: Left,
     /// Since when the outbox's table is there again.
     outboxes: BTreeMap<OutboxIx, Option<Instant>>,
@@ -33,24 +32,36 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn contains(&self, outbox: OutboxIx) -> bool {
+    pub(in crate::relay) fn contains(&self, outbox: OutboxIx) -> bool {
         self.outboxes.contains_key(&outbox)
     }
 
-    pub(super) fn rows(&self) -> usize {
-        self.left.plans.iter().map(|plan| plan.rows.len()).sum()
+    pub(in crate::relay) fn plans(&self) -> &[LeftPlan] {
+        &self.left.plans
     }
 
     /// Takes the word of a batch's leader, if the batch is one of these.
-    pub(super) fn hears(&mut self, plan: PlanId, evidence: &Evidence) -> bool {
-        let Some(word) = self.asked.get_mut(&plan) else { return false };
+    pub(in crate::relay) fn hears(&mut self, plan: PlanId, evidence: &Evidence) -> bool {
+        let Some(word @ None) = self.asked.get_mut(&plan) else { return false };
         *word = Some(evidence.clone());
         true
     }
+
+    /// What waits is the state file's to tell. Leaders that were asked will still answer.
+    pub(in crate::relay) fn start_again(&mut self) {
+        self.left = Left::default();
+        self.outboxes.clear();
+        self.asked.retain(|_, word| word.is_none());
+    }
+}
+
+/// The batch as its leader knows it.
+fn as_sent(plan: &LeftPlan) -> Arc<Plan> {
+    Arc::new(plan_of(plan, Rows { bytes: Vec::new(), meta: all_rows(plan) }))
 }
 
 /// What comes out of its waiting.
-pub(super) struct Back {
+pub(in crate::relay) struct Back {
     pub left: Left,
     /// Batches that are known to be stored, and the state file does not say so.
     pub unrecorded: BTreeSet<PlanId>,
@@ -58,7 +69,7 @@ pub(super) struct Back {
 
 impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Takes what can't be judged out of `left`: rows of these outboxes, which are `away`. `drafts`: one for each plan.
-    pub(super) fn leave_waiting(
+    pub(in crate::relay) fn leave_waiting(
         &mut self,
         left: &mut Left,
         drafts: &mut Vec<Draft>,
@@ -101,10 +112,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.recovery.waiting.outboxes.entry(outbox).or_insert(None);
         }
         for plan in waiting.plans.iter().filter(|plan| plan.state == PlanState::Planned) {
-            let asked = plan_of(plan, Rows { bytes: Vec::new(), meta: all_rows(plan) });
-            // Not whether a resend would be exact: there will be none.
-            self.sink.look_up(&Arc::new(asked), Sought::Stored);
-            self.recovery.waiting.asked.insert(plan.id, None);
+            let is_asked = self.recovery.waiting.asked.insert(plan.id, None).is_some();
+            // Whoever has it will answer first.
+            if !is_asked && !self.plans.contains_key(&plan.id) {
+                // Not whether a resend would be exact: there will be none.
+                self.sink.look_up(&as_sent(plan), Sought::Stored);
+            }
         }
         let known = &mut self.recovery.waiting.left;
         known.plans.append(&mut waiting.plans);
@@ -114,7 +127,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// Looks whether a table is there again, once a second.
-    pub(super) fn look_for_waiting(&mut self, now: Instant) {
+    pub(in crate::relay) fn look_for_waiting(&mut self, now: Instant) {
         let due = |ix: &&OutboxIx| self.intake.outboxes[usize::from(ix.0)].retry_at.is_none_or(|at| at <= now);
         let Some(ix) = self.recovery.waiting.outboxes.keys().find(due).copied() else { return };
         let mut matching = Matching::new(Cause::Back(ix), self.intake.outboxes.len(), now);
@@ -137,7 +150,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// What waited for this outbox's table, which is there. `None`: it waits on.
-    pub(super) fn take_back(&mut self, ix: OutboxIx, now: Instant) -> Option<Back> {
+    pub(in crate::relay) fn take_back(&mut self, ix: OutboxIx, now: Instant) -> Option<Back> {
         let Waiting { left, outboxes, asked } = &mut self.recovery.waiting;
         let since = *outboxes.get_mut(&ix)?.get_or_insert(now);
         let is_its = |plan: &mut LeftPlan| plan.rows.iter().any(|row| row.key.outbox == ix);
@@ -165,31 +178,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         Some(back)
     }
 
-    /// Rows that look like those of these plans are others in another table. Also for whoever comes after a crash.
-    pub(super) fn doubt_left(&mut self, left: &mut Left, another: &Another) {
-        for plan in &mut left.plans {
-            if plan.rows.iter().any(|row| another.is(row.key.outbox)) {
-                plan.other_file = true;
-                self.settling.doubt(plan.id);
-            }
+    /// A sender or a look-up has answered about a batch of before, which may be one that waits. `stored`: where it is.
+    pub(in crate::relay) fn waiting_is_answered(&mut self, plan: PlanId, stored: Option<i64>) {
+        let waiting = &mut self.recovery.waiting;
+        if let Some(offset) = stored {
+            waiting.hears(plan, &Evidence::StoredAt(offset));
+        } else if let Some(plan) = waiting.left.plans.iter().find(|left| left.id == plan) {
+            self.sink.look_up(&as_sent(plan), Sought::Stored);
         }
-        let gone = |row: &mut Quarantined| row.fault == Fault::Undeletable && another.is(row.key.outbox);
-        for row in left.quarantine.extract_if(.., gone) {
-            self.quarantine.release(row.key);
-        }
-    }
-
-    pub(super) fn doubt_waiting(&mut self, another: &Another) {
-        let mut left = std::mem::take(&mut self.recovery.waiting.left);
-        self.doubt_left(&mut left, another);
-        self.recovery.waiting.left = left;
-    }
-
-    /// The outbox's rows were looked for, after those of the others.
-    pub(super) fn came_back(&mut self, ix: OutboxIx, matching: Matching, now: Instant) -> Result<(), Fatal> {
-        if matching.away[usize::from(ix.0)] {
-            return Ok(());
-        }
-        self.judge_left(matching, Some(ix), now)
     }
 }
