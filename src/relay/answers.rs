@@ -4,8 +4,9 @@
 //! `Stored` moves the batch (I3). Does not know: error codes beyond the classes of [`Outcome`], SQL.
 
 use super::breaker::{PROBE_EVERY, Size, Verdict, is_about_size};
+use super::flight::{Doubt, Flight, Stage};
 use super::intake::by_outbox;
-use super::lanes::{Batch, Doubt, Flight, Phase, Standing};
+use super::lanes::{Batch, Standing};
 use super::ledger::Leaver;
 use super::planted::{self, Bug};
 use super::route::recut;
@@ -68,11 +69,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.answered_late(ix, plan, stored, now);
             return Ok(());
         }
-        let Some(flight) = self.intake.lanes[ix as usize].flight.take() else {
+        let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else {
             return Err(Fatal(format!("plan {} was answered and its lane has nothing in flight", plan.0)));
         };
-        if flight.plan.id != plan || !matches!(flight.phase, Phase::Sent { .. }) {
-            return Err(Fatal(format!("plan {} was answered in phase {:?}", plan.0, flight.phase)));
+        if flight.plan.id != plan || !matches!(flight.stage(), Stage::Sent { .. }) {
+            return Err(Fatal(format!("plan {} was answered in stage {:?}", plan.0, flight.stage())));
         }
         match outcome {
             Outcome::NotAppended(_) if planted::is(Bug::DeleteBeforeAck) => self.stored(ix, flight, -1, at, now),
@@ -86,8 +87,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Outcome::Unsure(_) if planted::is(Bug::OtherRowsUnderTheTriple) && self.has_as_many(ix, &flight) => {
                 let lane = &mut self.intake.lanes[ix as usize];
                 let rows = lane.collecting.take().map_or_else(Rows::default, |batch| batch.rows);
-                let plan = Arc::new(flight.plan.with_rows(recut(&rows, 0..flight.plan.rows.len())));
-                self.again(ix, Flight { plan, unsure: true, ..flight }, now);
+                flight.plan = Arc::new(flight.plan.with_rows(recut(&rows, 0..flight.plan.rows.len())));
+                flight.is_unsure_now();
+                self.again(ix, flight, now);
             }
             Outcome::OutOfSequence(_) if planted::is(Bug::OutOfSequenceAtItsWord) => self.next_epoch(ix, flight),
             Outcome::Stored { offset } => self.stored(ix, flight, offset, at, now),
@@ -95,10 +97,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.on_rejected(ix, flight, why, None, now);
             }
             Outcome::NotAppended(why) => {
-                let corrupt = if why.code == Some(CORRUPT_MESSAGE) { flight.corrupt + 1 } else { 0 };
-                let flight = Flight { corrupt, ..flight };
+                flight.corrupt = if why.code == Some(CORRUPT_MESSAGE) { flight.corrupt + 1 } else { 0 };
                 self.figures.not_appended.fetch_add(1, Relaxed);
-                if self.draining.is_some() && !flight.unsure {
+                if self.draining.is_some() && !flight.is_unsure() {
                     // No broker can have got it: it is not waited for, its rows stay in the table. That is no trouble of its broker's.
                     log::debug!("{}: {}; left for the next start", self.intake.lanes[ix as usize].target, why.text);
                     self.drop_flight(&flight);
@@ -111,11 +112,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.figures.unsure.fetch_add(1, Relaxed);
                 self.lane_trouble(ix, now, &why);
                 self.intake.lanes[ix as usize].trouble = true;
-                self.again(ix, Flight { unsure: true, ..flight }, now);
+                flight.is_unsure_now();
+                self.again(ix, flight, now);
             }
             Outcome::Refused(why) => self.refused(ix, flight, &why, now),
             Outcome::OutOfSequence(why) => {
-                let flight = Flight { out_of_sequence: flight.out_of_sequence + 1, ..flight };
+                flight.out_of_sequence += 1;
                 if flight.out_of_sequence >= OUT_OF_SEQUENCE_MAX {
                     self.lane_trouble(ix, now, &why);
                     self.ask(ix, flight, Doubt::OutOfSequence(why));
@@ -133,7 +135,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// A record of the batch is not taken.
     fn on_rejected(&mut self, ix: u32, flight: Flight, why: Why, records: Option<Vec<u32>>, now: Instant) {
         self.figures.rejected.fetch_add(1, Relaxed);
-        let doubtful = flight.unsure || flight.out_of_sequence > 0;
+        let doubtful = flight.is_unsure() || flight.out_of_sequence > 0;
         if doubtful && !planted::is(Bug::QuarantineAfterUnsure) {
             // Validation comes before the duplicate check: a batch that was stored can be answered so.
             self.lane_trouble(ix, now, &why);
@@ -148,20 +150,20 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn stranded(&mut self, ix: u32) {
         let lane = &mut self.intake.lanes[ix as usize];
         // What is sent is answered first, what is asked about too.
-        let Some(mut flight) = lane.flight.take_if(|flight| !flight.phase.is_out()) else { return };
+        let Some(mut flight) = lane.flight.take_if(|flight| !flight.stage().is_out()) else { return };
         self.waiting.retain(|waiting| *waiting != ix);
-        if flight.unsure {
+        if flight.is_unsure() {
             self.ask(ix, flight, Doubt::Left { whole: true });
             return;
         }
         self.sink_troubles.forget(Party::Lane(ix));
         self.intake.well_again(&mut flight);
-        let Flight { plan, again, phase, .. } = flight;
+        let (stage, Flight { plan, again, .. }) = (flight.stage(), flight);
         let lane = &mut self.intake.lanes[ix as usize];
         lane.standing = Standing::Running;
         lane.trouble = false;
         self.plans.remove(&plan.id);
-        if phase != Phase::Unrecorded {
+        if stage != Stage::Unrecorded {
             self.settling.forget(plan.id);
         }
         let run = plan.run;
@@ -183,10 +185,11 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The same rows under the same triple, later.
-    fn again(&mut self, ix: u32, flight: Flight, now: Instant) {
+    fn again(&mut self, ix: u32, mut flight: Flight, now: Instant) {
         let lane = &mut self.intake.lanes[ix as usize];
         let until = lane.backoff.next(now, &mut self.random);
-        lane.flight = Some(Flight { phase: Phase::Waiting { until }, ..flight });
+        flight.failed(until);
+        lane.flight = Some(flight);
         self.waiting.push(ix);
         self.intake.set_apart(ix);
         if self.intake.is_beyond(ix) {
@@ -201,7 +204,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.well_again(&mut flight);
         let rows = flight.plan.rows.len() as u64;
         // Of bytes that were given back only the uncompressed size is known; it is never smaller.
-        let (made_of, sent) = flight.without.map_or_else(
+        let (made_of, sent) = flight.without().map_or_else(
             || (flight.plan.rows.bytes.len(), flight.plan.sent_bytes()),
             |digest| (digest.bytes, digest.bytes),
         );
@@ -242,16 +245,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The topic, the clock or our permissions: every row is kept, the lane stops until a retry is accepted.
-    fn refused(&mut self, ix: u32, flight: Flight, why: &Why, now: Instant) {
+    fn refused(&mut self, ix: u32, mut flight: Flight, why: &Why, now: Instant) {
         self.figures.refused.fetch_add(1, Relaxed);
         self.lane_trouble(ix, now, why);
-        if self.draining.is_some() && !flight.unsure {
+        if self.draining.is_some() && !flight.is_unsure() {
             self.drop_flight(&flight);
             return;
         }
         let lane = &mut self.intake.lanes[ix as usize];
         lane.standing = Standing::Refused;
-        lane.flight = Some(Flight { phase: Phase::Waiting { until: now + REFUSED_RETRY }, ..flight });
+        flight.failed(now + REFUSED_RETRY);
+        lane.flight = Some(flight);
         self.waiting.push(ix);
         self.in_trouble(ix);
     }
@@ -259,12 +263,12 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// Before an end: nothing is waited for that no broker can have got. Its rows stay in the table.
     pub(super) fn drop_flight(&mut self, flight: &Flight) {
         self.plans.remove(&flight.plan.id);
-        if flight.again && flight.phase == Phase::Unrecorded {
+        if flight.again && flight.stage() == Stage::Unrecorded {
             self.intake.resends.keep_rows(&flight.plan.rows, flight.plan.run);
         } else if flight.again {
             // Its rows may have been published in another batch: who starts next goes on with this one, and with its message ids.
             self.summary.left_in_flight += if self.draining.is_some() { flight.plan.rows.len() as u64 } else { 0 };
-        } else if flight.phase != Phase::Unrecorded {
+        } else if flight.stage() != Stage::Unrecorded {
             self.settling.forget(flight.plan.id);
         }
     }
@@ -273,8 +277,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn rejected(&mut self, ix: u32, flight: Flight, why: &Why, records: Option<Vec<u32>>, now: Instant) {
         let mut flight = flight;
         self.intake.well_again(&mut flight);
-        let Flight { plan, seen, unsure, again, .. } = flight;
-        let again = again || unsure;
+        let again = flight.again || flight.is_unsure();
+        let Flight { plan, seen, .. } = flight;
         self.plans.remove(&plan.id);
         let (id, run, sent) = (plan.id, plan.run, plan.sent_bytes());
         let rows = take_rows(plan);

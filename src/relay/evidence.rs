@@ -4,8 +4,9 @@
 //! counted. Does not know: how a leader is asked.
 
 use super::answers::take_rows;
+use super::flight::{Doubt, Flight, Stage};
 use super::intake::without_records;
-use super::lanes::{Batch, Doubt, EPOCH_MAX, Flight, Phase, Standing};
+use super::lanes::{Batch, EPOCH_MAX, Standing};
 use super::planted::{self, Bug};
 use super::{Fatal, Party, Producer, Relay};
 use crate::model::{Evidence, Plan, PlanId, Triple, Why};
@@ -29,16 +30,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// `asked`: the batch as its leader knows it, whatever became of its rows since. While somebody still has it, it is asked later.
-    pub(super) fn ask_about(&mut self, asked: Arc<Plan>, ix: u32, flight: Flight, doubt: Doubt) {
+    pub(super) fn ask_about(&mut self, asked: Arc<Plan>, ix: u32, mut flight: Flight, doubt: Doubt) {
         let lane = &mut self.intake.lanes[ix as usize];
-        let (phase, asked) = if lane.unanswered.is_some() && !planted::is(Bug::AskedBeforeTheAnswer) {
-            (Phase::Unanswered, Some(asked))
+        let asked = if lane.unanswered.is_some() && !planted::is(Bug::AskedBeforeTheAnswer) {
+            Some(asked)
         } else {
             self.sink.look_up(&asked, doubt.sought());
-            (Phase::Asking, None)
+            None
         };
         lane.standing = Standing::Asking;
-        lane.flight = Some(Flight { phase, asked, doubt: Some(doubt), ..flight });
+        flight.asks(doubt, asked);
+        lane.flight = Some(flight);
         self.in_trouble(ix);
     }
 
@@ -67,18 +69,18 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(ix) = lane else {
             return Err(Fatal(format!("the sink told of plan {}, which is not in flight", plan.0)));
         };
-        let Some(flight) = self.intake.lanes[ix as usize].flight.take() else {
+        let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else {
             return Err(Fatal(format!("the sink told of plan {} and its lane has nothing in flight", plan.0)));
         };
-        if flight.plan.id != plan || flight.phase != Phase::Asking {
-            return Err(Fatal(format!("the sink told of plan {} in phase {:?}", plan.0, flight.phase)));
+        if flight.plan.id != plan || flight.stage() != Stage::Asking {
+            return Err(Fatal(format!("the sink told of plan {} in stage {:?}", plan.0, flight.stage())));
         }
         let about_rows =
             !matches!(evidence, Evidence::StoredAt(_) | Evidence::PartitionGone(_) | Evidence::OtherCluster(_));
-        if flight.without.is_some() && about_rows && self.draining.is_none() {
+        if flight.without().is_some() && about_rows && self.draining.is_none() {
             self.waiting.push(ix);
-            let told = Some(evidence);
-            self.intake.lanes[ix as usize].flight = Some(Flight { phase: Phase::Unread, told, ..flight });
+            flight.was_told(evidence);
+            self.intake.lanes[ix as usize].flight = Some(flight);
             return Ok(());
         }
         self.sink_troubles.over(now, Party::Lane(ix));
@@ -110,7 +112,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 // By a clock that went back nothing is young. The same triple is dropped by a leader that still knows us.
                 let age = flight.unanswered_for(now, self.clock.wall());
                 let young = self.wall.is_right() && age < KNOWN_FOR;
-                let known = flight.doubt == Some(Doubt::Left { whole: true }) && young;
+                let known = flight.doubt() == Some(&Doubt::Left { whole: true }) && young;
                 self.not_there(ix, flight, Some(&why).filter(|_| !known), now);
             }
             Evidence::PartitionGone(why) => {
@@ -124,18 +126,17 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     }
 
     /// The same rows under the same triple.
-    fn same_again(&mut self, ix: u32, flight: Flight, now: Instant) {
+    fn same_again(&mut self, ix: u32, mut flight: Flight, now: Instant) {
         self.waiting.push(ix);
-        let asked_at = Some((now, self.clock.wall()));
-        self.intake.lanes[ix as usize].flight =
-            Some(Flight { phase: Phase::Unsent, out_of_sequence: 0, doubt: None, asked_at, ..flight });
+        flight.is_cleared((now, self.clock.wall()));
+        self.intake.lanes[ix as usize].flight = Some(flight);
     }
 
     /// It was not found in the log. `doubt`: and that proves nothing.
-    fn not_there(&mut self, ix: u32, flight: Flight, doubt: Option<&Why>, now: Instant) {
+    fn not_there(&mut self, ix: u32, mut flight: Flight, doubt: Option<&Why>, now: Instant) {
         let (target, rows) = (flight.plan.target.to_string(), flight.plan.rows.len());
         let because = |otherwise: &str| doubt.map_or_else(|| otherwise.to_owned(), ToString::to_string);
-        match flight.doubt.clone() {
+        match flight.doubt().cloned() {
             Some(Doubt::Left { whole: true }) | None => {
                 if let Some(why) = doubt {
                     self.count_unsure(&target, rows, &why.to_string());
@@ -157,7 +158,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             Some(Doubt::Rejected { why, records }) => {
                 // Not stored before: now the rejection can be believed.
                 self.count_unsure(&target, rows, &because("a record was rejected after an attempt without an answer"));
-                self.rejected(ix, Flight { unsure: true, ..flight }, &why, records, now);
+                flight.is_unsure_now();
+                self.rejected(ix, flight, &why, records, now);
             }
         }
     }
@@ -165,7 +167,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     /// The rows in a batch of their own, under a higher epoch: its append fences late copies of the old one.
     pub(super) fn next_epoch(&mut self, ix: u32, mut flight: Flight) {
         self.intake.well_again(&mut flight);
-        let Flight { plan, seen, next_epoch, doubt, .. } = flight;
+        let is_refused = matches!(flight.doubt(), Some(Doubt::OutOfSequence(_)));
+        let Flight { plan, seen, next_epoch, .. } = flight;
         self.plans.remove(&plan.id);
         let (old, old_triple, cluster, run) = (plan.id, plan.triple, plan.cluster.clone(), plan.run);
         let rows = take_rows(plan);
@@ -177,9 +180,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let ours = lane.is_known_as(old_triple.producer_id);
         if ours || next_epoch > EPOCH_MAX {
             if ours {
-                match doubt {
-                    Some(Doubt::OutOfSequence(_)) => lane.epoch_refused(),
-                    _ => lane.bump_epoch(),
+                if is_refused {
+                    lane.epoch_refused();
+                } else {
+                    lane.bump_epoch();
                 }
                 if !lane.has_identity() {
                     self.producer = Producer::Unknown;
@@ -195,8 +199,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let triple = Triple { producer_id: old_triple.producer_id, epoch: next_epoch, first_sequence: 0 };
         let first_attempt = self.clock.wall();
         let plan = self.new_plan(ix, triple, cluster, run, first_attempt, rows);
-        let next_epoch = self.epoch_after(triple.epoch);
-        self.fly(ix, Flight { again: true, next_epoch, ..Flight::new(plan, seen) });
+        let mut flight = Flight::new(plan, seen);
+        flight.again = true;
+        flight.next_epoch = self.epoch_after(triple.epoch);
+        self.fly(ix, flight);
     }
 
     /// Of an earlier run's producer id: some are left out, for a state file that was put back does not know of those that were used after

@@ -4,19 +4,16 @@
 //! appended sticks until it is acknowledged (I3). Does not know: SQL, sockets, other lanes.
 
 use super::backoff::Backoff;
-use crate::model::{Evidence, Plan, PlanId, Rows, RunId, Sought, Target, Triple, Why};
+use super::flight::{Flight, Stage};
+use crate::model::{PlanId, Rows, RunId, Target, Triple};
 use outboxd_kafka::record_batch::sequence_after;
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-use xxhash_rust::xxh3::xxh3_128;
+use std::time::{Duration, Instant};
 
 /// A lane whose batch was not answered for so long is in trouble and travels alone.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A full lane whose batch is on its way for less than this will have room soon: a look waits for it instead of passing it by.
 const SOON: Duration = Duration::from_millis(50);
-/// A wall clock that is behind an earlier stamp by less was put right by a time server.
-pub const CLOCK_BACK_MAX: Duration = Duration::from_secs(5 * 60);
 /// Refused epochs in a row before a new producer id is taken.
 const EPOCHS_REFUSED_MAX: u32 = 3;
 /// The highest epoch before a new producer id is needed; the broker refuses to go beyond.
@@ -34,135 +31,6 @@ pub struct Batch {
     pub alone: bool,
     /// When the earliest commit among the rows was noticed.
     pub seen: Instant,
-}
-
-/// Where the one batch in flight stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Planned, not yet in the state file.
-    Unrecorded,
-    /// In the state file, not yet handed over.
-    Unsent,
-    /// Handed over; its outcome will come.
-    Sent { at: Instant },
-    /// The last attempt failed; the same rows go again under the same triple.
-    Waiting { until: Instant },
-    /// Its bytes were given back: its rows are read again before it is sent, or before what its leader said is followed.
-    Unread,
-    /// Nothing is sent before the partition's leader has said what became of it.
-    Asking,
-    /// The relay has started again, and a sender or a look-up has not answered yet what it was given before. Then its leader is asked.
-    Unanswered,
-}
-
-impl Phase {
-    /// A sender or a look-up has it, and will answer.
-    pub fn is_out(self) -> bool {
-        matches!(self, Phase::Sent { .. } | Phase::Asking | Phase::Unanswered)
-    }
-
-    /// It waits for its next attempt, or for somebody's word: for how long nobody knows.
-    pub fn is_stuck(self) -> bool {
-        matches!(self, Phase::Waiting { .. } | Phase::Unread | Phase::Asking | Phase::Unanswered)
-    }
-}
-
-/// Why the leader is asked what became of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// It may have been stored, and its rows were looked for again: an earlier run planned it, or its bytes were given back.
-    /// `whole`: all of them are still as they were.
-    Left { whole: bool },
-    /// The current leader refuses its sequence, again and again.
-    OutOfSequence(Why),
-    /// A record was rejected after an attempt that may have been stored: validation comes before the duplicate check.
-    Rejected { why: Why, records: Option<Vec<u32>> },
-}
-
-impl Doubt {
-    /// What is to be found out.
-    pub fn sought(&self) -> Sought {
-        match self {
-            // With all of its rows it may go again under the same triple.
-            Doubt::Left { whole: true } => Sought::Resend,
-            Doubt::Left { whole: false } | Doubt::OutOfSequence(_) | Doubt::Rejected { .. } => Sought::Stored,
-        }
-    }
-}
-
-/// The records of a batch whose bytes were given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest {
-    pub bytes: usize,
-    hash: u128,
-}
-
-impl Digest {
-    pub fn of(bytes: &[u8]) -> Self {
-        Digest { bytes: bytes.len(), hash: xxh3_128(bytes) }
-    }
-}
-
-/// A lane's batch between plan and acknowledgement.
-#[derive(Debug)]
-pub struct Flight {
-    pub plan: Arc<Plan>,
-    pub phase: Phase,
-    pub seen: Instant,
-    /// Any attempt may have been appended (I3: sticks).
-    pub unsure: bool,
-    /// Rows of it may have been published before, in another batch.
-    pub again: bool,
-    /// Answers 45, 47 or 59 in a row.
-    pub out_of_sequence: u32,
-    /// Answers CORRUPT_MESSAGE in a row.
-    pub corrupt: u32,
-    /// What is asked of the leader, or was.
-    pub doubt: Option<Doubt>,
-    /// The epoch of a batch that takes this one's place under its producer id.
-    pub next_epoch: i16,
-    /// When the leader last said what it remembers of us: a resend was certain then.
-    pub asked_at: Option<(Instant, SystemTime)>,
-    /// It is counted with what waits for a broker.
-    pub apart: bool,
-    /// Its bytes were given back: what they were. A triple stands for the same bytes, for ever.
-    pub without: Option<Digest>,
-    /// What the leader said, until its rows are read again.
-    pub told: Option<Evidence>,
-    /// What its leader is asked about, where that has to wait ([`Phase::Unanswered`]): all of its rows, whatever became of them since.
-    pub asked: Option<Arc<Plan>>,
-}
-
-impl Flight {
-    pub fn new(plan: Arc<Plan>, seen: Instant) -> Self {
-        let next_epoch = plan.triple.epoch.saturating_add(1);
-        Flight {
-            plan,
-            phase: Phase::Unrecorded,
-            seen,
-            unsure: false,
-            again: false,
-            out_of_sequence: 0,
-            corrupt: 0,
-            doubt: None,
-            next_epoch,
-            asked_at: None,
-            apart: false,
-            without: None,
-            told: None,
-            asked: None,
-        }
-    }
-
-    /// For how long the leader may not have heard of us: since the first attempt, or since it was asked. Of two clocks the one that
-    /// says more, as the other does not run while the machine sleeps; by a wall clock that went back it may be any time.
-    pub fn unanswered_for(&self, now: Instant, wall: SystemTime) -> Duration {
-        let (at, first) = self.asked_at.unwrap_or((self.seen, self.plan.first_attempt));
-        let by_wall = wall
-            .duration_since(first)
-            .unwrap_or_else(|error| if error.duration() > CLOCK_BACK_MAX { Duration::MAX } else { Duration::ZERO });
-        now.saturating_duration_since(at).max(by_wall)
-    }
 }
 
 /// Whether a lane takes and sends rows.
@@ -240,7 +108,7 @@ impl Lane {
         if self.flight.is_some() || self.replacing.is_some() {
             self.bump_epoch();
         }
-        let out = self.flight.take().filter(|flight| flight.phase.is_out());
+        let out = self.flight.take().filter(|flight| flight.stage().is_out());
         self.unanswered = self.unanswered.or(out.map(|flight| flight.plan.id));
         self.trouble = self.unanswered.is_some();
         self.standing = if self.trouble { Standing::Asking } else { Standing::Running };
@@ -268,10 +136,10 @@ impl Lane {
     pub fn room_soon(&self, now: Instant) -> bool {
         match &self.flight {
             None => self.standing == Standing::Running,
-            Some(flight) => match flight.phase {
-                Phase::Sent { at } => !self.trouble && now.duration_since(at) < SOON,
-                Phase::Unrecorded | Phase::Unsent => !self.trouble,
-                Phase::Waiting { .. } | Phase::Unread | Phase::Asking | Phase::Unanswered => false,
+            Some(flight) => match flight.stage() {
+                Stage::Sent { at } => !self.trouble && now.duration_since(at) < SOON,
+                Stage::Unrecorded | Stage::Recorded => !self.trouble,
+                Stage::Waiting { .. } | Stage::Unread | Stage::Asking | Stage::Unanswered => false,
             },
         }
     }

@@ -16,6 +16,7 @@ mod at_disk;
 mod backoff;
 mod breaker;
 mod evidence;
+pub mod flight;
 mod gauges;
 mod intake;
 pub mod lanes;

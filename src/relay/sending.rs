@@ -4,7 +4,8 @@
 //! Promises: nothing is sent that is not in the state file; a batch once planned keeps its rows and its triple. Does not know: rows.
 
 use super::evidence::KNOWN_FOR;
-use super::lanes::{Flight, LATE_AFTER, Phase, Standing};
+use super::flight::{Flight, Stage};
+use super::lanes::{LATE_AFTER, Standing};
 use super::{LATE_CHECK_EVERY, Producer, Relay};
 use crate::failpoint;
 use crate::model::{ClusterId, Plan, PlanId, Rows, RunId, SentForm, Triple};
@@ -50,7 +51,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.producer = Producer::Asked;
             self.sink.producer();
         }
-        let unrecorded = self.waiting.iter().any(|ix| self.phase_is(*ix, Phase::Unrecorded));
+        let unrecorded = self.waiting.iter().any(|ix| self.stage_is(*ix, Stage::Unrecorded));
         let ready = self.can_dispatch() && !self.intake.ready.is_empty();
         if !ready && !unrecorded {
             self.send_unsent(now);
@@ -77,8 +78,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
     }
 
-    fn phase_is(&self, ix: u32, phase: Phase) -> bool {
-        self.intake.lanes[ix as usize].flight.as_ref().is_some_and(|flight| flight.phase == phase)
+    fn stage_is(&self, ix: u32, stage: Stage) -> bool {
+        self.intake.lanes[ix as usize].flight.as_ref().is_some_and(|flight| flight.stage() == stage)
     }
 
     fn could_not_sync(&mut self, error: SourceError, now: Instant) {
@@ -108,7 +109,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let triple = lane.number(batch.rows.len());
             let (topic, partition) = (lane.topic, lane.target.partition);
             let plan = self.new_plan(ix, triple, self.cluster.clone(), batch.run, first_attempt, batch.rows);
-            self.fly(ix, Flight { again: batch.again, ..Flight::new(plan, batch.seen) });
+            let mut flight = Flight::new(plan, batch.seen);
+            flight.again = batch.again;
+            self.fly(ix, flight);
             self.intake.turn_null_partition(topic, partition);
             self.figures.batches.fetch_add(1, Relaxed);
         }
@@ -158,7 +161,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             .iter()
             .filter_map(|ix| {
                 let lane = &lanes[*ix as usize];
-                let flight = lane.flight.as_ref().filter(|flight| flight.phase == Phase::Unrecorded)?;
+                let flight = lane.flight.as_ref().filter(|flight| flight.stage() == Stage::Unrecorded)?;
                 Some(Unrecorded { lane: *ix, replacing: lane.replacing, plan: [flight.plan.clone()] })
             })
             .collect();
@@ -215,7 +218,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let lane = &mut self.intake.lanes[lane as usize];
             lane.replacing = None;
             if let Some(flight) = &mut lane.flight {
-                flight.phase = Phase::Unsent;
+                flight.recorded();
             }
         }
         true
@@ -231,14 +234,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let lane = &mut self.intake.lanes[*ix as usize];
             let manner = if lane.trouble { Manner::Alone } else { Manner::Merged };
             let Some(flight) = &mut lane.flight else { return false };
-            if flight.phase != Phase::Unsent {
-                return !flight.phase.is_out();
+            if flight.stage() != Stage::Recorded {
+                return !flight.stage().is_out();
             }
             if self.sink.send(&flight.plan, manner).is_err() {
                 return true;
             }
             failpoint::hit("sent");
-            flight.phase = Phase::Sent { at: now };
+            flight.sent(now);
             false
         });
         self.waiting = waiting;
@@ -250,13 +253,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         for ix in &self.waiting {
             let lane = &mut self.intake.lanes[*ix as usize];
             if let Some(flight) = &mut lane.flight
-                && let Phase::Waiting { until } = flight.phase
+                && let Stage::Waiting { until } = flight.stage()
                 && until <= now
             {
-                if flight.unsure && flight.unanswered_for(now, self.clock.wall()) >= KNOWN_FOR {
+                if flight.is_unsure() && flight.unanswered_for(now, self.clock.wall()) >= KNOWN_FOR {
                     forgotten.push(*ix);
                 } else {
-                    flight.phase = if flight.without.is_some() { Phase::Unread } else { Phase::Unsent };
+                    flight.goes_again();
                 }
             }
         }
@@ -270,7 +273,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let mut late: Vec<u32> = Vec::new();
         for ix in self.plans.values() {
             let lane = &self.intake.lanes[*ix as usize];
-            let Some(Phase::Sent { at }) = lane.flight.as_ref().map(|flight| flight.phase) else { continue };
+            let Some(Stage::Sent { at }) = lane.flight.as_ref().map(Flight::stage) else { continue };
             if !lane.trouble && now.duration_since(at) >= LATE_AFTER {
                 late.push(*ix);
             }
@@ -288,13 +291,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     pub(super) fn lane_deadline(&self, ix: u32, now: Instant) -> Option<Instant> {
         let lane = &self.intake.lanes[ix as usize];
-        match lane.flight.as_ref()?.phase {
-            Phase::Unrecorded => Some(self.dispatch_at.unwrap_or(now)),
-            Phase::Unsent if !self.wall.is_right() => Some(now + CLOCK_RETRY),
-            Phase::Unsent => Some(now + FULL_RETRY),
-            Phase::Unread => self.reading.again_at(now),
-            Phase::Sent { .. } | Phase::Asking | Phase::Unanswered => None,
-            Phase::Waiting { until } => Some(until),
+        match lane.flight.as_ref()?.stage() {
+            Stage::Unrecorded => Some(self.dispatch_at.unwrap_or(now)),
+            Stage::Recorded if !self.wall.is_right() => Some(now + CLOCK_RETRY),
+            Stage::Recorded => Some(now + FULL_RETRY),
+            Stage::Unread => self.reading.again_at(now),
+            Stage::Sent { .. } | Stage::Asking | Stage::Unanswered => None,
+            Stage::Waiting { until } => Some(until),
         }
     }
 }

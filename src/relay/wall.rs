@@ -4,7 +4,7 @@
 //! Promises: pure; nothing is sent by a clock that is surely wrong, and none that is right is disbelieved for ever. Does not know: what
 //! is sent.
 
-use super::lanes::CLOCK_BACK_MAX;
+use super::flight::CLOCK_BACK_MAX;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A machine that has been up for so long has had its time from a server: if it is still behind the last stamp, that one was wrong. Without

@@ -4,7 +4,8 @@
 
 use super::{Intake, by_outbox, without_records};
 use crate::model::{Plan, Rows, SentForm};
-use crate::relay::lanes::{Batch, Digest, Flight};
+use crate::relay::flight::Flight;
+use crate::relay::lanes::Batch;
 use crate::relay::ledger::Leaver;
 use std::sync::Arc;
 
@@ -67,25 +68,23 @@ impl Intake {
             return;
         }
         flight.apart |= self.memory.set_apart(flight.plan.rows.len(), flight.plan.rows.bytes.len());
-        if (large || !flight.apart) && flight.phase.is_stuck() {
+        if (large || !flight.apart) && flight.stage().is_stuck() {
             self.strip(ix);
         }
     }
 
     /// The bytes of a batch that waits are given back.
     pub fn strip(&mut self, ix: u32) {
-        let Some(flight) = self.lanes[ix as usize].flight.take_if(|flight| flight.without.is_none()) else { return };
-        let Flight { plan, apart, .. } = flight;
-        let (rows, bytes) = (plan.rows.len(), plan.rows.bytes.len());
-        if apart {
+        let Some(flight) = self.lanes[ix as usize].flight.take_if(|flight| flight.without().is_none()) else { return };
+        let (rows, bytes) = (flight.plan.rows.len(), flight.plan.rows.bytes.len());
+        if flight.apart {
             self.memory.give_apart(rows, bytes);
         } else {
             self.memory.give(rows, bytes);
         }
         self.memory.take_apart(rows, 0);
-        let without = Some(Digest::of(&plan.rows.bytes));
-        let plan = self.stripped(plan);
-        self.lanes[ix as usize].flight = Some(Flight { plan, apart: true, without, ..flight });
+        let flight = flight.stripped(|plan| self.stripped(plan));
+        self.lanes[ix as usize].flight = Some(flight);
     }
 
     /// The lane's batch has come out of its waiting: what becomes of its rows is counted as everybody's.

@@ -77,7 +77,7 @@ impl Intake {
         lane.standing == Standing::Running
             && lane.noted_offset.is_some()
             && self.topics[lane.topic as usize].breaker.admits(ix, lane)
-            && !lane.flight.as_ref().is_some_and(|flight| lane.trouble || flight.apart || flight.phase.is_stuck())
+            && !lane.flight.as_ref().is_some_and(|flight| lane.trouble || flight.apart || flight.stage().is_stuck())
     }
 
     /// Whether the leaver could take rows of this outbox now.

@@ -9,7 +9,8 @@ use crate::ports::{Clock, Journal, Sink, Source, SourceError};
 use crate::relay::answers::take_rows;
 use crate::relay::backoff::Backoff;
 use crate::relay::evidence::KNOWN_FOR;
-use crate::relay::lanes::{Digest, Doubt, Flight, Phase, Standing};
+use crate::relay::flight::{Digest, Doubt, Flight, Stage};
+use crate::relay::lanes::Standing;
 use crate::relay::recovery::SKIPPED_ROWS_MAX;
 use crate::relay::recovery::in_order;
 use crate::relay::{Fatal, Limits, Party, Producer, Relay};
@@ -81,7 +82,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let Some(mut search) = self.reading.again.search.take() else { return Ok(()) };
         let flight = self.intake.lanes[search.lane as usize].flight.as_ref();
-        let same = |flight: &Flight| flight.phase == Phase::Unread && Arc::ptr_eq(&flight.plan, &search.plan);
+        let same = |flight: &Flight| flight.stage() == Stage::Unread && Arc::ptr_eq(&flight.plan, &search.plan);
         if !flight.is_some_and(same) {
             self.give_up_search(&search);
             return Ok(());
@@ -103,7 +104,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     self.waiting.push(search.lane);
                     let away = matches!(error, SourceError::NotThere(_) | SourceError::NotAnOutbox { .. });
                     let flight = self.intake.lanes[search.lane as usize].flight.as_ref();
-                    if away && flight.is_some_and(never_sent) {
+                    if away && flight.is_some_and(Flight::never_sent) {
                         self.unplan(search.lane);
                     }
                 }
@@ -124,8 +125,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let unread = |ix: &u32| {
             let flight =
-                self.intake.lanes[*ix as usize].flight.as_ref().filter(|flight| flight.phase == Phase::Unread)?;
-            let bytes = flight.without.map_or(0, |digest| digest.bytes);
+                self.intake.lanes[*ix as usize].flight.as_ref().filter(|flight| flight.stage() == Stage::Unread)?;
+            let bytes = flight.without().map_or(0, |digest| digest.bytes);
             Some((self.intake.lanes[*ix as usize].backoff.failures(), *ix, bytes))
         };
         let mut unread: Vec<(u32, u32, usize)> = self.waiting.iter().filter_map(unread).collect();
@@ -161,7 +162,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             let Some(flight) = &self.intake.lanes[other as usize].flight else { continue };
             let theirs = flight.plan.rows.bytes.len();
             let alike = memory.is_large(theirs) == memory.is_large(bytes);
-            if theirs > 0 && flight.apart && flight.phase.is_stuck() && alike {
+            if theirs > 0 && flight.apart && flight.stage().is_stuck() && alike {
                 others.push(other);
                 given += theirs;
             }
@@ -238,37 +239,35 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             there[*place] = true;
         }
         let rows = in_order(rows, &places);
-        let whole = rows.len() == plan.rows.len() && flight.without == Some(Digest::of(&rows.bytes));
+        let whole = rows.len() == plan.rows.len() && flight.without() == Some(Digest::of(&rows.bytes));
         let gone = plan.rows.meta.iter().zip(&there).filter(|(_, there)| !**there);
         let gone: Vec<RowMeta> = gone.map(|(meta, _)| *meta).collect();
-        if rows.is_empty() || (!whole && never_sent(&flight)) {
+        if rows.is_empty() || (!whole && flight.never_sent()) {
             self.intake.lanes[ix as usize].flight = Some(flight);
             self.unplan(ix);
             return Ok(());
         }
         self.intake.memory.give_apart(plan.rows.len(), 0);
         self.intake.memory.take_apart(rows.len(), rows.bytes.len());
-        flight.plan = Arc::new(plan.with_rows(rows));
-        flight.without = None;
+        flight.has_rows_again(rows);
         self.let_go_of(&gone);
-        let told = flight.told.take();
-        if !whole && flight.doubt != Some(Doubt::Left { whole: false }) {
+        if !whole && flight.doubt() != Some(&Doubt::Left { whole: false }) {
             // The leader knows the batch by the number of all its rows, whatever became of them since.
             self.waiting.retain(|other| *other != ix);
             self.ask_about(plan, ix, flight, Doubt::Left { whole: false });
             return Ok(());
         }
-        let Some(told) = told else {
-            let forgotten = flight.unsure && flight.unanswered_for(now, self.clock.wall()) >= KNOWN_FOR;
-            self.intake.lanes[ix as usize].flight = Some(Flight { phase: Phase::Unsent, ..flight });
+        let Some(word) = flight.was_read() else {
+            let forgotten = flight.is_unsure() && flight.unanswered_for(now, self.clock.wall()) >= KNOWN_FOR;
+            self.intake.lanes[ix as usize].flight = Some(flight);
             if forgotten {
                 self.ask_before_resend(ix);
             }
             return Ok(());
         };
         self.waiting.retain(|other| *other != ix);
-        self.intake.lanes[ix as usize].flight = Some(Flight { phase: Phase::Asking, ..flight });
-        self.on_evidence(plan.id, told, now)
+        self.intake.lanes[ix as usize].flight = Some(flight);
+        self.on_evidence(plan.id, word, now)
     }
 
     /// Rows that the application changed or removed while their batch was under way: what lies there is looked at anew.
@@ -284,7 +283,8 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else { return };
         self.waiting.retain(|other| *other != ix);
         self.intake.well_again(&mut flight);
-        let Flight { plan, again, unsure, .. } = flight;
+        let again = flight.again || flight.is_unsure();
+        let plan = flight.plan;
         self.plans.remove(&plan.id);
         self.sink_troubles.forget(Party::Lane(ix));
         let lane = &mut self.intake.lanes[ix as usize];
@@ -301,7 +301,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         }
         let run = plan.run;
         let rows = take_rows(plan);
-        if again || unsure {
+        if again {
             self.intake.resends.keep_rows(&rows, run);
         }
         // What was collected meanwhile lies behind them.
@@ -310,9 +310,4 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.forget_replaced(ix);
         self.intake.make_ready(ix);
     }
-}
-
-/// Nothing of the batch can have been appended.
-fn never_sent(flight: &Flight) -> bool {
-    !flight.unsure && flight.out_of_sequence == 0 && flight.doubt.is_none()
 }

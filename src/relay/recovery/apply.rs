@@ -13,7 +13,7 @@ use crate::model::{
 };
 use crate::ports::{Clock, Journal, Sink, Source};
 use crate::relay::Relay;
-use crate::relay::lanes::{Doubt, Flight};
+use crate::relay::flight::{Doubt, Flight};
 use crate::relay::planted::{self, Bug};
 use crate::relay::route::recut;
 use std::collections::HashMap;
@@ -205,7 +205,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.plans.insert(plan.id, ix);
         let highest = session.highest_epochs.get(&(&left.target, left.triple.producer_id)).copied();
         let next_epoch = self.epoch_after(highest.unwrap_or(left.triple.epoch));
-        let flight = Flight { unsure: true, next_epoch, ..Flight::new(plan, session.now) };
+        let flight = Flight::left(plan, next_epoch, session.now);
         self.ask_about(asked, ix, flight, Doubt::Left { whole: sought == Sought::Resend });
     }
 

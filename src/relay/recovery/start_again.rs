@@ -6,7 +6,8 @@
 use super::matching::{Cause, Matching};
 use crate::model::{Another, PlanId};
 use crate::ports::{Clock, Journal, Sink, Source};
-use crate::relay::lanes::{Phase, Standing};
+use crate::relay::flight::Stage;
+use crate::relay::lanes::Standing;
 use crate::relay::reading::RETRY_EVERY;
 use crate::relay::{Producer, Relay};
 use std::time::Instant;
@@ -62,7 +63,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.journal_trouble.over(now);
         self.plans.retain(|plan, ix| {
             let lane = &self.intake.lanes[*ix as usize];
-            let is_out = lane.flight.as_ref().is_some_and(|flight| flight.phase.is_out());
+            let is_out = lane.flight.as_ref().is_some_and(|flight| flight.stage().is_out());
             is_out || lane.unanswered == Some(*plan)
         });
         self.waiting.clear();
@@ -87,7 +88,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             lane.queued = false;
             let unsent = lane
                 .flight
-                .take_if(|flight| lane.standing != Standing::Asking && !flight.unsure && !flight.phase.is_out());
+                .take_if(|flight| lane.standing != Standing::Asking && !flight.is_unsure() && !flight.stage().is_out());
             if let Some(flight) = unsent {
                 self.drop_flight(&flight);
             }
@@ -115,7 +116,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         lane.unanswered = None;
         lane.standing = Standing::Running;
         lane.trouble = false;
-        let Some(mut flight) = lane.flight.take_if(|flight| flight.phase == Phase::Unanswered) else {
+        let Some(mut flight) = lane.flight.take_if(|flight| flight.stage() == Stage::Unanswered) else {
             self.waiting_is_answered(plan, stored);
             if stored.is_some() {
                 self.accepted(ix, 0, now);
@@ -124,10 +125,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         };
         self.plans.insert(plan, ix);
-        let (asked, doubt) = (flight.asked.take(), flight.doubt.clone());
         if let Some(offset) = stored {
             self.stored(ix, flight, offset, now, now);
-        } else if let Some((asked, doubt)) = asked.zip(doubt) {
+        } else if let Some((asked, doubt)) = flight.take_asked() {
             self.ask_about(asked, ix, flight, doubt);
         }
     }
