@@ -32,7 +32,14 @@ const CHANNELS: &[&str] = &["crossbeam_channel"];
 const PROCESSES: &[&str] = &["std::process", "rustix::process"];
 const SQL: &[&str] = &["rusqlite", "libsqlite3_sys"];
 /// A clock that the relay is not given is one that the simulation can't turn.
-const CLOCKS: &[&str] = &["std::time::Instant::now", "std::time::SystemTime::now", "Instant::now", "SystemTime::now"];
+const CLOCKS: &[&str] = &[
+    "std::time::Instant::now",
+    "std::time::SystemTime::now",
+    "Instant::now",
+    "SystemTime::now",
+    "jiff::Timestamp::now",
+    "jiff::Zoned::now",
+];
 
 /// Data, and functions of their arguments.
 const PURE: &[&[&str]] = &[FILES, SOCKETS, STREAMS, THREADS, CHANNELS, SQL, PROCESSES, CLOCKS];

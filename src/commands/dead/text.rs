@@ -4,6 +4,7 @@
 
 use super::choose::Dead;
 use crate::model::Fault;
+use jiff::Timestamp;
 use serde_json::json;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -78,21 +79,10 @@ pub fn one_line(text: &str, characters_max: usize) -> String {
     line
 }
 
-/// `2023-11-14T22:13:20Z`.
+/// `2023-11-14T22:13:20Z`. One before 1970, or after the calendar's last year, counts as its border.
 pub fn time(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date of the Gregorian calendar, by eras of 400 years that begin in March (Howard Hinnant, "chrono-Compatible
-    // Low-Level Date Algorithms").
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+    let time = if time < UNIX_EPOCH { Ok(Timestamp::UNIX_EPOCH) } else { Timestamp::try_from(time) };
+    format!("{:.0}", time.unwrap_or(Timestamp::MAX))
 }
 
 #[cfg(test)]
