@@ -53,6 +53,25 @@ pub struct RunArgs {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "database", conflicts_with = "stdout")]
     pub bootstrap_servers: Vec<String>,
 
+    #[command(flatten)]
+    pub security: SecurityArgs,
+
+    /// outboxd's own file [default: the database's path with -outboxd added]
+    #[arg(long, value_name = "FILE", requires = "database")]
+    pub state: Option<PathBuf>,
+
+    /// Print each record as one line of JSON instead of sending it, and delete its row
+    #[arg(long)]
+    pub stdout: bool,
+
+    /// Only print what is waiting: send nothing, delete nothing, lock nothing
+    #[arg(long, conflicts_with = "stdout")]
+    pub dry_run: bool,
+}
+
+/// How Kafka is connected to, and as whom.
+#[derive(Clone, Debug, Args)]
+pub struct SecurityArgs {
     /// How to connect: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL [default: PLAINTEXT]
     #[arg(long, value_name = "PROTOCOL", requires = "bootstrap_servers")]
     pub security_protocol: Option<String>,
@@ -72,18 +91,6 @@ pub struct RunArgs {
     /// The file with the password, or the name of one of systemd's credentials
     #[arg(long, value_name = "FILE", requires = "bootstrap_servers")]
     pub password_file: Option<String>,
-
-    /// outboxd's own file [default: the database's path with -outboxd added]
-    #[arg(long, value_name = "FILE", requires = "database")]
-    pub state: Option<PathBuf>,
-
-    /// Print each record as one line of JSON instead of sending it, and delete its row
-    #[arg(long)]
-    pub stdout: bool,
-
-    /// Only print what is waiting: send nothing, delete nothing, lock nothing
-    #[arg(long, conflicts_with = "stdout")]
-    pub dry_run: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -174,25 +181,8 @@ pub struct DemoArgs {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub bootstrap_servers: Vec<String>,
 
-    /// How to connect: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL [default: PLAINTEXT]
-    #[arg(long, value_name = "PROTOCOL", requires = "bootstrap_servers")]
-    pub security_protocol: Option<String>,
-
-    /// The certificates of the brokers' authority, in PEM [default: those that the system trusts]
-    #[arg(long, value_name = "FILE", requires = "bootstrap_servers")]
-    pub ca: Option<String>,
-
-    /// How to say who we are: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
-    #[arg(long, value_name = "MECHANISM", requires = "bootstrap_servers")]
-    pub sasl_mechanism: Option<String>,
-
-    /// Who we are
-    #[arg(long, value_name = "NAME", requires = "bootstrap_servers")]
-    pub username: Option<String>,
-
-    /// The file with the password, or the name of one of systemd's credentials
-    #[arg(long, value_name = "FILE", requires = "bootstrap_servers")]
-    pub password_file: Option<String>,
+    #[command(flatten)]
+    pub security: SecurityArgs,
 
     /// The topic; made if it is not there
     #[arg(long, default_value = "outboxd-demo", requires = "bootstrap_servers")]

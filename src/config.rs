@@ -13,7 +13,7 @@ mod topic;
 
 pub use error::{ConfigError, Place};
 pub use file::KEYS;
-pub use flags::Flags;
+pub use flags::{Flags, SecurityFlags};
 pub use group::{Database, resolve};
 pub use topic::{Part, TopicTemplate};
 

@@ -59,11 +59,7 @@ fn config(arguments: &DemoArgs, database: &Path) -> Result<Config, CommandError>
         topic: arguments.topic.clone(),
         bootstrap_servers: arguments.bootstrap_servers.clone(),
         state: None,
-        security_protocol: arguments.security_protocol.clone(),
-        ca: arguments.ca.clone(),
-        sasl_mechanism: arguments.sasl_mechanism.clone(),
-        username: arguments.username.clone(),
-        password_file: arguments.password_file.clone(),
+        security: (&arguments.security).into(),
     };
     Ok(Config::from_flags(&flags, !flags.bootstrap_servers.is_empty())?)
 }

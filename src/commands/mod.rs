@@ -7,7 +7,8 @@ pub mod demo;
 pub mod dry_run;
 pub mod run;
 
-use crate::config::ConfigError;
+use crate::cli::SecurityArgs;
+use crate::config::{ConfigError, SecurityFlags};
 use crate::daemon::DaemonError;
 use crate::exit::CONFIGURATION;
 use std::error::Error;
@@ -38,5 +39,12 @@ impl From<DaemonError> for CommandError {
     fn from(error: DaemonError) -> Self {
         let (code, hint) = (error.code(), error.hint());
         CommandError::new(code, error, hint)
+    }
+}
+
+impl From<&SecurityArgs> for SecurityFlags {
+    fn from(arguments: &SecurityArgs) -> Self {
+        let SecurityArgs { security_protocol, ca, sasl_mechanism, username, password_file } = arguments.clone();
+        SecurityFlags { security_protocol, ca, sasl_mechanism, username, password_file }
     }
 }

@@ -38,11 +38,7 @@ fn config(arguments: &RunArgs) -> Result<Config, ConfigError> {
         topic: arguments.topic.clone().unwrap_or_default(),
         bootstrap_servers: arguments.bootstrap_servers.clone(),
         state: arguments.state.clone(),
-        security_protocol: arguments.security_protocol.clone(),
-        ca: arguments.ca.clone(),
-        sasl_mechanism: arguments.sasl_mechanism.clone(),
-        username: arguments.username.clone(),
-        password_file: arguments.password_file.clone(),
+        security: (&arguments.security).into(),
     };
     Config::from_flags(&flags, needs_servers)
 }

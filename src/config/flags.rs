@@ -17,6 +17,12 @@ pub struct Flags {
     pub topic: String,
     pub bootstrap_servers: Vec<String>,
     pub state: Option<PathBuf>,
+    pub security: SecurityFlags,
+}
+
+/// How Kafka is connected to, in flags.
+#[derive(Clone, Debug, Default)]
+pub struct SecurityFlags {
     pub security_protocol: Option<String>,
     pub ca: Option<String>,
     pub sasl_mechanism: Option<String>,
@@ -47,11 +53,11 @@ pub fn read(flags: &Flags, needs_servers: bool) -> Result<Config, ConfigError> {
         value.as_ref().map(|value| Found { value: value.clone(), place: Place::Flag(name) })
     };
     let written = security::Written {
-        protocol: flag("--security-protocol", &flags.security_protocol),
-        ca: flag("--ca", &flags.ca),
-        mechanism: flag("--sasl-mechanism", &flags.sasl_mechanism),
-        username: flag("--username", &flags.username),
-        password_file: flag("--password-file", &flags.password_file),
+        protocol: flag("--security-protocol", &flags.security.security_protocol),
+        ca: flag("--ca", &flags.security.ca),
+        mechanism: flag("--sasl-mechanism", &flags.security.sasl_mechanism),
+        username: flag("--username", &flags.security.username),
+        password_file: flag("--password-file", &flags.security.password_file),
         ..security::Written::default()
     };
     kafka.security = written.settings(&|name| std::env::var_os(name))?;

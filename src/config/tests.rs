@@ -80,11 +80,13 @@ fn minimal_flags() -> Flags {
 fn flags_and_file_build_the_same_config() {
     assert_eq!(Config::from_flags(&minimal_flags(), true).unwrap(), parse(MINIMAL).unwrap());
     let flags = Flags {
-        security_protocol: Some("SASL_SSL".into()),
-        ca: Some("/ca.pem".into()),
-        sasl_mechanism: Some("SCRAM-SHA-256".into()),
-        username: Some("u".into()),
-        password_file: Some("/p".into()),
+        security: SecurityFlags {
+            security_protocol: Some("SASL_SSL".into()),
+            ca: Some("/ca.pem".into()),
+            sasl_mechanism: Some("SCRAM-SHA-256".into()),
+            username: Some("u".into()),
+            password_file: Some("/p".into()),
+        },
         ..minimal_flags()
     };
     let file = format!("{MINIMAL}{}ssl_ca_location = \"/ca.pem\"\nsasl_password_file = \"/p\"", security::SCRAM);

@@ -54,7 +54,8 @@ fn keys_of_a_protocol_that_is_not_used_are_refused_with_both_lines() {
         let said = kafka_error(&format!("security_protocol = \"SSL\"\n{line}"));
         assert!(said.contains(": this belongs to SASL, and security_protocol is SSL (line 7)\nHint: write"), "{said}");
     }
-    let flags = Flags { ca: Some("/ca".into()), ..minimal_flags() };
+    let security = SecurityFlags { ca: Some("/ca".into()), ..SecurityFlags::default() };
+    let flags = Flags { security, ..minimal_flags() };
     let said = Config::from_flags(&flags, true).unwrap_err();
     assert_eq!(said.to_string(), "--ca: this belongs to TLS, and security_protocol is PLAINTEXT, the default");
 }
