@@ -180,3 +180,22 @@ impl SecurityError {
         }
     }
 }
+
+/// The complaint about a file that was good before, whose last good content is used on: said once, until it is another one.
+#[derive(Debug, Default)]
+struct Complaint(Option<String>);
+
+impl Complaint {
+    fn say(&mut self, error: &SecurityError) {
+        let complaint = error.with_cause();
+        if self.0.as_ref() != Some(&complaint) {
+            log::warn!("kafka: {complaint}; what was there before is used on ({})", error.hint);
+            self.0 = Some(complaint);
+        }
+    }
+
+    /// The file is good again.
+    fn clear(&mut self) {
+        self.0 = None;
+    }
+}

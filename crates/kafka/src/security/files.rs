@@ -61,28 +61,20 @@ pub(super) fn certificates(
         return Ok(found);
     }
     let shown = path.display();
-    let (text, hint) = match kind(bytes) {
-        Kind::Jks => (
-            "this is a Java keystore (JKS); a PEM file is wanted",
-            format!(
-                "convert it: keytool -importkeystore -srckeystore {shown} -destkeystore /tmp/store.p12 -deststoretype PKCS12, \
-                 then: openssl pkcs12 -in /tmp/store.p12 -nokeys -out ca.pem"
-            ),
-        ),
-        Kind::Pkcs12 => (
-            "this is a PKCS#12 store; a PEM file is wanted",
-            format!("convert it: openssl pkcs12 -in {shown} -nokeys -out ca.pem"),
-        ),
+    let kind = kind(bytes);
+    if let Some(error) = not_pem(kind, setting, path, "certificate", "-nokeys -out ca.pem") {
+        return Err(error);
+    }
+    let (text, hint) = match kind {
         Kind::DerCertificate => (
             "this is a certificate in DER; a PEM file is wanted",
             format!("convert it: openssl x509 -inform DER -in {shown} -out ca.pem"),
         ),
-        Kind::Empty => ("the file is empty", "put the certificate there, in PEM".to_owned()),
         Kind::PemKey | Kind::EncryptedKey => (
             "there is a private key in it and no certificate",
             "name the file with -----BEGIN CERTIFICATE----- in it".to_owned(),
         ),
-        Kind::Other => (
+        _ => (
             "there is no certificate in it",
             format!("a PEM file is wanted, with -----BEGIN CERTIFICATE----- in it; see what this one is: file {shown}"),
         ),
@@ -97,7 +89,8 @@ pub(super) fn private_key(
     bytes: &[u8],
 ) -> Result<PrivateKeyDer<'static>, SecurityError> {
     let shown = path.display();
-    if kind(bytes) == Kind::EncryptedKey {
+    let kind = kind(bytes);
+    if kind == Kind::EncryptedKey {
         return Err(SecurityError::of_file(
             setting,
             path,
@@ -109,31 +102,41 @@ pub(super) fn private_key(
     }
     match PrivateKeyDer::from_pem_slice(bytes) {
         Ok(key) => Ok(key),
-        Err(rustls::pki_types::pem::Error::NoItemsFound) => {
-            let (text, hint) = match kind(bytes) {
-                Kind::Jks => (
-                    "this is a Java keystore (JKS); a PEM file is wanted",
-                    format!(
-                        "convert it: keytool -importkeystore -srckeystore {shown} -destkeystore /tmp/store.p12 -deststoretype \
-                         PKCS12, then: openssl pkcs12 -in /tmp/store.p12 -nodes -nocerts -out key.pem"
-                    ),
-                ),
-                Kind::Pkcs12 => (
-                    "this is a PKCS#12 store; a PEM file is wanted",
-                    format!("convert it: openssl pkcs12 -in {shown} -nodes -nocerts -out key.pem"),
-                ),
-                Kind::Empty => ("the file is empty", "put the private key there, in PEM".to_owned()),
-                _ => (
-                    "there is no private key in it",
-                    format!(
-                        "a PEM file is wanted; a key in DER is converted by: openssl pkey -inform DER -in {shown} -out key.pem"
-                    ),
-                ),
-            };
-            Err(SecurityError::of_file(setting, path, text, hint))
-        }
+        Err(rustls::pki_types::pem::Error::NoItemsFound) => Err(not_pem(
+            kind,
+            setting,
+            path,
+            "private key",
+            "-nodes -nocerts -out key.pem",
+        )
+        .unwrap_or_else(|| {
+            let hint = format!(
+                "a PEM file is wanted; a key in DER is converted by: openssl pkey -inform DER -in {shown} -out key.pem"
+            );
+            SecurityError::of_file(setting, path, "there is no private key in it", hint)
+        })),
         Err(_) => Err(damaged(setting, path, "key")),
     }
+}
+
+/// Of a file that holds nothing, or holds it in a store: the rest of the command that takes `what` out of one is `out`.
+fn not_pem(kind: Kind, setting: &'static str, path: &Path, what: &str, out: &str) -> Option<SecurityError> {
+    let shown = path.display();
+    let (text, hint) = match kind {
+        Kind::Jks => (
+            "this is a Java keystore (JKS); a PEM file is wanted",
+            format!(
+                "convert it: keytool -importkeystore -srckeystore {shown} -destkeystore /tmp/store.p12 -deststoretype PKCS12, \
+                 then: openssl pkcs12 -in /tmp/store.p12 {out}"
+            ),
+        ),
+        Kind::Pkcs12 => {
+            ("this is a PKCS#12 store; a PEM file is wanted", format!("convert it: openssl pkcs12 -in {shown} {out}"))
+        }
+        Kind::Empty => ("the file is empty", format!("put the {what} there, in PEM")),
+        _ => return None,
+    };
+    Some(SecurityError::of_file(setting, path, text, hint))
 }
 
 fn damaged(setting: &'static str, path: &Path, what: &str) -> SecurityError {

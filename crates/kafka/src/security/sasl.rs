@@ -11,7 +11,7 @@ pub(crate) use gate::Gate;
 pub use gate::Refusal;
 pub use secret::{Secret, SecretSource};
 
-use super::{SecurityError, files};
+use super::{Complaint, SecurityError, files};
 use crate::producer::lock;
 use ring::digest::{SHA256, digest};
 use scram::Hash;
@@ -112,8 +112,8 @@ pub(crate) struct Sasl {
 #[derive(Debug)]
 struct Held {
     secret: Secret,
-    /// The complaint about its file since it was read, said once.
-    complaint: Option<String>,
+    /// About its file since it was read.
+    complaint: Complaint,
 }
 
 impl Sasl {
@@ -126,7 +126,7 @@ impl Sasl {
             ));
         }
         let secret = read(settings)?;
-        let held = Mutex::new(Held { secret, complaint: None });
+        let held = Mutex::new(Held { secret, complaint: Complaint::default() });
         Ok(Sasl { settings: settings.clone(), gate: Gate::default(), held })
     }
 
@@ -135,14 +135,8 @@ impl Sasl {
         let read = read(&self.settings);
         let mut held = lock(&self.held);
         match read {
-            Ok(secret) => *held = Held { secret, complaint: None },
-            Err(error) => {
-                let complaint = error.with_cause();
-                if held.complaint.as_ref() != Some(&complaint) {
-                    log::warn!("kafka: {complaint}; what was there before is used on ({})", error.hint());
-                    held.complaint = Some(complaint);
-                }
-            }
+            Ok(secret) => *held = Held { secret, complaint: Complaint::default() },
+            Err(error) => held.complaint.say(&error),
         }
         held.secret.clone()
     }

@@ -3,12 +3,12 @@
 //! Promises: the one place where the cryptography is chosen; a certificate that is renewed is used by the next connection, and one that is
 //! damaged meanwhile is warned of and the old one kept; nothing turns verification off. Does not know: sockets.
 
-use super::SecurityError;
 use super::certificate::Certificate;
 use super::expiry::Expiry;
 use super::files;
 use super::refusal::{TlsError, is_about_client_certificate};
 use super::verifier::Verifier;
+use super::{Complaint, SecurityError};
 use crate::producer::lock;
 use ring::digest::{Digest, SHA256, digest};
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
@@ -58,8 +58,8 @@ struct Loaded {
     authorities: Vec<CertificateDer<'static>>,
     stamp: Stamp,
     at: Instant,
-    /// The complaint about the files since then, said once.
-    complaint: Option<String>,
+    /// About the files since then.
+    complaint: Complaint,
 }
 
 /// By which a change of the files is seen, without keeping a key's bytes.
@@ -100,7 +100,7 @@ impl Tls {
         let fresh = loaded.at.elapsed() < SYSTEM_ROOTS_AGE_MAX;
         let result = match read {
             Ok(read) if read.stamp() == loaded.stamp && (fresh || self.settings.ca.is_some()) => {
-                loaded.complaint = None;
+                loaded.complaint.clear();
                 return;
             }
             Ok(read) => load(&self.settings, &read),
@@ -108,13 +108,7 @@ impl Tls {
         };
         match result {
             Ok(new) => *loaded = new,
-            Err(error) => {
-                let complaint = error.with_cause();
-                if loaded.complaint.as_ref() != Some(&complaint) {
-                    log::warn!("kafka: {complaint}; what was there before is used on ({})", error.hint);
-                    loaded.complaint = Some(complaint);
-                }
-            }
+            Err(error) => loaded.complaint.say(&error),
         }
     }
 
@@ -272,7 +266,7 @@ fn load(settings: &TlsSettings, read: &Read) -> Result<Loaded, SecurityError> {
         authorities,
         stamp,
         at: Instant::now(),
-        complaint: None,
+        complaint: Complaint::default(),
     })
 }
 
