@@ -239,12 +239,15 @@ impl Write for Unwaiting<'_> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/self_signed.rs"]
+mod self_signed;
+
+#[cfg(test)]
 mod tests {
+    use super::self_signed::SelfSigned;
     use super::*;
     use crate::security::{Security, SecurityProtocol, SecuritySettings, TlsSettings};
-    use rcgen::generate_simple_self_signed;
-    use rustls::pki_types::PrivateKeyDer;
-    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+    use rustls::{ServerConnection, StreamOwned};
     use std::net::TcpListener;
     use std::time::Duration;
 
@@ -267,29 +270,20 @@ mod tests {
     /// A request that was reported as not sent lies encrypted in the library's buffer: a farewell must not push it out.
     #[test]
     fn a_farewell_sends_nothing_of_a_request_that_failed() {
-        let signed = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let ca = folder.path().join("ca.pem");
-        std::fs::write(&ca, signed.cert.pem()).unwrap();
-        let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![signed.cert.der().clone()], key)
-            .unwrap();
+        let signed = SelfSigned::of("localhost");
+        let config = signed.config;
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = std::thread::spawn(move || {
             let (socket, _) = listener.accept().unwrap();
-            let mut stream = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), socket);
+            let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
             let mut received = Vec::new();
             let ended = stream.read_to_end(&mut received);
             (received, ended.is_ok())
         });
         let settings = SecuritySettings {
             protocol: SecurityProtocol::Ssl,
-            tls: TlsSettings { ca: Some(ca), ..TlsSettings::default() },
+            tls: TlsSettings { ca: Some(signed.ca), ..TlsSettings::default() },
             sasl: None,
         };
         let security = Security::new(&settings).unwrap();

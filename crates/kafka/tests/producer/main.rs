@@ -14,5 +14,7 @@ mod real;
 mod rig;
 mod secure;
 mod secure_real;
+#[path = "../support/self_signed.rs"]
+mod self_signed;
 mod servers;
 mod storm;

@@ -1,15 +1,14 @@
 //! The producer over TLS on a network that cuts connections at any moment: what it says of each attempt stays true.
 
 use super::rig::{Rig, options, values, wait_until};
+use super::self_signed::SelfSigned;
 use fake_kafka::FakeKafka;
 use outboxd_kafka::outcome::{Manner, Outcome};
 use outboxd_kafka::producer::KafkaOptions;
 use outboxd_kafka::security::{SecurityProtocol, SecuritySettings, TlsSettings};
-use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -90,32 +89,21 @@ fn connections_in_tls_that_are_cut_at_any_moment_lose_and_double_nothing() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let ca: PathBuf = folder.path().join("ca.pem");
-    std::fs::write(&ca, signed.cert.pem()).unwrap();
-    let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![signed.cert.der().clone()], key)
-        .unwrap();
-    let config = Arc::new(config);
+    let signed = SelfSigned::of("127.0.0.1");
 
     let kafka = FakeKafka::builder().brokers(2).topic("users", PARTITIONS).start();
     let cuts = Arc::new(AtomicUsize::new(0));
     let mut servers = Vec::new();
     for (number, server) in (1..).zip(kafka.bootstrap_servers()) {
         let seed = random.u64(..);
-        let cutter = Cutter { config: Arc::clone(&config), broker: server, cuts: Arc::clone(&cuts), seed };
+        let cutter = Cutter { config: Arc::clone(&signed.config), broker: server, cuts: Arc::clone(&cuts), seed };
         let port = cutter.start();
         kafka.advertise(number, "127.0.0.1", i32::from(port));
         servers.push(format!("127.0.0.1:{port}"));
     }
     let security = SecuritySettings {
         protocol: SecurityProtocol::Ssl,
-        tls: TlsSettings { ca: Some(ca), ..TlsSettings::default() },
+        tls: TlsSettings { ca: Some(signed.ca.clone()), ..TlsSettings::default() },
         sasl: None,
     };
     let mut rig = Rig::with(KafkaOptions {

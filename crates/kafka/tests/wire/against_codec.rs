@@ -1,5 +1,6 @@
 //! Byte equality with `kafka-protocol`: requests we write, answers it writes, record batches in both directions.
 
+use crate::batches;
 use crate::samples::{self, decode, decode_produce, encoded, text, topic};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
@@ -585,15 +586,11 @@ fn produce_requests_are_byte_for_byte_what_the_codec_writes_records_included() {
     let records = our_records(&shapes);
     let one = our_records(&shapes[2..3]);
     let batch = |topic, partition, base_sequence, record_count, records| PartitionBatch {
-        topic,
-        partition,
         producer_id: 0x0102_0304_0506_0708,
         producer_epoch: 9,
         base_sequence,
         timestamp_ms: 1_700_000_000_123,
-        record_count,
-        records,
-        compression: Compression::None,
+        ..batches::batch(topic, partition, record_count, records)
     };
     let request = ProduceRequest {
         acks: -1,

@@ -1,18 +1,17 @@
 //! A connection against peers that follow a script: what it sends, and what it makes of every way to fail.
 
+use crate::batches::{batch, records};
 use crate::peer::{
     LONG, SHORT, answer_versions, current_versions, frame, producer_id_answer, receive, versions_but, welcome,
 };
 use crate::samples::{self, encoded};
 use kafka_protocol::messages;
-use outboxd_kafka::compression::Compression;
 use outboxd_kafka::connection::{Address, Connection, ConnectionOptions};
 use outboxd_kafka::error::{CallError, ConnectError, ErrorCode, Loss};
 use outboxd_kafka::protocol::{
-    ApiKey, DecodeError, DescribeProducersRequest, FetchPartition, FetchRequest, InitProducerIdRequest, PartitionBatch,
-    ProduceRequest, VersionRange,
+    ApiKey, DecodeError, DescribeProducersRequest, FetchPartition, FetchRequest, InitProducerIdRequest, ProduceRequest,
+    VersionRange,
 };
-use outboxd_kafka::record_batch::append_record;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
@@ -74,28 +73,6 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::park_timeout(Duration::from_millis(1));
     }
-}
-
-fn batch<'a>(topic: &'a str, partition: i32, record_count: i32, records: &'a [u8]) -> PartitionBatch<'a> {
-    PartitionBatch {
-        topic,
-        partition,
-        producer_id: 1,
-        producer_epoch: 0,
-        base_sequence: 0,
-        timestamp_ms: 1_700_000_000_000,
-        record_count,
-        records,
-        compression: Compression::None,
-    }
-}
-
-fn records(count: u32, value_bytes: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    for delta in 0..count {
-        append_record(&mut out, delta, None, Some(&vec![b'x'; value_bytes]), &[]);
-    }
-    out
 }
 
 /// After a failed call the connection is dead, says so, and takes nothing more.

@@ -1,6 +1,7 @@
 //! The Kafka room seen from outside: against an independent codec, against peers that misbehave, on real brokers.
 
 mod against_codec;
+mod batches;
 mod connection;
 mod peer;
 mod real;

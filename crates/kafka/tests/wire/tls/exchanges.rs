@@ -2,13 +2,12 @@
 
 use super::certificates::Authority;
 use super::{Security, Server, TlsPeer, chain, impatient, linger, options, server_config, server_config_of, settings};
+use crate::batches::{batch, records};
 use crate::peer::{LONG, SHORT, frame, producer_id_answer, receive};
 use crate::samples::{self, encoded};
-use outboxd_kafka::compression::Compression;
 use outboxd_kafka::connection::{Address, Connection};
 use outboxd_kafka::error::{CallError, ConnectError, Loss};
-use outboxd_kafka::protocol::{FetchPartition, FetchRequest, InitProducerIdRequest, PartitionBatch, ProduceRequest};
-use outboxd_kafka::record_batch::append_record;
+use outboxd_kafka::protocol::{FetchPartition, FetchRequest, InitProducerIdRequest, ProduceRequest};
 use rustls::ServerConfig;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -91,28 +90,6 @@ fn the_server_is_told_the_name_that_is_wanted() {
         let address = Address { host: host.into(), port: server.address.port };
         drop(Connection::open(&address, &options(&scene.security)).unwrap());
         server.done();
-    }
-}
-
-fn records(count: u32, value_bytes: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    for delta in 0..count {
-        append_record(&mut out, delta, None, Some(&vec![b'x'; value_bytes]), &[]);
-    }
-    out
-}
-
-fn batch<'a>(topic: &'a str, partition: i32, record_count: i32, records: &'a [u8]) -> PartitionBatch<'a> {
-    PartitionBatch {
-        topic,
-        partition,
-        producer_id: 1,
-        producer_epoch: 0,
-        base_sequence: 0,
-        timestamp_ms: 1_700_000_000_000,
-        record_count,
-        compression: Compression::None,
-        records,
     }
 }
 
