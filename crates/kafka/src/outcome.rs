@@ -331,4 +331,46 @@ pub(crate) mod tests {
             leader_epoch: -1,
         }
     }
+
+    /// An owner with a place for the form of its own, as a relay's plan is.
+    struct Owner {
+        bytes: Vec<u8>,
+        form: SentForm,
+    }
+
+    impl Holder for Owner {
+        fn records(&self) -> &[u8] {
+            &self.bytes
+        }
+
+        fn sent_form(&self) -> &SentForm {
+            &self.form
+        }
+    }
+
+    #[test]
+    fn records_are_never_copied_and_compressed_once() {
+        let owner = Arc::new(Owner { bytes: vec![7; 100], form: SentForm::default() });
+        let records = Records::held_by(Arc::clone(&owner));
+        assert_eq!(records.sent(), (Compression::None, &owner.bytes[..]));
+        assert_eq!(records.sent().1.as_ptr(), owner.bytes.as_ptr(), "a copy");
+        assert_eq!(owner.form.compressed_bytes(), None);
+
+        records.settle_form(Compression::Lz4, |bytes| Some(bytes[..3].into()));
+        let sent = records.sent().1.as_ptr();
+        // As the next attempt has them.
+        let again = Records::held_by(Arc::clone(&owner));
+        again.settle_form(Compression::Lz4, |_| panic!("compressed twice"));
+        assert_eq!(again.sent(), (Compression::Lz4, &[7, 7, 7][..]));
+        assert_eq!((again.sent().1.as_ptr(), owner.form.compressed_bytes()), (sent, Some(3)));
+        assert_eq!(again.bytes(), owner.bytes);
+    }
+
+    #[test]
+    fn what_was_not_compressed_at_first_never_is() {
+        let records = Records::new(Arc::new(vec![7; 100]));
+        records.settle_form(Compression::Gzip, |_| None);
+        records.settle_form(Compression::Gzip, |_| panic!("tried again"));
+        assert_eq!(records.sent().0, Compression::None);
+    }
 }
