@@ -69,29 +69,14 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.answered_late(ix, plan, stored, now);
             return Ok(());
         }
-        let Some(mut flight) = self.intake.lanes[ix as usize].flight.take() else {
+        let Some(flight) = self.intake.lanes[ix as usize].flight.take() else {
             return Err(Fatal(format!("plan {} was answered and its lane has nothing in flight", plan.0)));
         };
         if flight.plan.id != plan || !matches!(flight.stage(), Stage::Sent { .. }) {
             return Err(Fatal(format!("plan {} was answered in stage {:?}", plan.0, flight.stage())));
         }
+        let Some((mut flight, outcome)) = self.misled(ix, flight, outcome, now) else { return Ok(()) };
         match outcome {
-            Outcome::NotAppended(_) if planted::is(Bug::DeleteBeforeAck) => self.stored(ix, flight, -1, at, now),
-            Outcome::NotAppended(why) if planted::is(Bug::BudgetSpentOnTrouble) => {
-                self.rejected(ix, flight, &why, Some(vec![0]), now);
-            }
-            Outcome::Unsure(_) if planted::is(Bug::NewSequenceOnResend) => self.next_epoch(ix, flight),
-            Outcome::Unsure(why) if planted::is(Bug::RecutAfterUnsure) && flight.plan.rows.len() > 1 => {
-                self.rejected(ix, flight, &why, None, now);
-            }
-            Outcome::Unsure(_) if planted::is(Bug::OtherRowsUnderTheTriple) && self.has_as_many(ix, &flight) => {
-                let lane = &mut self.intake.lanes[ix as usize];
-                let rows = lane.collecting.take().map_or_else(Rows::default, |batch| batch.rows);
-                flight.plan = Arc::new(flight.plan.with_rows(recut(&rows, 0..flight.plan.rows.len())));
-                flight.is_unsure_now();
-                self.again(ix, flight, now);
-            }
-            Outcome::OutOfSequence(_) if planted::is(Bug::OutOfSequenceAtItsWord) => self.next_epoch(ix, flight),
             Outcome::Stored { offset } => self.stored(ix, flight, offset, at, now),
             Outcome::NotAppended(why) if why.code == Some(CORRUPT_MESSAGE) && flight.corrupt + 1 >= CORRUPT_MAX => {
                 self.on_rejected(ix, flight, why, None, now);
@@ -174,18 +159,13 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
         self.intake.give_back_rows(ix, rows);
     }
 
-    fn has_as_many(&self, ix: u32, flight: &Flight) -> bool {
-        let collecting = &self.intake.lanes[ix as usize].collecting;
-        collecting.as_ref().is_some_and(|batch| batch.rows.len() >= flight.plan.rows.len())
-    }
-
     fn lane_trouble(&mut self, ix: u32, now: Instant, why: &Why) {
         let target = &self.intake.lanes[ix as usize].target;
         self.sink_troubles.happened(now, Party::Lane(ix), target, &why.text, &why.hint);
     }
 
     /// The same rows under the same triple, later.
-    fn again(&mut self, ix: u32, mut flight: Flight, now: Instant) {
+    pub(super) fn again(&mut self, ix: u32, mut flight: Flight, now: Instant) {
         let lane = &mut self.intake.lanes[ix as usize];
         let until = lane.backoff.next(now, &mut self.random);
         flight.failed(until);

@@ -2,6 +2,14 @@
 //!
 //! Promises: constantly false in a build without the feature `testing`. Does not know: what they break.
 
+use super::Relay;
+use super::flight::Flight;
+use super::route::recut;
+use crate::model::{Outcome, Rows};
+use crate::ports::{Clock, Journal, Sink, Source};
+use std::sync::Arc;
+use std::time::Instant;
+
 /// One way to lose, double or reorder events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -123,4 +131,42 @@ pub fn forgotten() -> bool {
 #[inline]
 pub fn forgotten() -> bool {
     false
+}
+
+impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
+    /// What is taken for a batch's outcome, which is what it is unless a bug is planted. `None`: the bug has dealt with it.
+    pub(super) fn misled(
+        &mut self,
+        ix: u32,
+        mut flight: Flight,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<(Flight, Outcome)> {
+        match outcome {
+            Outcome::NotAppended(_) if is(Bug::DeleteBeforeAck) => {
+                return Some((flight, Outcome::Stored { offset: -1 }));
+            }
+            Outcome::NotAppended(why) if is(Bug::BudgetSpentOnTrouble) => {
+                self.rejected(ix, flight, &why, Some(vec![0]), now);
+            }
+            Outcome::Unsure(_) if is(Bug::NewSequenceOnResend) => self.next_epoch(ix, flight),
+            Outcome::OutOfSequence(_) if is(Bug::OutOfSequenceAtItsWord) => self.next_epoch(ix, flight),
+            Outcome::Unsure(why) if is(Bug::RecutAfterUnsure) && flight.plan.rows.len() > 1 => {
+                self.rejected(ix, flight, &why, None, now);
+            }
+            Outcome::Unsure(_) if is(Bug::OtherRowsUnderTheTriple) => {
+                let count = flight.plan.rows.len();
+                let collecting = &mut self.intake.lanes[ix as usize].collecting;
+                let Some(others) = collecting.take_if(|batch| batch.rows.len() >= count) else {
+                    return Some((flight, outcome));
+                };
+                let rows: Rows = recut(&others.rows, 0..count);
+                flight.plan = Arc::new(flight.plan.with_rows(rows));
+                flight.is_unsure_now();
+                self.again(ix, flight, now);
+            }
+            outcome => return Some((flight, outcome)),
+        }
+        None
+    }
 }
