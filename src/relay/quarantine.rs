@@ -92,6 +92,11 @@ impl Quarantine {
         !self.notes.is_empty()
     }
 
+    /// Rows have left it, as far as was read.
+    pub(super) fn has_releases(&self) -> bool {
+        self.notes.iter().any(|note| matches!(note, Note::Released(_)))
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         self.look_at
     }

@@ -96,6 +96,11 @@ impl Resends {
         changes
     }
 
+    /// Rows do not go again, as far as was read.
+    pub fn has_ends(&self) -> bool {
+        self.unrecorded.iter().any(|key| !self.rows.contains_key(key))
+    }
+
     pub fn has_changes(&self) -> bool {
         !self.unrecorded.is_empty()
     }

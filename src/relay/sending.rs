@@ -58,12 +58,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             return;
         }
         let begun = self.clock.now();
-        let answer = self.source.at_disk().make_durable();
-        if let Err(error) = answer {
-            self.could_not_sync(error, now);
+        if !self.is_durable(now) {
             return;
         }
-        self.sync_trouble.over(now);
         failpoint::hit("synced");
         self.settling.synced();
         if ready {
@@ -80,6 +77,19 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
 
     fn stage_is(&self, ix: u32, stage: Stage) -> bool {
         self.intake.lanes[ix as usize].flight.as_ref().is_some_and(|flight| flight.stage() == stage)
+    }
+
+    /// Whether what was read survives a power cut.
+    fn is_durable(&mut self, now: Instant) -> bool {
+        let answer = self.source.at_disk().make_durable();
+        match answer {
+            Ok(()) => self.sync_trouble.over(now),
+            Err(error) => {
+                self.could_not_sync(error, now);
+                return false;
+            }
+        }
+        true
     }
 
     fn could_not_sync(&mut self, error: SourceError, now: Instant) {
@@ -155,6 +165,10 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
     pub(super) fn record(&mut self, now: Instant) -> bool {
         // What was counted is said before anything follows from it.
         self.say_unsure();
+        // That a row was rewritten or removed is not forgotten by a power cut that gives it back: it was published.
+        if (self.quarantine.has_releases() || self.intake.resends.has_ends()) && !self.is_durable(now) {
+            return false;
+        }
         let lanes = &self.intake.lanes;
         let unrecorded: Vec<Unrecorded> = self
             .waiting
