@@ -40,6 +40,8 @@ pub(super) struct Recovery {
     pub waiting: Waiting,
     /// Whose tables were found to be others while the daemon runs, until what is left of them is judged.
     pub another: BTreeSet<OutboxIx>,
+    /// Acknowledged batches that were not deleted when this run started again.
+    pub undeleted: BTreeSet<PlanId>,
     /// Batches of this run with rows of other tables as well, of which nothing was in doubt before.
     pub mixed: BTreeSet<PlanId>,
     /// It was said that batches were on their way to another cluster.
@@ -55,6 +57,7 @@ impl Recovery {
             answers: Vec::new(),
             waiting: Waiting::default(),
             another: BTreeSet::new(),
+            undeleted: BTreeSet::new(),
             mixed: BTreeSet::new(),
             other_cluster_told: false,
             began_before: false,

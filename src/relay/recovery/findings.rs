@@ -55,7 +55,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                     bare: plan.rows.iter().any(comes_back),
                     continuous: !plan.other_boot && !plan.other_file,
                     booked: self.is_booked(plan, booked),
-                    delete_whole: there.len() == mine,
+                    delete_whole: there.len() == mine || self.is_undeleted(plan),
                     delete_disproved: surely,
                     resembles: there.iter().any(resembles),
                 };
@@ -79,6 +79,21 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             }
         }
         findings
+    }
+
+    /// Whether no delete of ours can have taken the plan's rows: whatever is not there, the application has removed or changed.
+    fn is_undeleted(&self, plan: &LeftPlan) -> bool {
+        match plan.state {
+            // A delete begins when the state file knows that it was acknowledged.
+            PlanState::Planned => true,
+            // Where rows can come back alike it is noted before its COMMIT, if it is not booked; a power cut may take the note.
+            PlanState::Acknowledged { .. } => {
+                let noted = !self.source.books() && !plan.other_boot && !plan.guessed;
+                self.recovery.undeleted.contains(&plan.id)
+                    || (noted && plan.rows.iter().all(|row| self.bare_outbox(row.key.outbox)))
+            }
+            PlanState::Deleting { .. } => false,
+        }
     }
 
     /// What the database itself says of whether the plan was deleted.

@@ -71,6 +71,7 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
             self.producer = Producer::Unknown;
         }
         self.reading.start_again(&self.intake.limits, now);
+        self.recovery.undeleted = self.settling.undeleted().collect();
         self.settling.start_again();
         self.quarantine.start_again();
         self.recovery.start_again(left);

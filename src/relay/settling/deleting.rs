@@ -100,6 +100,9 @@ impl<S: Source, J: Journal, K: Sink, C: Clock> Relay<S, J, K, C> {
                 self.delete_trouble.happened(now, &format!("sent rows could not be deleted: {text}"));
                 self.settling.number = number;
                 self.settling.retry_at = Some(now + self.settling.doubts.failed());
+                for (at, _) in &attempted {
+                    self.settling.entries[taken[*at]].in_doubt = true;
+                }
                 let errands = attempted.iter().filter(|(_, plan)| plan.is_none()).map(|(at, _)| taken[*at]);
                 for errand in self.settling.take_errands(&errands.collect::<Vec<_>>()) {
                     self.errand_unknown(&errand);

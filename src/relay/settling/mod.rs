@@ -223,6 +223,11 @@ impl Settling {
         self.entries.iter().filter_map(Entry::plan)
     }
 
+    /// Acknowledged plans of which no delete may have been committed.
+    pub(super) fn undeleted(&self) -> impl Iterator<Item = PlanId> {
+        self.entries.iter().filter(|entry| !entry.in_doubt).filter_map(Entry::plan).map(|plan| plan.id)
+    }
+
     /// Errands at these places, which rise, taken out.
     fn take_errands(&mut self, places: &[usize]) -> Vec<Errand> {
         let mut errands = Vec::new();
