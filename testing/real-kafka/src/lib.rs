@@ -114,6 +114,21 @@ fn run(mut command: Command) -> String {
     stdout.trim().to_owned()
 }
 
+/// What a Java program of one class prints that has the jars of this version at hand. `None`: such tests are skipped.
+pub fn java(version: &str, class: &str, source: &str) -> Option<String> {
+    if skipped(version) {
+        return None;
+    }
+    let mut libs = script();
+    libs.args(["libs", "--version", version]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(format!("{class}.java"));
+    std::fs::write(&path, source).unwrap();
+    let mut java = Command::new("java");
+    java.arg("-cp").arg(Path::new(&run(libs)).join("*")).arg(path);
+    Some(run(java))
+}
+
 fn script() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kafka"))
 }

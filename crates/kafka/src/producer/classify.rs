@@ -60,62 +60,39 @@ fn text(broker: &str, answer: &ProducedPartition) -> String {
         .find_map(|(_, message)| message.as_deref())
         .or(answer.error_message.as_deref())
         .filter(|said| !said.is_empty() && answer.error != ErrorCode::INVALID_TIMESTAMP);
-    if let Some(said) = said {
-        let _ = write!(text, ": {}", said.chars().take(500).collect::<String>());
+    match said {
+        Some(said) => {
+            let _ = write!(text, ": {}", said.chars().take(500).collect::<String>());
+        }
+        // "Not leader" looks as if nothing could have happened.
+        None if answer.class() == Class::Unsure => {
+            let _ = write!(text, ": {}", answer.error.reason());
+        }
+        None => {}
     }
     text
 }
 
+/// A codec that is not taken is the likeliest cause where there is one.
 fn hint(answer: &ProducedPartition, compression: Compression) -> String {
     let topic = &answer.topic;
-    match answer.error {
-        ErrorCode(2) => "Kafka 2.1 to 2.3 answer so for a record without a key on a compacted topic (cleanup.policy)".to_owned(),
-        ErrorCode(10) => format!(
-            "the batch is larger than max.message.bytes of topic {topic}: raise it with `kafka-configs.sh --alter --topic {topic} --add-config max.message.bytes=...`, or make the payload smaller"
-        ),
-        ErrorCode(17) => format!("{topic:?} can't be written to; name another topic in the outbox's `topic`"),
-        ErrorCode(18) => format!("the batch is larger than segment.bytes of topic {topic}: raise that, or make the payload smaller"),
-        ErrorCode(19) => {
-            format!("topic {topic} has fewer in-sync replicas than its min.insync.replicas: start the brokers that are down")
-        }
-        ErrorCode(29) => format!(
-            "grant Write on the topic: `kafka-acls.sh --add --allow-principal User:NAME --operation Write --topic {topic}`"
-        ),
-        ErrorCode(31) => {
-            "grant IdempotentWrite: `kafka-acls.sh --add --allow-principal User:NAME --operation IdempotentWrite --cluster`".to_owned()
-        }
-        ErrorCode(32) => "the records carry this machine's clock: compare `date -u` here and on the broker, and set the one that is wrong"
-            .to_owned(),
-        ErrorCode(33) => "the listener does not know this SASL mechanism: name one of its sasl.enabled.mechanisms".to_owned(),
-        ErrorCode(35) => "the broker is too old or too new for this version of outboxd; 2.1 to 4.3 are known to work".to_owned(),
-        ErrorCode(58) => "the listener does not accept the credentials: check user and password".to_owned(),
-        ErrorCode(53) => "a transactional id was seen that outboxd never sends: a proxy between may rewrite requests".to_owned(),
-        ErrorCode(54) => "the broker has no security configured for this listener: use another one, or another security protocol".to_owned(),
-        ErrorCode(61..=67) => "the broker does not take this delegation token: make a new one, or use other credentials".to_owned(),
-        ErrorCode(21 | 42) => "outboxd sends what other brokers take: see whether a proxy rewrites requests, and please report it".to_owned(),
-        ErrorCode(43) if compression == Compression::None => format!(
-            "topic {topic} keeps records in a format older than Kafka 0.11: remove its message.format.version, or upgrade the brokers"
-        ),
-        ErrorCode(43) => format!(
+    match (answer.error, compression) {
+        (_, Compression::None) => answer.error.hint(topic),
+        (ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT, _) => format!(
             "either the service does not take compression_type = \"{compression}\" (Event Hubs takes gzip alone, in its Premium and \
              Dedicated tiers): set compression_type to another one, or to \"none\"; or topic {topic} keeps records in a format older than \
              Kafka 0.11: remove its message.format.version"
         ),
-        ErrorCode(76) => match compression {
-            Compression::None => format!("topic {topic} does not take this compression: see its compression.type"),
-            Compression::Zstd => "compression_type = \"zstd\" needs brokers whose inter.broker.protocol.version is 2.1 or newer; \"gzip\", \
-                 \"snappy\", \"lz4\" and \"none\" work with every version of Kafka"
-                .to_owned(),
-            _ => format!(
-                "the broker does not take compression_type = \"{compression}\": every version of Kafka takes \"gzip\", \"snappy\", \"lz4\" \
-                 and \"none\", and \"zstd\" from 2.1 on; Event Hubs takes \"gzip\" and \"none\" alone"
-            ),
-        },
-        ErrorCode(104) => "the broker takes us for a client of another cluster: see bootstrap_servers, and restart outboxd".to_owned(),
-        ErrorCode(87) => format!(
-            "topic {topic} does not take such records; a compacted topic (cleanup.policy) takes none without a key"
+        (ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, Compression::Zstd) => {
+            "compression_type = \"zstd\" needs brokers whose inter.broker.protocol.version is 2.1 or newer; \"gzip\", \"snappy\", \
+             \"lz4\" and \"none\" work with every version of Kafka"
+                .to_owned()
+        }
+        (ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, _) => format!(
+            "the broker does not take compression_type = \"{compression}\": every version of Kafka takes \"gzip\", \"snappy\", \"lz4\" \
+             and \"none\", and \"zstd\" from 2.1 on; Event Hubs takes \"gzip\" and \"none\" alone"
         ),
-        _ => String::new(),
+        (error, _) => error.hint(topic),
     }
 }
 
@@ -200,6 +177,24 @@ mod tests {
             assert!(why.text.starts_with("broker 1 at a:1 answered "), "{}", why.text);
             assert_eq!(why.code, Some(code));
         }
+    }
+
+    #[test]
+    fn what_may_have_been_appended_says_why() {
+        for (code, word, hint) in [
+            (6, "deposed", ""),
+            (20, "not known to be on the others", ""),
+            (34, "session", "connections.max.reauth.ms"),
+            (44, "throttled", "Event Hubs"),
+            (25, "no answer to a Produce", ""),
+            (4711, "no error that this version of outboxd knows", ""),
+        ] {
+            let Outcome::Unsure(why) = answered(code, &[], 1) else { panic!("{code}") };
+            assert!(why.text.contains(word), "{code}: {}", why.text);
+            assert!(why.hint.contains(hint), "{code}: {}", why.hint);
+        }
+        let Outcome::Unsure(why) = answered(6, &[0], 1) else { panic!() };
+        assert!(why.text.ends_with(": no key"), "what the broker says itself comes first: {}", why.text);
     }
 
     #[test]

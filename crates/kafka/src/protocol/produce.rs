@@ -5,7 +5,7 @@
 
 use super::{DecodeError, Reader, Writer, sorted_by_partition, throttle_time, topic_name};
 use crate::compression::Compression;
-use crate::error::{Class, ErrorCode, classify};
+use crate::error::{Class, ErrorCode};
 use crate::record_batch::{self, BatchFields};
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ pub struct ProducedPartition {
 impl ProducedPartition {
     /// What the answer means for the batch. An answer that can't name records counts as one that would have.
     pub fn class(&self) -> Class {
-        classify(self.error, !self.can_name_records || !self.record_errors.is_empty())
+        self.error.class(!self.can_name_records || !self.record_errors.is_empty())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod clusters;
+mod codes;
 mod compression;
 mod connections;
 mod ends;

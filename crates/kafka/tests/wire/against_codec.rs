@@ -493,21 +493,6 @@ fn produce_answers_are_read_in_both_versions() {
     }
 }
 
-#[test]
-fn error_names_are_the_codecs() {
-    for code in ErrorCode::NAMED {
-        let Some(error) = kafka_protocol::ResponseError::try_from_code(code.0) else {
-            assert_eq!(*code, ErrorCode::NONE);
-            continue;
-        };
-        let squeezed: String = code.name().split('_').flat_map(str::chars).collect();
-        let theirs = format!("{error:?}").to_uppercase();
-        // It keeps some names of older Kafkas.
-        let renamed = ["INVALIDTOPICEXCEPTION"];
-        assert!(squeezed == theirs || renamed.contains(&squeezed.as_str()), "{code}: {theirs}");
-    }
-}
-
 /// Records of every shape, as (key, value, headers).
 type Shape<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, Vec<(&'a str, Option<&'a [u8]>)>);
 

@@ -3,6 +3,7 @@
 mod against_codec;
 mod batches;
 mod connection;
+mod error_codes;
 mod peer;
 mod real;
 mod samples;
