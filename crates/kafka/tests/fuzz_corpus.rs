@@ -79,11 +79,11 @@ fn answer_seeds() -> Vec<(String, Vec<u8>)> {
                     encoded(&messages::ProduceResponse::default(), version),
                 ),
                 ApiKey::Fetch => (
-                    encoded(&samples::fetch(records.clone()), version),
+                    encoded(&samples::fetch_in(version, records.clone()), version),
                     encoded(&messages::FetchResponse::default(), version),
                 ),
                 ApiKey::ListOffsets => (
-                    encoded(&samples::list_offsets(), version),
+                    encoded(&samples::list_offsets_in(version), version),
                     encoded(&messages::ListOffsetsResponse::default(), version),
                 ),
                 ApiKey::Metadata => {

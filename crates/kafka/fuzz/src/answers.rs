@@ -175,16 +175,20 @@ impl Answer for ProduceResponse {
 }
 
 impl Answer for FetchResponse {
-    fn write(&self, _version: i16, out: &mut Writer<'_>) {
+    fn write(&self, version: i16, out: &mut Writer<'_>) {
         throttle_time(out, self.throttle_time);
-        out.i16(self.error.0);
-        out.i32(0); // session_id
+        if version >= 7 {
+            out.i16(self.error.0);
+            out.i32(0); // session_id
+        }
         let partition = |out: &mut Writer<'_>, it: &FetchedPartition| {
             out.i32(it.partition);
             out.i16(it.error.0);
             out.i64(it.high_watermark);
             out.i64(it.last_stable_offset);
-            out.i64(it.log_start_offset);
+            if version >= 5 {
+                out.i64(it.log_start_offset);
+            }
             out.i32(-1); // aborted_transactions
             out.count(it.records.len());
             out.raw(&it.records);
@@ -198,14 +202,18 @@ impl Answer for FetchResponse {
 }
 
 impl Answer for ListOffsetsResponse {
-    fn write(&self, _version: i16, out: &mut Writer<'_>) {
-        throttle_time(out, self.throttle_time);
+    fn write(&self, version: i16, out: &mut Writer<'_>) {
+        if version >= 2 {
+            throttle_time(out, self.throttle_time);
+        }
         let partition = |out: &mut Writer<'_>, it: &ListedOffset| {
             out.i32(it.partition);
             out.i16(it.error.0);
             out.i64(it.timestamp);
             out.i64(it.offset);
-            out.i32(it.leader_epoch);
+            if version >= 4 {
+                out.i32(it.leader_epoch);
+            }
         };
         by_topic(out, &self.partitions, |it| &it.topic, partition);
     }
@@ -216,7 +224,7 @@ impl Answer for ListOffsetsResponse {
 }
 
 impl Answer for MetadataResponse {
-    fn write(&self, _version: i16, out: &mut Writer<'_>) {
+    fn write(&self, version: i16, out: &mut Writer<'_>) {
         throttle_time(out, self.throttle_time);
         out.count(self.brokers.len());
         for broker in &self.brokers {
@@ -237,7 +245,9 @@ impl Answer for MetadataResponse {
                 out.i16(partition.error.0);
                 out.i32(partition.partition);
                 out.i32(partition.leader);
-                out.i32(partition.leader_epoch);
+                if version >= 7 {
+                    out.i32(partition.leader_epoch);
+                }
                 for nodes in [&partition.replicas, &partition.in_sync_replicas, &partition.offline_replicas] {
                     out.count(nodes.len());
                     for node in nodes {

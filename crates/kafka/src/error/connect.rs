@@ -169,6 +169,9 @@ impl ConnectError {
             ConnectError::VersionUnsupported { api: ApiKey::Produce | ApiKey::Metadata, theirs: None, .. } => {
                 Some("this is probably a controller: use a broker's listener")
             }
+            ConnectError::VersionUnsupported { api: ApiKey::InitProducerId, theirs: None, .. } => {
+                Some("this broker has no idempotent producers, so nothing could be promised")
+            }
             ConnectError::VersionUnsupported { ours, theirs: Some(theirs), .. } if theirs.min > ours.max => {
                 Some("this Kafka is newer than this client understands")
             }

@@ -27,6 +27,8 @@ pub(super) struct Question {
     stage: Stage,
     /// Of the leader that is asked.
     leader_epoch: i32,
+    /// Whether a leader that was deposed says so: without leader epochs it serves what it has.
+    fenced: bool,
     /// When to look for a leader.
     due: Instant,
     backoff: Backoff,
@@ -78,6 +80,7 @@ impl Question {
             sought,
             mailbox,
             leader_epoch: -1,
+            fenced: false,
             due: Instant::now(),
             backoff,
             gone_since: None,
@@ -189,6 +192,13 @@ impl Question {
         }
     }
 
+    /// Whether the broker compares leader epochs where the log is asked about and read.
+    pub(super) fn asked_of(&mut self, compares_epochs: bool) {
+        let fenced = compares_epochs && self.leader_epoch >= 0;
+        // One answer without them is enough to doubt all of a scan.
+        self.fenced = fenced && (self.fenced || !matches!(self.stage, Stage::Log { .. }));
+    }
+
     /// The broker lacks `DescribeProducers`.
     pub(super) fn no_memory(&mut self) {
         self.stage = Stage::Ends;
@@ -251,7 +261,7 @@ impl Question {
         self.alone = false;
         self.stage = Stage::Log { scan, first: true };
         // Nothing was appended since; nobody needs to read for that.
-        if scan.is_over() { Self::not_found(scan) } else { Progress::On }
+        if scan.is_over() { self.not_found(scan) } else { Progress::On }
     }
 
     /// `alone`: it had the whole answer to itself.
@@ -276,7 +286,7 @@ impl Question {
         self.behind = step == Step::Behind;
         match step {
             Step::Found(offset) => Progress::Over(Evidence::StoredAt(offset)),
-            Step::Over => Self::not_found(scan),
+            Step::Over => self.not_found(scan),
             Step::More => {
                 self.unreadable = 0;
                 self.alone = false;
@@ -315,8 +325,11 @@ impl Question {
         }
     }
 
-    fn not_found(scan: LogScan) -> Progress {
+    fn not_found(&self, scan: LogScan) -> Progress {
         let text = match scan.missing() {
+            None if !self.fenced => {
+                "there are no leader epochs here, so it may have been a deposed leader's log".to_owned()
+            }
             None => return Progress::Over(Evidence::Absent),
             Some(Missing::Start { from, to }) => {
                 format!("the log starts at offset {to} by now, and the batch could lie from {from} on")

@@ -146,7 +146,8 @@ impl Worker {
     }
 
     fn ask_ends(&mut self) {
-        let picked = self.pick(PARTITIONS_MAX, |stage| stage == Stage::Ends);
+        let mut picked = self.pick(PARTITIONS_MAX, |stage| stage == Stage::Ends);
+        self.note_epochs(&mut picked);
         match self.list(&picked, ListOffsetsPartition::END).and_then(|ends| {
             // The end first: were it the other way round, retention could put the start behind an end that was never there.
             Ok((ends, self.list(&picked, ListOffsetsPartition::START)?))
@@ -163,6 +164,16 @@ impl Worker {
                 }
             }
             Err(broken) => self.broken(picked, broken),
+        }
+    }
+
+    /// The versions from which on requests name the leader epoch.
+    fn note_epochs(&mut self, picked: &mut [Question]) {
+        let compares_epochs = self.link.connection().is_some_and(|connection| {
+            connection.api_version(ApiKey::ListOffsets) >= Some(4) && connection.api_version(ApiKey::Fetch) >= Some(9)
+        });
+        for question in picked {
+            question.asked_of(compares_epochs);
         }
     }
 
@@ -189,6 +200,7 @@ impl Worker {
         if picked.is_empty() {
             picked = self.questions.pop_front().into_iter().collect();
         }
+        self.note_epochs(&mut picked);
         let alone = picked.len() == 1;
         let partitions: Vec<_> = picked
             .iter()

@@ -1,4 +1,4 @@
-//! ListOffsets 4: where a partition begins and ends.
+//! ListOffsets 1 to 4: where a partition begins and ends.
 //!
 //! Promises and does not know: as its parent.
 
@@ -28,7 +28,8 @@ pub enum Reach {
 pub struct ListOffsetsPartition<'a> {
     pub topic: &'a str,
     pub partition: i32,
-    /// From Metadata: another leader's answer is an error then (FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH). -1: any.
+    /// From Metadata: another leader's answer is an error then (FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH). -1: any. Not sent before
+    /// version 4.
     pub current_leader_epoch: i32,
     /// Milliseconds since 1970, or [`ListOffsetsPartition::END`] or [`ListOffsetsPartition::START`].
     pub timestamp: i64,
@@ -57,6 +58,7 @@ pub struct ListedOffset {
     pub timestamp: i64,
     /// -1 with an error, or when no record is that young.
     pub offset: i64,
+    /// -1: not known, as before version 4.
     pub leader_epoch: i32,
 }
 
@@ -64,39 +66,43 @@ impl Request for ListOffsetsRequest<'_> {
     type Response = ListOffsetsResponse;
     const API: ApiKey = ApiKey::ListOffsets;
 
-    fn encode(&self, _version: i16, out: &mut Writer<'_>) {
+    fn encode(&self, version: i16, out: &mut Writer<'_>) {
         let sorted = sorted_by_partition(self.partitions, |p| (p.topic, p.partition));
         // replica_id: a consumer, or what Kafka calls a debugging consumer.
         out.i32(match self.reach {
             Reach::HighWatermark => -1,
             Reach::LogEnd => -2,
         });
-        out.i8(0); // isolation_level: READ_UNCOMMITTED
+        if version >= 2 {
+            out.i8(0); // isolation_level: READ_UNCOMMITTED
+        }
         out.count(sorted.chunk_by(|a, b| a.topic == b.topic).count());
         for topic in sorted.chunk_by(|a, b| a.topic == b.topic) {
             out.string(topic[0].topic);
             out.count(topic.len());
             for partition in topic {
                 out.i32(partition.partition);
-                out.i32(partition.current_leader_epoch);
+                if version >= 4 {
+                    out.i32(partition.current_leader_epoch);
+                }
                 out.i64(partition.timestamp);
             }
         }
     }
 
-    fn decode(_version: i16, reader: &mut Reader<'_>) -> Result<ListOffsetsResponse, DecodeError> {
-        let throttle_time = throttle_time(reader)?;
+    fn decode(version: i16, reader: &mut Reader<'_>) -> Result<ListOffsetsResponse, DecodeError> {
+        let throttle_time = if version >= 2 { throttle_time(reader)? } else { Duration::ZERO };
         let mut partitions = Vec::new();
         reader.array(6, |r| {
             let topic = topic_name(r, Reader::string)?;
-            r.array(26, |r| {
+            r.array(if version >= 4 { 26 } else { 22 }, |r| {
                 partitions.push(ListedOffset {
                     topic: topic.to_owned(),
                     partition: r.i32()?,
                     error: ErrorCode(r.i16()?),
                     timestamp: r.i64()?,
                     offset: r.i64()?,
-                    leader_epoch: r.i32()?,
+                    leader_epoch: if version >= 4 { r.i32()? } else { -1 },
                 });
                 Ok(())
             })

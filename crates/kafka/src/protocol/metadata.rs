@@ -1,4 +1,4 @@
-//! Metadata 7: brokers, and the partitions of topics with their leaders and leader epochs.
+//! Metadata 5 to 7: brokers, and the partitions of topics with their leaders and, in 7, leader epochs.
 //!
 //! Promises and does not know: as its parent.
 
@@ -54,7 +54,7 @@ pub struct MetadataPartition {
     pub partition: i32,
     /// A broker's node id; -1: none.
     pub leader: i32,
-    /// -1: not known.
+    /// -1: not known, as before version 7.
     pub leader_epoch: i32,
     pub replicas: Vec<i32>,
     pub in_sync_replicas: Vec<i32>,
@@ -78,7 +78,7 @@ impl Request for MetadataRequest<'_> {
         out.bool(self.allow_auto_topic_creation);
     }
 
-    fn decode(_version: i16, reader: &mut Reader<'_>) -> Result<MetadataResponse, DecodeError> {
+    fn decode(version: i16, reader: &mut Reader<'_>) -> Result<MetadataResponse, DecodeError> {
         Ok(MetadataResponse {
             throttle_time: throttle_time(reader)?,
             brokers: reader.array(12, |r| {
@@ -91,22 +91,22 @@ impl Request for MetadataRequest<'_> {
             })?,
             cluster_id: reader.nullable_string()?.map(str::to_owned),
             controller_id: reader.i32()?,
-            topics: reader.array(9, topic)?,
+            topics: reader.array(9, |r| topic(version, r))?,
         })
     }
 }
 
-fn topic(reader: &mut Reader<'_>) -> Result<MetadataTopic, DecodeError> {
+fn topic(version: i16, reader: &mut Reader<'_>) -> Result<MetadataTopic, DecodeError> {
     Ok(MetadataTopic {
         error: ErrorCode(reader.i16()?),
         name: reader.string()?.to_owned(),
         is_internal: reader.bool()?,
-        partitions: reader.array(26, |r| {
+        partitions: reader.array(if version >= 7 { 26 } else { 22 }, |r| {
             Ok(MetadataPartition {
                 error: ErrorCode(r.i16()?),
                 partition: r.i32()?,
                 leader: r.i32()?,
-                leader_epoch: r.i32()?,
+                leader_epoch: if version >= 7 { r.i32()? } else { -1 },
                 replicas: r.array(4, Reader::i32)?,
                 in_sync_replicas: r.array(4, Reader::i32)?,
                 offline_replicas: r.array(4, Reader::i32)?,

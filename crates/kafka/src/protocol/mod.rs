@@ -92,16 +92,18 @@ pub struct Spoken {
     pub needed: bool,
 }
 
-/// The one table of what we speak. One version of nearly everything is enough from Kafka 2.1 to 4.3.
+/// The one table of what we speak. One version of nearly everything is enough from Kafka 2.1 to 4.3; lower ones
+/// are for relatives of Kafka's that have no leader epochs (Event Hubs).
 pub const SPOKEN: [Spoken; 10] = [
     // 8 adds record_errors (2.4); from 3 on it takes record batch v2; 4.0 removed 0 to 2.
     spoken(ApiKey::Produce, 7, 8, 9, true),
-    // 9 adds current_leader_epoch, so that a deposed leader says so instead of serving stale data; 10 allows zstd batches.
-    spoken(ApiKey::Fetch, 10, 10, 12, true),
-    // 4 adds current_leader_epoch.
-    spoken(ApiKey::ListOffsets, 4, 4, 6, true),
-    // 7 adds the leader epoch; 4 allow_auto_topic_creation.
-    spoken(ApiKey::Metadata, 7, 7, 9, true),
+    // 9 adds current_leader_epoch, so that a deposed leader says so instead of serving stale data; 10 allows zstd batches. From 4 on
+    // it gives record batch v2: what is older than 9 is for relatives of Kafka's.
+    spoken(ApiKey::Fetch, 4, 10, 12, true),
+    // 4 adds current_leader_epoch; 1 is the first that answers one offset.
+    spoken(ApiKey::ListOffsets, 1, 4, 6, true),
+    // 7 adds the leader epoch, 5 the replicas that are offline; 4 allow_auto_topic_creation.
+    spoken(ApiKey::Metadata, 5, 7, 9, true),
     // 1 has the mechanism's messages travel in SaslAuthenticate; it is the last, and was never made flexible.
     spoken(ApiKey::SaslHandshake, 1, 1, i16::MAX, false),
     // 0 is the one version that every broker answers in its own format, even one that is too old or too new for us.

@@ -184,6 +184,30 @@ fn a_log_that_ends_below_the_bound_was_cut_or_is_another() {
     assert!(why.text.contains("ends at offset 2") && why.text.contains("at 7 or after"), "{why}");
 }
 
+/// Without leader epochs a leader that was deposed answers as if it still led.
+#[test]
+fn what_a_log_lacks_proves_nothing_without_leader_epochs() {
+    for (api, min, max) in [(ApiKey::Metadata, 0, 5), (ApiKey::ListOffsets, 1, 3), (ApiKey::Fetch, 4, 6)] {
+        let kafka = FakeKafka::builder()
+            .topic("users", 1)
+            .api_versions(api, min, max)
+            .without_api(ApiKey::DescribeProducers)
+            .start();
+        let mut rig = Rig::start(&kafka);
+        rig.open("users");
+        let first = rig.batch("users", 0, &["a", "b"]);
+        assert_eq!(rig.until_stored(&first), 0);
+        assert_eq!(rig.look_up(&first, Sought::Resend), Evidence::StoredAt(0), "{api:?}");
+        let second = rig.batch("users", 0, &["c"]);
+        for noted_offset in [0, 2] {
+            let why = incomplete(rig.look_up(&noted(&second, noted_offset), Sought::Resend));
+            assert!(why.text.contains("no leader epochs"), "{api:?}: {why}");
+        }
+        assert_eq!(rig.until_stored(&second), 2);
+        kafka.assert_no_complaints();
+    }
+}
+
 #[test]
 fn compaction_leaves_a_hole_and_a_hole_proves_nothing() {
     let (kafka, mut rig, first) = stored();

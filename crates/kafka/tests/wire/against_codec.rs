@@ -38,7 +38,10 @@ fn requests_are_byte_for_byte_what_the_codec_writes() {
                 names.into_iter().map(|name| MetadataRequestTopic::default().with_name(Some(topic(name)))).collect()
             }),
         );
-        assert_eq!(body(&MetadataRequest { topics: ours, allow_auto_topic_creation: false }, 7), encoded(&theirs, 7));
+        for version in 5..=7 {
+            let ours = MetadataRequest { topics: ours, allow_auto_topic_creation: false };
+            assert_eq!(body(&ours, version), encoded(&theirs, version), "version {version}");
+        }
     }
     assert_eq!(
         body(&MetadataRequest { topics: None, allow_auto_topic_creation: true }, 7),
@@ -146,7 +149,9 @@ fn flat_lists_are_grouped_by_topic() {
             .with_replica_id(BrokerId(replica_id))
             .with_isolation_level(0)
             .with_topics(topics);
-        assert_eq!(body(&ours, 4), encoded(&theirs, 4));
+        for version in 1..=4 {
+            assert_eq!(body(&ours, version), encoded(&theirs, version), "version {version}");
+        }
     }
 
     let ours = FetchRequest {
@@ -184,7 +189,9 @@ fn flat_lists_are_grouped_by_topic() {
             fetch::FetchTopic::default().with_topic(topic("a")).with_partitions(vec![partition(0, -1, 0, 1)]),
             fetch::FetchTopic::default().with_topic(topic("z")).with_partitions(vec![partition(3, 8, 1 << 35, 4096)]),
         ]);
-    assert_eq!(body(&ours, 10), encoded(&theirs, 10));
+    for version in 4..=10 {
+        assert_eq!(body(&ours, version), encoded(&theirs, version), "version {version}");
+    }
 
     assert_eq!(
         body(&DescribeProducersRequest { partitions: &[("users", 4), ("a", 0), ("users", 2)] }, 0),
@@ -389,6 +396,44 @@ fn answers_of_the_codec_are_read() {
     );
 }
 
+/// What an older version lacks is what "not known" looks like; the rest is as in the newest.
+#[test]
+fn older_answers_of_the_codec_are_read() {
+    let newest = decode::<MetadataRequest>(7, &encoded(&samples::metadata(), 7)).unwrap();
+    for version in [5, 6] {
+        let mut expected = newest.clone();
+        expected.topics.iter_mut().flat_map(|topic| &mut topic.partitions).for_each(|it| it.leader_epoch = -1);
+        let read = decode::<MetadataRequest>(version, &encoded(&samples::metadata(), version)).unwrap();
+        assert_eq!(read, expected, "version {version}");
+    }
+
+    let newest = decode::<ListOffsetsRequest>(4, &encoded(&samples::list_offsets(), 4)).unwrap();
+    for version in 1..=3 {
+        let mut expected = newest.clone();
+        expected.partitions.iter_mut().for_each(|it| it.leader_epoch = -1);
+        if version < 2 {
+            expected.throttle_time = Duration::ZERO;
+        }
+        let read =
+            decode::<ListOffsetsRequest>(version, &encoded(&samples::list_offsets_in(version), version)).unwrap();
+        assert_eq!(read, expected, "version {version}");
+    }
+
+    let answer = |version| encoded(&samples::fetch_in(version, vec![1, 2, 3]), version);
+    let newest = decode::<FetchRequest>(10, &answer(10)).unwrap();
+    for version in 4..=9 {
+        let mut expected = newest.clone();
+        if version < 5 {
+            expected.partitions.iter_mut().for_each(|it| it.log_start_offset = -1);
+        }
+        let read = decode::<FetchRequest>(version, &answer(version)).unwrap();
+        assert_eq!(read, expected, "version {version}");
+        let whole = messages::FetchResponse::default().with_error_code(if version < 7 { 0 } else { 70 });
+        let error = decode::<FetchRequest>(version, &encoded(&whole, version)).unwrap().error;
+        assert_eq!(error, ErrorCode(whole.error_code), "version {version}");
+    }
+}
+
 /// The least that an element can take is what its count is checked against: a byte too much there, and honest answers made of the
 /// smallest elements are refused.
 #[test]
@@ -411,7 +456,10 @@ fn arrays_of_the_smallest_elements_are_read() {
     assert_eq!(decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap().topics.len(), 100);
     let one = named.clone().with_partitions(many::<metadata::MetadataResponsePartition>());
     let answer = messages::MetadataResponse::default().with_topics(vec![one]);
-    assert_eq!(decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap().topics[0].partitions.len(), 100);
+    for version in 5..=7 {
+        let read = decode::<MetadataRequest>(version, &encoded(&answer, version)).unwrap();
+        assert_eq!(read.topics[0].partitions.len(), 100, "version {version}");
+    }
     let ids = || vec![BrokerId(1); 100];
     let partition = metadata::MetadataResponsePartition::default;
     for ids_alone in [
@@ -428,14 +476,20 @@ fn arrays_of_the_smallest_elements_are_read() {
     assert_eq!(decode::<ListOffsetsRequest>(4, &encoded(&answer, 4)).unwrap().partitions, []);
     let one = list::ListOffsetsTopicResponse::default().with_partitions(many::<list::ListOffsetsPartitionResponse>());
     let answer = messages::ListOffsetsResponse::default().with_topics(vec![one]);
-    assert_eq!(decode::<ListOffsetsRequest>(4, &encoded(&answer, 4)).unwrap().partitions.len(), 100);
+    for version in 1..=4 {
+        let read = decode::<ListOffsetsRequest>(version, &encoded(&answer, version)).unwrap();
+        assert_eq!(read.partitions.len(), 100, "version {version}");
+    }
 
     let answer = messages::FetchResponse::default().with_responses(many::<fetch::FetchableTopicResponse>());
     assert_eq!(decode::<FetchRequest>(10, &encoded(&answer, 10)).unwrap().partitions, []);
     let smallest = fetch::PartitionData::default().with_aborted_transactions(None).with_records(None);
     let one = fetch::FetchableTopicResponse::default().with_partitions(vec![smallest.clone(); 100]);
     let answer = messages::FetchResponse::default().with_responses(vec![one]);
-    assert_eq!(decode::<FetchRequest>(10, &encoded(&answer, 10)).unwrap().partitions.len(), 100);
+    for version in 4..=10 {
+        let read = decode::<FetchRequest>(version, &encoded(&answer, version)).unwrap();
+        assert_eq!(read.partitions.len(), 100, "version {version}");
+    }
     let aborting = smallest.with_aborted_transactions(Some(many::<fetch::AbortedTransaction>()));
     let one = fetch::FetchableTopicResponse::default().with_partitions(vec![aborting]);
     let answer = messages::FetchResponse::default().with_responses(vec![one]);

@@ -2,7 +2,7 @@
 
 use crate::batches::{batch, records};
 use crate::peer::{
-    LONG, SHORT, answer_versions, current_versions, frame, producer_id_answer, receive, versions_but, welcome,
+    LONG, SHORT, answer_versions, current_versions, frame, producer_id_answer, receive, versions_but, welcome, without,
 };
 use crate::samples::{self, encoded};
 use kafka_protocol::messages;
@@ -239,7 +239,8 @@ fn a_broker_without_a_common_version_is_named_with_both_ranges() {
         (versions_but((0, 0, 6)), ApiKey::Produce, Some((0, 6)), "2.1 is the oldest"),
         (versions_but((3, 8, 13)), ApiKey::Metadata, Some((8, 13)), "newer than"),
         (vec![(18, 0, 4), (3, 0, 13)], ApiKey::Produce, None, "controller"),
-        (versions_but((1, 0, 9)), ApiKey::Fetch, Some((0, 9)), "2.1 is the oldest"),
+        (versions_but((1, 0, 3)), ApiKey::Fetch, Some((0, 3)), "2.1 is the oldest"),
+        (without(22), ApiKey::InitProducerId, None, "has no idempotent producers, so nothing could be promised"),
     ] {
         let peer = Peer::new(|mut stream| {
             answer_versions(&mut stream, versions);
@@ -281,8 +282,7 @@ fn an_error_code_in_the_versions_is_told() {
 #[test]
 fn what_the_broker_does_not_speak_is_not_sent_and_harms_nothing() {
     let peer = Peer::new(|mut stream| {
-        let without = current_versions().into_iter().filter(|line| line.0 != 61).collect();
-        welcome(&mut stream, without);
+        welcome(&mut stream, without(61));
         let request = receive(&mut stream);
         assert_eq!(request.api, 22);
         stream.write_all(&frame(request.correlation_id, &producer_id_answer())).unwrap();

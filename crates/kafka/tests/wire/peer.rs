@@ -19,6 +19,10 @@ pub fn versions_but(changed: (i16, i16, i16)) -> Vec<(i16, i16, i16)> {
     current_versions().into_iter().map(|line| if line.0 == changed.0 { changed } else { line }).collect()
 }
 
+pub fn without(api: i16) -> Vec<(i16, i16, i16)> {
+    current_versions().into_iter().filter(|line| line.0 != api).collect()
+}
+
 #[derive(Debug)]
 pub struct Received {
     pub api: i16,

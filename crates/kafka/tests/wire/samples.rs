@@ -93,6 +93,11 @@ pub fn init_producer_id() -> messages::InitProducerIdResponse {
 }
 
 pub fn list_offsets() -> messages::ListOffsetsResponse {
+    list_offsets_in(4)
+}
+
+/// The codec writes nothing that a version lacks: leader epochs began with 4.
+pub fn list_offsets_in(version: i16) -> messages::ListOffsetsResponse {
     use messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
     let partition = |index, error, offset| {
         ListOffsetsPartitionResponse::default()
@@ -100,7 +105,7 @@ pub fn list_offsets() -> messages::ListOffsetsResponse {
             .with_error_code(error)
             .with_timestamp(-1)
             .with_offset(offset)
-            .with_leader_epoch(9)
+            .with_leader_epoch(if version < 4 { -1 } else { 9 })
     };
     messages::ListOffsetsResponse::default().with_throttle_time_ms(2).with_topics(vec![
         ListOffsetsTopicResponse::default()
@@ -111,9 +116,18 @@ pub fn list_offsets() -> messages::ListOffsetsResponse {
 }
 
 pub fn fetch(records: Vec<u8>) -> messages::FetchResponse {
+    fetch_in(10, records)
+}
+
+/// The codec writes nothing that a version lacks: sessions began with 7.
+pub fn fetch_in(version: i16, records: Vec<u8>) -> messages::FetchResponse {
     use messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
-    messages::FetchResponse::default().with_throttle_time_ms(3).with_error_code(0).with_session_id(77).with_responses(
-        vec![FetchableTopicResponse::default().with_topic(topic("users")).with_partitions(vec![
+    let session_id = if version < 7 { 0 } else { 77 };
+    messages::FetchResponse::default()
+        .with_throttle_time_ms(3)
+        .with_error_code(0)
+        .with_session_id(session_id)
+        .with_responses(vec![FetchableTopicResponse::default().with_topic(topic("users")).with_partitions(vec![
             PartitionData::default()
                 .with_partition_index(3)
                 .with_high_watermark(100)
@@ -131,8 +145,7 @@ pub fn fetch(records: Vec<u8>) -> messages::FetchResponse {
                 .with_log_start_offset(-1)
                 .with_aborted_transactions(None)
                 .with_records(None),
-        ])],
-    )
+        ])])
 }
 
 pub fn describe_producers() -> messages::DescribeProducersResponse {
