@@ -45,6 +45,26 @@ fn samples() -> Vec<Sample> {
             decode: |bytes| samples::decode::<ApiVersionsRequest>(0, bytes).map(drop),
         },
         Sample {
+            name: "ApiVersions 3",
+            bytes: samples::encoded(&samples::api_versions(), 3),
+            decode: |bytes| samples::decode::<ApiVersionsRequest>(3, bytes).map(drop),
+        },
+        Sample {
+            name: "Fetch 4",
+            bytes: samples::encoded(&samples::fetch_in(4, vec![7; 100]), 4),
+            decode: |bytes| samples::decode::<FetchRequest>(4, bytes).map(drop),
+        },
+        Sample {
+            name: "ListOffsets 1",
+            bytes: samples::encoded(&samples::list_offsets_in(1), 1),
+            decode: |bytes| samples::decode::<ListOffsetsRequest>(1, bytes).map(drop),
+        },
+        Sample {
+            name: "Metadata 5",
+            bytes: samples::encoded(&samples::metadata(), 5),
+            decode: |bytes| samples::decode::<MetadataRequest>(5, bytes).map(drop),
+        },
+        Sample {
             name: "Metadata 7",
             bytes: samples::encoded(&samples::metadata(), 7),
             decode: |bytes| samples::decode::<MetadataRequest>(7, bytes).map(drop),

@@ -14,9 +14,9 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsResponse, BrokerId, DescribeProducersRequest, FetchRequest, InitProducerIdRequest,
-    InitProducerIdResponse, ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest, RequestHeader,
-    ResponseHeader, TopicName,
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, DescribeProducersRequest, FetchRequest,
+    InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest, MetadataRequest, MetadataResponse,
+    ProduceRequest, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes, decode_request_header_from_buffer};
 
@@ -37,7 +37,8 @@ fn built_in(api: ApiKey, version: i16) -> bool {
         ApiKey::ListOffsets => (1..=4).contains(&version),
         ApiKey::Metadata => (1..=7).contains(&version),
         ApiKey::InitProducerId => (0..=1).contains(&version),
-        ApiKey::ApiVersions | ApiKey::DescribeProducers => version == 0,
+        ApiKey::ApiVersions => (0..=3).contains(&version),
+        ApiKey::DescribeProducers => version == 0,
         _ => false,
     }
 }
@@ -156,7 +157,10 @@ fn decode(api: ApiKey, version: i16, frame: &mut Bytes) -> Result<Body, String> 
         ApiKey::DescribeProducers => {
             Body::DescribeProducers(DescribeProducersRequest::decode(frame, version).map_err(as_text)?)
         }
-        ApiKey::ApiVersions => Body::ApiVersions,
+        ApiKey::ApiVersions => {
+            ApiVersionsRequest::decode(frame, version).map_err(as_text)?;
+            Body::ApiVersions
+        }
         other => return Err(format!("{other:?} is not built in")),
     })
 }

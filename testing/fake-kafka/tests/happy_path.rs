@@ -185,7 +185,7 @@ fn what_is_not_advertised_closes_the_connection() {
     assert_eq!(client.call(&request, 7).unwrap().responses[0].partition_responses[0].error_code, 0);
 
     // A version of ApiVersions from the future is answered in version 0.
-    client.send(&ApiVersionsRequest::default(), 3);
+    client.send(&ApiVersionsRequest::default(), 4);
     let answer = client.receive::<ApiVersionsRequest>(0).unwrap();
     assert_eq!(answer.error_code, 35);
     assert_eq!(versions_of(&answer, ApiKey::Produce), Some((0, 7)));

@@ -4,6 +4,7 @@
 //! bytes justify, and is read the same after it was written again. Does not know: what an answer means.
 
 use super::cuts;
+use outboxd_kafka::error::ErrorCode;
 use outboxd_kafka::protocol::header::{decode_response_header, is_flexible};
 use outboxd_kafka::protocol::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse, DecodeError,
@@ -34,7 +35,7 @@ pub fn kafka_answers(input: &[u8]) -> bool {
         ApiKey::Fetch => check_answer_to::<FetchRequest<'_>>(version, answer),
         ApiKey::ListOffsets => check_answer_to::<ListOffsetsRequest<'_>>(version, answer),
         ApiKey::Metadata => check_answer_to::<MetadataRequest<'_>>(version, answer),
-        ApiKey::ApiVersions => check_answer_to::<ApiVersionsRequest>(version, answer),
+        ApiKey::ApiVersions => check_answer_to::<ApiVersionsRequest<'_>>(version, answer),
         ApiKey::CreateTopics => check_answer_to::<CreateTopicsRequest<'_>>(version, answer),
         ApiKey::InitProducerId => check_answer_to::<InitProducerIdRequest>(version, answer),
         ApiKey::SaslHandshake => check_answer_to::<SaslHandshakeRequest<'_>>(version, answer),
@@ -272,13 +273,27 @@ impl Answer for MetadataResponse {
 }
 
 impl Answer for ApiVersionsResponse {
-    fn write(&self, _version: i16, out: &mut Writer<'_>) {
+    fn write(&self, version: i16, out: &mut Writer<'_>) {
+        let version = if self.error == ErrorCode::UNSUPPORTED_VERSION { 0 } else { version };
         out.i16(self.error.0);
-        out.count(self.apis.len());
+        if version >= 3 {
+            out.compact_count(self.apis.len());
+        } else {
+            out.count(self.apis.len());
+        }
         for range in &self.apis {
             out.i16(range.api);
             out.i16(range.versions.min);
             out.i16(range.versions.max);
+            if version >= 3 {
+                out.no_tagged_fields();
+            }
+        }
+        if version >= 1 {
+            throttle_time(out, Duration::ZERO);
+        }
+        if version >= 3 {
+            out.no_tagged_fields();
         }
     }
 

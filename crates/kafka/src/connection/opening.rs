@@ -7,11 +7,15 @@ use super::deadline::Deadline;
 use super::tls_stream::{HandshakeError, TlsStream};
 use super::transport::Transport;
 use super::{Address, Connection, ConnectionOptions, Peer};
-use crate::error::{CallError, ConnectError, Loss};
-use crate::protocol::{ApiKey, ApiVersionsRequest, MetadataRequest, SPOKEN};
+use crate::error::{CallError, ConnectError, ErrorCode, Loss};
+use crate::protocol::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, MetadataRequest, SPOKEN, VersionRange};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
+
+/// What brokers count us as.
+const WHO_ASKS: ApiVersionsRequest<'_> =
+    ApiVersionsRequest { client_software_name: "outboxd", client_software_version: env!("CARGO_PKG_VERSION") };
 
 impl Connection {
     /// Connects, and makes sure that a Kafka broker is there that speaks what we need.
@@ -59,11 +63,12 @@ impl Connection {
     }
 
     fn negotiate(&mut self, setup: Deadline) -> Result<(), ConnectError> {
-        self.versions[ApiKey::ApiVersions.index()] = Some(ApiKey::ApiVersions.spoken().versions.max);
-        let offered = match self.call(&ApiVersionsRequest, patience(setup)) {
-            Ok(offered) => offered,
-            Err(source) => return Err(self.not_a_broker(setup, source)),
-        };
+        let VersionRange { min, max } = ApiKey::ApiVersions.spoken().versions;
+        let mut offered = self.ask_versions(max, setup)?;
+        if offered.error == ErrorCode::UNSUPPORTED_VERSION {
+            // Older than 2.4, which says so in the layout of version 0.
+            offered = self.ask_versions(min, setup)?;
+        }
         let address = self.peer.address.clone();
         if !offered.error.is_ok() {
             return Err(ConnectError::ApiVersions { address, error: offered.error });
@@ -76,6 +81,11 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    fn ask_versions(&mut self, version: i16, setup: Deadline) -> Result<ApiVersionsResponse, ConnectError> {
+        self.versions[ApiKey::ApiVersions.index()] = Some(version);
+        self.call(&WHO_ASKS, patience(setup)).map_err(|source| self.not_a_broker(setup, source))
     }
 
     /// What a failed ApiVersions says about the other side.

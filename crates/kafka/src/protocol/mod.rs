@@ -106,8 +106,8 @@ pub const SPOKEN: [Spoken; 10] = [
     spoken(ApiKey::Metadata, 5, 7, 9, true),
     // 1 has the mechanism's messages travel in SaslAuthenticate; it is the last, and was never made flexible.
     spoken(ApiKey::SaslHandshake, 1, 1, i16::MAX, false),
-    // 0 is the one version that every broker answers in its own format, even one that is too old or too new for us.
-    spoken(ApiKey::ApiVersions, 0, 0, 3, true),
+    // 3 says who we are (2.4). 0 is what a broker without it answers in, and what it is asked in then.
+    spoken(ApiKey::ApiVersions, 0, 3, 3, true),
     // 2 to 4 have one layout; 4.0 removed 0 and 1. No producer needs it.
     spoken(ApiKey::CreateTopics, 2, 4, 5, false),
     spoken(ApiKey::InitProducerId, 1, 1, 2, true),

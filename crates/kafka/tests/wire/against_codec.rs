@@ -28,7 +28,16 @@ fn body<R: Request>(request: &R, version: i16) -> Vec<u8> {
 
 #[test]
 fn requests_are_byte_for_byte_what_the_codec_writes() {
-    assert_eq!(body(&ApiVersionsRequest, 0), encoded(&messages::ApiVersionsRequest::default(), 0));
+    for version in 0..=3 {
+        let ours = ApiVersionsRequest { client_software_name: "outboxd", client_software_version: "0.1.0" };
+        let theirs = messages::ApiVersionsRequest::default();
+        let theirs = if version < 3 {
+            theirs
+        } else {
+            theirs.with_client_software_name(text("outboxd")).with_client_software_version(text("0.1.0"))
+        };
+        assert_eq!(body(&ours, version), encoded(&theirs, version), "version {version}");
+    }
 
     for (ours, theirs) in
         [(None, None), (Some(&[][..]), Some(vec![])), (Some(&["users", "b"][..]), Some(vec!["users", "b"]))]
@@ -258,7 +267,16 @@ fn headers_are_those_of_each_apis_version() {
 
 #[test]
 fn answers_of_the_codec_are_read() {
-    let api_versions = decode::<ApiVersionsRequest>(0, &encoded(&samples::api_versions(), 0)).unwrap();
+    let newest = decode::<ApiVersionsRequest>(3, &encoded(&samples::api_versions(), 3)).unwrap();
+    for version in 0..=2 {
+        let older = decode::<ApiVersionsRequest>(version, &encoded(&samples::api_versions(), version)).unwrap();
+        assert_eq!(older, newest, "version {version}");
+        // Whatever was asked in, this one is answered in version 0.
+        let unknown = samples::api_versions().with_error_code(35);
+        let read = decode::<ApiVersionsRequest>(version + 1, &encoded(&unknown, 0)).unwrap();
+        assert_eq!((read.error, &read.apis), (ErrorCode::UNSUPPORTED_VERSION, &newest.apis));
+    }
+    let api_versions = newest;
     assert!(api_versions.error.is_ok());
     assert_eq!(api_versions.versions(ApiKey::Produce), Some(VersionRange { min: 0, max: 13 }));
     assert_eq!(api_versions.versions(ApiKey::DescribeProducers), Some(VersionRange { min: 0, max: 0 }));
@@ -447,7 +465,10 @@ fn arrays_of_the_smallest_elements_are_read() {
     }
 
     let answer = messages::ApiVersionsResponse::default().with_api_keys(many::<api_versions::ApiVersion>());
-    assert_eq!(decode::<ApiVersionsRequest>(0, &encoded(&answer, 0)).unwrap().apis.len(), 100);
+    for version in 0..=3 {
+        let read = decode::<ApiVersionsRequest>(version, &encoded(&answer, version)).unwrap();
+        assert_eq!(read.apis.len(), 100, "version {version}");
+    }
 
     let answer = messages::MetadataResponse::default().with_brokers(many::<metadata::MetadataResponseBroker>());
     assert_eq!(decode::<MetadataRequest>(7, &encoded(&answer, 7)).unwrap().brokers.len(), 100);

@@ -2,7 +2,8 @@
 
 use crate::batches::{batch, records};
 use crate::peer::{
-    LONG, SHORT, answer_versions, current_versions, frame, producer_id_answer, receive, versions_but, welcome, without,
+    LONG, SHORT, answer_metadata, answer_versions, current_versions, frame, offer_versions, producer_id_answer,
+    receive, versions_but, welcome, without,
 };
 use crate::samples::{self, encoded};
 use kafka_protocol::messages;
@@ -269,13 +270,42 @@ fn a_broker_without_a_common_version_is_named_with_both_ranges() {
 
 #[test]
 fn an_error_code_in_the_versions_is_told() {
+    for (code, versions) in [(35, &[3, 0][..]), (42, &[3])] {
+        let peer = Peer::new(move |mut stream| {
+            for version in versions {
+                refuse_versions(&mut stream, *version, code);
+            }
+        });
+        let error = peer.open().unwrap_err();
+        assert!(matches!(&error, ConnectError::ApiVersions { error, .. } if error.0 == code), "{error:?}");
+        peer.done();
+    }
+}
+
+/// Error 35 comes in the layout of version 0.
+fn refuse_versions(stream: &mut TcpStream, version: i16, code: i16) {
+    let request = receive(stream);
+    assert_eq!((request.api, request.version), (18, version));
+    let layout = if code == 35 { 0 } else { version };
+    let body = encoded(&messages::ApiVersionsResponse::default().with_error_code(code), layout);
+    stream.write_all(&frame(request.correlation_id, &body)).unwrap();
+}
+
+/// Before 2.4 they are, and some relatives of Kafka's still.
+#[test]
+fn a_broker_that_does_not_know_the_newest_question_for_versions_is_asked_the_oldest() {
     let peer = Peer::new(|mut stream| {
+        refuse_versions(&mut stream, 3, 35);
         let request = receive(&mut stream);
-        let body = encoded(&messages::ApiVersionsResponse::default().with_error_code(35), 0);
-        stream.write_all(&frame(request.correlation_id, &body)).unwrap();
+        assert_eq!((request.api, request.version, request.body.len()), (18, 0, 0));
+        offer_versions(&mut stream, &request, versions_but((18, 0, 2)));
+        answer_metadata(&mut stream);
+        linger(stream);
     });
-    let error = peer.open().unwrap_err();
-    assert!(matches!(&error, ConnectError::ApiVersions { error: ErrorCode::UNSUPPORTED_VERSION, .. }), "{error:?}");
+    let connection = peer.open().unwrap();
+    assert_eq!(connection.api_version(ApiKey::ApiVersions), Some(2));
+    assert_eq!(connection.api_version(ApiKey::Metadata), Some(7));
+    drop(connection);
     peer.done();
 }
 

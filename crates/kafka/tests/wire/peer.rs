@@ -57,17 +57,32 @@ pub fn frame(correlation_id: i32, body: &[u8]) -> Vec<u8> {
 
 pub fn answer_versions(stream: &mut (impl Read + Write), versions: Vec<(i16, i16, i16)>) {
     let request = receive(stream);
-    assert_eq!((request.api, request.version, request.body.len()), (18, 0, 0));
+    assert_eq!((request.api, request.version), (18, 3));
+    let version = env!("CARGO_PKG_VERSION");
+    let asked = messages::ApiVersionsRequest::default()
+        .with_client_software_name(samples::text("outboxd"))
+        .with_client_software_version(samples::text(version));
+    // The header's tagged fields, of which there are none, come first.
+    assert_eq!(request.body, [&[0], &encoded(&asked, 3)[..]].concat());
+    offer_versions(stream, &request, versions);
+}
+
+/// In the version that was asked in.
+pub fn offer_versions(stream: &mut impl Write, request: &Received, versions: Vec<(i16, i16, i16)>) {
     let apis = versions
         .into_iter()
         .map(|(key, min, max)| ApiVersion::default().with_api_key(key).with_min_version(min).with_max_version(max))
         .collect();
-    let body = encoded(&messages::ApiVersionsResponse::default().with_api_keys(apis), 0);
+    let body = encoded(&messages::ApiVersionsResponse::default().with_api_keys(apis), request.version);
     stream.write_all(&frame(request.correlation_id, &body)).unwrap();
 }
 
 pub fn welcome(stream: &mut (impl Read + Write), versions: Vec<(i16, i16, i16)>) {
     answer_versions(stream, versions);
+    answer_metadata(stream);
+}
+
+pub fn answer_metadata(stream: &mut (impl Read + Write)) {
     let request = receive(stream);
     // No topics, no creation of any.
     assert_eq!((request.api, request.version, request.body.as_slice()), (3, 7, &[0, 0, 0, 0, 0][..]));
