@@ -3,6 +3,7 @@
 //! Promises: asking never waits; what is known is an immutable snapshot, swapped whole. Does not know: batches, outboxes.
 
 mod brokers;
+mod chunks;
 mod identity;
 mod snapshot;
 mod thread;

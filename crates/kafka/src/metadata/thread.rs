@@ -4,6 +4,7 @@
 //! Does not know: batches.
 
 use super::brokers::Brokers;
+use super::chunks::ask_for;
 use super::snapshot::{PartitionLead, illegal_name, leaderless};
 use super::{Asked, Cluster, Snapshot};
 use crate::backoff::Backoff;
@@ -11,9 +12,7 @@ use crate::error::ErrorCode;
 use crate::lookup::Pending;
 use crate::outcome::{Event, PartitionStart, Why};
 use crate::producer::{Mailbox, Pool, Shared};
-use crate::protocol::{
-    InitProducerIdRequest, ListOffsetsPartition, ListOffsetsRequest, ListedOffset, MetadataRequest, Reach,
-};
+use crate::protocol::{InitProducerIdRequest, ListOffsetsPartition, ListOffsetsRequest, ListedOffset, Reach};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -259,13 +258,12 @@ impl<'a> MetadataThread<'a> {
         let topics: BTreeSet<&str> =
             self.topics.keys().map(|name| &**name).chain(looked_up.iter().map(|name| &**name)).collect();
         let names: Vec<&str> = topics.iter().copied().filter(|name| illegal_name(name).is_none()).collect();
-        let request = MetadataRequest { topics: Some(&names), allow_auto_topic_creation: false };
-        let response = self.brokers.call_any(&self.shared.cluster, &self.shared.options, &request)?;
-        if let Err(failure) = self.cluster().id().check(response.cluster_id.as_deref()) {
+        let response = ask_for(&names, |request| {
+            let response = self.brokers.call_any(&self.shared.cluster, &self.shared.options, request)?;
             // A connection may outlive what stands behind it, at a proxy or a balancer.
-            self.brokers.close_all();
-            return Err(failure);
-        }
+            let checked = self.shared.cluster.id().check(response.cluster_id.as_deref());
+            checked.inspect_err(|_| self.brokers.close_all()).map(|()| response)
+        })?;
         let snapshot = self.cluster().publish(Snapshot::new(&response, topics.into_iter()));
         self.throttled(response.throttle_time);
         self.metadata_at = Some(Instant::now());

@@ -37,6 +37,26 @@ fn an_unknown_topic_is_opened_when_it_appears() {
 }
 
 #[test]
+fn many_topics_are_asked_for_in_parts_and_all_are_opened() {
+    let names: Vec<String> = (0..250).map(|number| format!("users-{number}")).collect();
+    let kafka = FakeKafka::builder().start();
+    for name in &names {
+        kafka.create_topic(name, 1);
+    }
+    let mut rig = Rig::with_room(options(&kafka), 300);
+    for name in &names {
+        rig.handle.open(&name.as_str().into());
+    }
+    for name in &names {
+        assert_eq!(rig.opened(name).len(), 1);
+    }
+    let asked: Vec<usize> =
+        kafka.requests_of(ApiKey::Metadata).iter().map(|request| request.partitions.len()).collect();
+    assert!(asked.contains(&100) && asked.iter().all(|topics| *topics <= 100), "{asked:?}");
+    kafka.assert_no_complaints();
+}
+
+#[test]
 fn asking_often_takes_no_pause_away() {
     let kafka = FakeKafka::builder().coordinator_loads(false).start();
     let day = 24 * 3_600_000;
