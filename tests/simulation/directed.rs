@@ -937,3 +937,38 @@ fn what_an_operator_discards_while_its_table_is_renumbered_is_gone_under_whateve
         assert!(run.world.borrow().state.quarantine.is_empty(), "{gone}");
     }
 }
+
+/// A table that is made again with the rows it had, but for one that the application removes at that moment.
+#[test]
+fn published_rows_of_a_table_that_is_made_again_without_one_of_them_keep_their_message_ids() {
+    for killed in [false, true] {
+        for seed in 0..10 {
+            let (mut run, locked_until) = published_and_locked(seed, Kind::Bare);
+            {
+                let world = &mut *run.world.borrow_mut();
+                let first = *world.db.tables[0].keys().next().expect("six rows are there");
+                let row = world.db.tables[0].remove(&first).expect("it is there");
+                world.fates.get_mut(&row.uid).expect("every version has a fate").withdrawn = true;
+                let uids: Vec<u64> = world.db.tables[0].values().map(|row| row.uid).collect();
+                world.excuse(uids);
+                world.another = !killed;
+                if killed {
+                    world.state.plans.values_mut().for_each(|plan| plan.other_file = true);
+                    world.dead = true;
+                }
+            }
+            if killed {
+                run = again_alone(run);
+            }
+            run.announce();
+            run.until(locked_until + Duration::from_secs(60));
+            run.until(END);
+            assert_eq!(
+                run.figures.unsure_rows.load(std::sync::atomic::Ordering::Relaxed),
+                5,
+                "killed {killed}, {seed}"
+            );
+            run.check();
+        }
+    }
+}
