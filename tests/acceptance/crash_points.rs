@@ -178,15 +178,16 @@ fn alike(name: &str, journal: &str, bookkeeping: &str, kill: &dyn Fn(&Scene, &Co
     let database = scene.database(&format!("--journal {journal}"));
     let config = Config::new(&kafka.bootstrap()).outbox_with(&database, "users_outbox", "users", bookkeeping);
     let (enough, ledger) = (scene.path("enough"), scene.path("turns"));
-    let same = "same --times 1 --rows 3 --pause-every 2 --pause-ms 200";
+    // Everything here is synced, and the disk is others' as well.
+    let same = "same --times 1 --rows 3 --pause-every 2 --pause-ms 200 --patience-s 120";
     let same = format!("{same} --until {} --ledger {}", enough.display(), ledger.display());
     let mut app = scene.app(&database, &same);
     kill(&scene, &config);
     let mut daemon = scene.daemon(&config);
     let goal = kafka.record_count("users") + 9;
-    wait::until(60 * SECOND, "the daemon publishes", || kafka.record_count("users") >= goal);
+    wait::until(120 * SECOND, "the daemon publishes", || kafka.record_count("users") >= goal);
     std::fs::write(&enough, "").unwrap();
-    app.done(60 * SECOND);
+    app.done(120 * SECOND);
     daemon.still_runs();
     let log = daemon.process.stderr.clone();
     daemon.drain_at_work();
